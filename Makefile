@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything else is for people who work on the project.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: deps demo test test-unit test-integration test-e2e lint benchmark dev clean
+
+deps: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: deps
+	$(BIN)/eo demo
+
+test: deps
+	$(BIN)/python -m pytest
+
+test-unit: deps
+	$(BIN)/python -m pytest tests/unit tests/properties tests/contracts
+
+test-integration: deps
+	$(BIN)/python -m pytest tests/integration tests/faults
+
+test-e2e: deps
+	$(BIN)/python -m pytest tests/e2e
+
+lint: deps
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: deps
+	$(BIN)/eo bench loop --write docs/benchmarks/loop.md
+	$(BIN)/eo bench stream --write docs/benchmarks/stream.md
+
+dev: deps
+	$(BIN)/pre-commit install
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .eo .eo-demo compose/broker/target
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

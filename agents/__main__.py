@@ -1,0 +1,5 @@
+"""`python -m agents` is `eo`."""
+
+from agents.cli.main import entry
+
+entry()

@@ -1,0 +1,108 @@
+"""Bytes to records and back. Whatever does not decode raises ContractError with a reason that fits a DLQ header."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from functools import cache
+from typing import Final, TypeVar
+
+import msgspec
+
+from streams.contract import records as r
+from streams.contract.errors import ContractError, SchemaTooNew
+from streams.contract.topics import BY_NAME, Topic, topic_of
+
+SCHEMA_VERSION: Final = 1
+CONTENT_TYPE: Final = "application/json"
+Headers = list[tuple[str, bytes]]
+T = TypeVar("T", bound=r.Record)
+
+_encoder = msgspec.json.Encoder()
+
+
+@cache
+def decoder(record: type[T]) -> msgspec.json.Decoder[T]:
+    """The typed decoder of a record, built once."""
+    return msgspec.json.Decoder(record)
+
+
+def encode(record: r.Record) -> bytes:
+    """A record as JSON. NaN and infinities become null: unknown is null, never a number."""
+    return _encoder.encode(record)
+
+
+def decode(record: type[T], payload: bytes | None) -> T:
+    """A record from JSON; unknown fields are ignored, unequal columns and a newer major version are refused.
+
+    Raises:
+        ContractError: not JSON, wrong types, missing fields, columns of unequal length.
+        SchemaTooNew: written by a later major version.
+    """
+    if payload is None:
+        raise ContractError(f"{record.__name__}: the value is empty (a tombstone where a record was expected)")
+    try:
+        value: T = decoder(record).decode(payload)
+    except (msgspec.MsgspecError, RecursionError, OverflowError, UnicodeDecodeError) as error:
+        raise ContractError(f"{record.__name__}: {type(error).__name__}: {error}") from error
+    schema = getattr(value, "schema", SCHEMA_VERSION)
+    if schema != SCHEMA_VERSION:
+        raise SchemaTooNew(f"{record.__name__}: schema {schema} is not {SCHEMA_VERSION}; read it with a later release")
+    check_columns(value)
+    return value
+
+
+def check_columns(value: r.Record) -> None:
+    """Every column of a columnar record is as long as its `uuid`; raises ContractError with both lengths."""
+    owner = type(value).__name__
+    for part in (value, getattr(value, "gpu", None)):
+        keys = getattr(part, "uuid", None)
+        if keys is None or not isinstance(part, msgspec.Struct):
+            continue
+        if len(set(keys)) != len(keys):
+            raise ContractError(f"{owner}: a GPU is named twice in uuid")
+        for name, column in _columns(part):
+            if column is not None and len(column) != len(keys):
+                raise ContractError(f"{owner}: column {name} has {len(column)} values for {len(keys)} GPUs")
+
+
+def _columns(part: msgspec.Struct) -> list[tuple[str, tuple[object, ...] | None]]:
+    if isinstance(part, r.NodeFeatures):
+        return [("name", part.name), *part.features.items()]
+    return [(name, getattr(part, name)) for name in _column_names(type(part))]
+
+
+@cache
+def _column_names(part: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(name for name in part.__struct_fields__ if name != "uuid")
+
+
+def headers(record: r.Record, *, source: str, traceparent: str | None = None, event_id: str | None = None) -> Headers:
+    """Kafka headers of a record: content type and schema always, CloudEvents (binary mode) on low-rate topics."""
+    topic = topic_of(type(record))
+    out: Headers = [("content-type", CONTENT_TYPE.encode()), ("schema", str(SCHEMA_VERSION).encode())]
+    if topic.cloud_events:
+        stamp = time.time() if (ns := getattr(record, "ts_ns", None)) is None else ns / 1e9
+        out += [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", (event_id or uuid.uuid4().hex).encode()),
+            ("ce_type", topic.name.encode()),
+            ("ce_source", f"/energy/{source}".encode()),
+            ("ce_time", _rfc3339(stamp).encode()),
+        ]
+    if traceparent is not None:
+        out.append(("traceparent", traceparent.encode()))
+    return out
+
+
+def _rfc3339(seconds: float) -> str:
+    whole = int(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1e6):06d}Z"
+
+
+def record_type(topic: str) -> type[r.Record]:
+    """The record type of a topic name; raises ContractError for a name outside the contract and for the DLQ."""
+    entry: Topic | None = BY_NAME.get(topic)
+    if entry is None or entry.record is None:
+        raise ContractError(f"topic {topic!r} carries no record of the contract; see `eo topics plan`")
+    return entry.record

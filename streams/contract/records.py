@@ -1,0 +1,330 @@
+"""Records of the Kafka contract, version 1: frozen values, units in names, unknown is null and never zero.
+
+Columnar records hold one list per quantity, all as long as `uuid`; a column that a source cannot give is null as a
+whole, a single unknown value is null in its place. Fields may be added (optional, with a default); none may be renamed
+or dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Quality = Literal["measured", "estimated", "simulated"]
+Mode = Literal["observe", "recommend", "canary", "on"]
+OnExpiry = Literal["restore", "hold", "floor"]
+AckStatus = Literal["applied", "clamped", "refused", "expired", "restored", "recommended"]
+GpuState = Literal["ok", "lost", "forbidden"]
+Severity = Literal["info", "warning", "critical"]
+IntentKind = Literal["pause", "resume", "cap", "clear"]
+
+Floats = tuple[float | None, ...]
+Ints = tuple[int | None, ...]
+Texts = tuple[str | None, ...]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every record: immutable, keyword only, unknown JSON fields ignored on reading."""
+
+
+class Histogram(Record, frozen=True, kw_only=True):
+    """Sparse exponential histogram of one interval (OpenTelemetry's base-2 scheme): value <= 2**((index+1) / 2**scale).
+
+    Delta temporality: it counts what happened since the record before. Values are milliseconds; scale 5 makes buckets
+    2.2 % wide.
+    """
+
+    scale: int = 5
+    index: tuple[int, ...] = ()
+    count: tuple[int, ...] = ()
+    sum_ms: float = 0.0
+
+
+class GpuColumns(Record, frozen=True, kw_only=True):
+    """Readings of all GPUs of a node, one entry per GPU in the order of `uuid`."""
+
+    uuid: tuple[str, ...]
+    name: Texts | None = None  # device model, e.g. "NVIDIA H100 80GB HBM3"
+    state: tuple[GpuState, ...] | None = None
+    power_w: Floats | None = None  # board power
+    energy_mj: Ints | None = None  # counter since driver load: monotone, resets with the driver
+    limit_w: Floats | None = None  # enforced power limit
+    limit_default_w: Floats | None = None
+    limit_min_w: Floats | None = None
+    limit_max_w: Floats | None = None
+    sm_mhz: Ints | None = None
+    sm_max_mhz: Ints | None = None
+    sm_lock_mhz: Ints | None = None  # upper clock lock that we hold; null = none
+    mem_mhz: Ints | None = None
+    util_ratio: Floats | None = None  # share of time with a kernel resident, not of capacity used
+    mem_util_ratio: Floats | None = None
+    mem_used_mb: Floats | None = None
+    mem_total_mb: Floats | None = None
+    temp_c: Floats | None = None
+    mem_temp_c: Floats | None = None
+    throttle: Ints | None = None  # NVML clock event reasons, bit mask
+
+
+class CgroupColumns(Record, frozen=True, kw_only=True):
+    """CPU time per control group; counters in microseconds since the group was made."""
+
+    path: tuple[str, ...]
+    cpu_us: Ints
+
+
+class HostReading(Record, frozen=True, kw_only=True):
+    """The host around the GPUs; counters are monotone since boot."""
+
+    cpu_util_ratio: float | None = None
+    cpu_power_w: float | None = None
+    load1: float | None = None
+    uptime_s: float | None = None
+    mem_used_mb: float | None = None
+    mem_total_mb: float | None = None
+    net_rx_bytes: int | None = None
+    net_tx_bytes: int | None = None
+    cgroup: CgroupColumns | None = None
+
+
+class EngineReading(Record, frozen=True, kw_only=True):
+    """One serving engine (a model replica and the GPUs that it spans)."""
+
+    engine: str  # unique in the cluster
+    kind: str  # "vllm", "triton", "twin", ...
+    stack: str  # model x precision x engine x GPU: what a learned curve belongs to
+    workload: str  # workload class, e.g. "llm-conversation"
+    gpu_uuid: tuple[str, ...]
+    ts_ns: int  # when the engine gave these numbers
+    running: int | None = None
+    waiting: int | None = None
+    waiting_tokens: int | None = None  # prompt tokens not yet prefilled into the KV cache
+    kv_tokens: int | None = None
+    kv_use_ratio: float | None = None
+    prompt_tokens_total: int | None = None
+    generation_tokens_total: int | None = None
+    requests_total: int | None = None
+    ttft: Histogram | None = None  # time to first token
+    tbt: Histogram | None = None  # time between tokens
+    e2e: Histogram | None = None  # request duration
+
+
+class NodeTelemetry(Record, frozen=True, kw_only=True):
+    """energy.telemetry.node.v1: everything one node knows about one second. (node, boot_id, seq) is its identity."""
+
+    cluster: str
+    node: str
+    boot_id: str  # new at each start of the agent's spool; seq counts within it
+    seq: int
+    ts_ns: int
+    source: tuple[str, ...]  # sources that contributed, e.g. ("nvml", "procfs")
+    quality: Quality
+    schema: int = 1
+    capability: tuple[str, ...] = ()  # what the sources can do here, e.g. "gpu.energy", "gpu.limit"
+    gpu: GpuColumns | None = None
+    host: HostReading | None = None
+    engines: tuple[EngineReading, ...] = ()
+    spool_depth: int | None = None  # records waiting on the node, this one included
+    lost_total: int | None = None  # records that the bounded spool had to drop since boot_id began
+
+
+class NodeFeatures(Record, frozen=True, kw_only=True):
+    """energy.features.gpu.v1: each registered feature of each GPU of a node at one window end."""
+
+    cluster: str
+    node: str
+    boot_id: str
+    seq: int  # of the telemetry record that closed the window
+    window_end_ns: int  # its ts_ns
+    emitted_ns: int
+    quality: Quality
+    uuid: tuple[str, ...]
+    features: dict[str, Floats]  # feature name (with unit) -> one value per GPU
+    schema: int = 1
+    name: Texts | None = None  # device model of each GPU
+    engines: tuple[EngineReading, ...] = ()  # passed on unchanged from telemetry
+
+
+class AnomalyVerdict(Record, frozen=True, kw_only=True):
+    """energy.anomaly.gpu.v1: a score above its threshold, with the evidence. It may freeze or alert, never lower."""
+
+    cluster: str
+    node: str
+    verdict_id: str  # same evidence, same id: a replay repeats it
+    ts_ns: int
+    gpu_uuid: str
+    metric: str
+    score: float
+    threshold: float
+    model: str  # detector, e.g. "robust_z", "half_space_trees", "efficiency_regression"
+    model_version: str
+    action: Literal["freeze", "alert"]
+    quality: Quality
+    window_start_ns: int
+    window_end_ns: int
+    evidence: dict[str, float | None]
+    schema: int = 1
+    gpu_name: str | None = None
+    workload: str | None = None
+    stack: str | None = None
+
+
+class LatencyTarget(Record, frozen=True, kw_only=True):
+    """Latency bounds of one engine for the node's control loop; null = no bound known yet: stay at default."""
+
+    engine: str
+    tbt_ms: float | None = None
+    ttft_ms: float | None = None
+    e2e_ms: float | None = None
+
+
+class EnvelopeColumns(Record, frozen=True, kw_only=True):
+    """What is granted per GPU. Nulls grant nothing for that knob: the GPU stays at, or goes back to, its own value."""
+
+    uuid: tuple[str, ...]
+    min_sm_mhz: Ints
+    max_sm_mhz: Ints
+    max_power_w: Floats
+    engine: Texts  # the engine that the GPU serves, null = none known
+    holdout: tuple[bool, ...]  # true = stays at default for ever: the meter of savings
+    reason: tuple[str, ...]  # one sentence per GPU
+
+
+class PowerDesired(Record, frozen=True, kw_only=True):
+    """energy.power.desired.v1: a signed, leased envelope for all GPUs of a node. Absolute values, never deltas."""
+
+    cluster: str
+    node: str
+    epoch: int  # raised by every new writer; fences the old one
+    seq: int  # raised by every envelope of an epoch
+    issued_at_ns: int
+    sample_ts_ns: int  # newest telemetry that this decision used
+    ttl_ms: int  # on the receiver's monotonic clock, from receipt
+    on_expiry: OnExpiry
+    mode: Mode
+    strategy: str
+    policy_version: str
+    gpu: EnvelopeColumns
+    reason: str
+    schema: int = 1
+    targets: tuple[LatencyTarget, ...] = ()
+    propensity: float = 1.0  # probability with which the policy chose this, for off-policy evaluation
+    cause: tuple[str, ...] = ()  # verdict and intent ids that shaped the decision
+    key_id: str = ""
+    signature: str = ""  # base64 Ed25519 over signing.canonical_bytes
+
+
+class AckColumns(Record, frozen=True, kw_only=True):
+    """What became of a command on each GPU; effective values are read back from the device."""
+
+    uuid: tuple[str, ...]
+    status: tuple[AckStatus, ...]
+    reason: tuple[str, ...]
+    requested_limit_w: Floats
+    effective_limit_w: Floats
+    previous_limit_w: Floats  # the value found before us, which restore puts back
+    requested_sm_mhz: Ints
+    effective_sm_mhz: Ints  # clock lock in force, null = none
+    measured_w: Floats
+
+
+class PowerApplied(Record, frozen=True, kw_only=True):
+    """energy.power.applied.v1: the answer to every command, and every restore or expiry that nobody asked for."""
+
+    cluster: str
+    node: str
+    ts_ns: int  # when the values were read back (wall clock)
+    event: Literal["command", "expiry", "restore", "foreign_change", "not_actuatable"]
+    epoch: int
+    seq: int
+    gpu: AckColumns
+    quality: Quality
+    schema: int = 1
+    ack_seq: int = 0  # counts the acks of this capper run, with capper_id the identity
+    capper_id: str = ""
+    issued_at_ns: int | None = None
+    sample_ts_ns: int | None = None  # copied from the command: ts_ns - sample_ts_ns is the loop time
+    received_ns: int | None = None
+    latency_ms: float | None = None  # receipt to read-back
+    actuator: str = ""
+    mode: Mode | None = None
+    strategy: str | None = None
+
+
+class LedgerEntry(Record, frozen=True, kw_only=True):
+    """energy.ledger.command.v1: cause -> command -> acknowledgement -> measured effect, one GPU's command closed."""
+
+    cluster: str
+    node: str
+    gpu_uuid: str
+    epoch: int
+    seq: int
+    issued_at_ns: int
+    acked_ns: int | None  # null = no acknowledgement within the effect window
+    closed_ns: int
+    status: str  # ack status, or "unanswered"
+    status_reason: str
+    mode: Mode
+    strategy: str
+    reason: str  # why the policy granted this
+    cause: tuple[str, ...]
+    holdout: bool
+    requested_limit_w: float | None
+    effective_limit_w: float | None
+    previous_limit_w: float | None
+    max_sm_mhz: int | None
+    effective_sm_mhz: int | None
+    power_before_w: float | None  # mean over the window before the command
+    power_after_w: float | None  # mean over the window after the acknowledgement
+    effect_w: float | None  # after - before, null when either is unknown
+    tbt_p99_before_ms: float | None
+    tbt_p99_after_ms: float | None
+    loop_ms: float | None
+    quality: Quality
+    schema: int = 1
+
+
+class Alert(Record, frozen=True, kw_only=True):
+    """energy.alert.v1: a rule's firing or resolution, with the evidence and what to do."""
+
+    cluster: str
+    node: str | None
+    alert_id: str
+    rule: str
+    severity: Severity
+    state: Literal["firing", "resolved"]
+    ts_ns: int
+    summary: str
+    evidence: dict[str, float | None]
+    runbook: str
+    schema: int = 1
+    gpu_uuid: str | None = None
+
+
+class OperatorIntent(Record, frozen=True, kw_only=True):
+    """energy.operator.intent.v1: a human's pause or cap, signed; compacted by scope, so the last word holds."""
+
+    cluster: str
+    scope: str  # "cluster", "node/<node>" or "gpu/<uuid>"
+    intent_id: str
+    ts_ns: int
+    actor: str
+    kind: IntentKind
+    reason: str
+    schema: int = 1
+    max_power_w: float | None = None  # for cap
+    expires_ns: int | None = None  # null = until cleared
+    key_id: str = ""
+    signature: str = ""
+
+
+class JobState(Record, frozen=True, kw_only=True):
+    """energy.state.job.v1: what a job must know to go on, per partition, and the offsets at which it is valid."""
+
+    job: str
+    partition: int
+    ts_ns: int
+    offsets: dict[str, int]  # topic -> next offset to read
+    data: msgspec.Raw  # the job's own JSON, named and versioned by `data_version`
+    schema: int = 1
+    data_version: int = 1
