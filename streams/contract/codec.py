@@ -64,6 +64,22 @@ def check_columns(value: r.Record) -> None:
         for name, column in _columns(part):
             if column is not None and len(column) != len(keys):
                 raise ContractError(f"{owner}: column {name} has {len(column)} values for {len(keys)} GPUs")
+    if isinstance(value, r.NodeTelemetry | r.NodeFeatures):
+        _check_parts(value)
+
+
+def _check_parts(value: r.NodeTelemetry | r.NodeFeatures) -> None:
+    owner = type(value).__name__
+    for engine in value.engines:
+        for name in ("ttft", "tbt", "e2e"):
+            histogram: r.Histogram | None = getattr(engine, name)
+            if histogram is not None and len(histogram.index) != len(histogram.count):
+                sizes = f"{len(histogram.index)} indices and {len(histogram.count)} counts"
+                raise ContractError(f"{owner}: histogram {name} of engine {engine.engine!r} has {sizes}")
+    host = value.host if isinstance(value, r.NodeTelemetry) else None
+    if host is not None and host.cgroup is not None and len(host.cgroup.path) != len(host.cgroup.cpu_us):
+        sizes = f"{len(host.cgroup.path)} paths and {len(host.cgroup.cpu_us)} values"
+        raise ContractError(f"{owner}: host.cgroup has {sizes}")
 
 
 def _columns(part: msgspec.Struct) -> list[tuple[str, tuple[object, ...] | None]]:
@@ -82,22 +98,29 @@ def headers(record: r.Record, *, source: str, traceparent: str | None = None, ev
     topic = topic_of(type(record))
     out: Headers = [("content-type", CONTENT_TYPE.encode()), ("schema", str(SCHEMA_VERSION).encode())]
     if topic.cloud_events:
-        stamp = time.time() if (ns := getattr(record, "ts_ns", None)) is None else ns / 1e9
         out += [
             ("ce_specversion", b"1.0"),
             ("ce_id", (event_id or uuid.uuid4().hex).encode()),
             ("ce_type", topic.name.encode()),
             ("ce_source", f"/energy/{source}".encode()),
-            ("ce_time", _rfc3339(stamp).encode()),
+            ("ce_time", _rfc3339(_event_ns(record)).encode()),
         ]
     if traceparent is not None:
         out.append(("traceparent", traceparent.encode()))
     return out
 
 
-def _rfc3339(seconds: float) -> str:
-    whole = int(seconds)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1e6):06d}Z"
+def _event_ns(record: r.Record) -> int:
+    """When the thing happened that the record tells, in the record's own time."""
+    for name in ("ts_ns", "closed_ns", "issued_at_ns"):
+        if (stamp := getattr(record, name, None)) is not None:
+            return int(stamp)
+    return time.time_ns()
+
+
+def _rfc3339(ns: int) -> str:
+    seconds, rest_ns = divmod(ns, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest_ns // 1000:06d}Z"
 
 
 def record_type(topic: str) -> type[r.Record]:

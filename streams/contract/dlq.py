@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,13 +31,13 @@ class DeadLetter:
             "component": self.component,
             "ts_ns": self.ts_ns,
         }
-        return [(PREFIX + name, str(value).encode()) for name, value in values.items()]
+        return [(PREFIX + name, str(value).encode(errors="replace")) for name, value in values.items()]
 
     @classmethod
-    def from_headers(cls, headers: Headers | None) -> DeadLetter:
+    def from_headers(cls, headers: Sequence[tuple[str, bytes | None]] | None) -> DeadLetter:
         """Reads the headers back; a header that is missing or odd becomes "" or -1, since a DLQ must stay readable."""
         ours = [(name, value) for name, value in headers or [] if name.startswith(PREFIX)]
-        found = {name.removeprefix(PREFIX): value.decode(errors="replace") for name, value in ours}
+        found = {name.removeprefix(PREFIX): (value or b"").decode(errors="replace") for name, value in ours}
         return cls(
             topic=found.get("topic", ""),
             partition=_int(found.get("partition")),

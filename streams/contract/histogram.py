@@ -34,9 +34,14 @@ def quantile(counts: dict[int, int], q: float, scale: int = 5) -> float | None:
     if total == 0:
         return None
     rank, seen = q * total, 0
-    for index in sorted(counts):
+    filled = sorted(index for index, count in counts.items() if count > 0)
+    for index in filled:
         seen += counts[index]
         if seen >= rank:
-            inside = 1.0 - (seen - rank) / counts[index]
-            return float(2.0 ** ((index + inside) / (1 << scale)))
-    return float(2.0 ** ((max(counts) + 1) / (1 << scale)))
+            return _value(index + 1.0 - (seen - rank) / counts[index], scale)
+    return _value(filled[-1] + 1.0, scale)
+
+
+def _value(position: float, scale: int) -> float:
+    # A record may carry any index; beyond a double's exponent the answer is the largest one, not an OverflowError.
+    return float(2.0 ** min(position / (1 << scale), 1023.0))

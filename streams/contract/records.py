@@ -7,7 +7,7 @@ or dropped.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,8 +19,11 @@ GpuState = Literal["ok", "lost", "forbidden"]
 Severity = Literal["info", "warning", "critical"]
 IntentKind = Literal["pause", "resume", "cap", "clear"]
 
+# JSON has no bound for whole numbers, but Parquet, numpy and the clients of other languages do: what does not fit into
+# 64 bits is refused on reading, not somewhere behind it.
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Floats = tuple[float | None, ...]
-Ints = tuple[int | None, ...]
+Ints = tuple[Int64 | None, ...]
 Texts = tuple[str | None, ...]
 
 
@@ -35,9 +38,9 @@ class Histogram(Record, frozen=True, kw_only=True):
     2.2 % wide.
     """
 
-    scale: int = 5
-    index: tuple[int, ...] = ()
-    count: tuple[int, ...] = ()
+    scale: Annotated[int, msgspec.Meta(ge=0, le=20)] = 5
+    index: tuple[Int64, ...] = ()
+    count: tuple[Annotated[int, msgspec.Meta(ge=0, le=2**53)], ...] = ()  # as many as `index`
     sum_ms: float = 0.0
 
 
@@ -82,8 +85,8 @@ class HostReading(Record, frozen=True, kw_only=True):
     uptime_s: float | None = None
     mem_used_mb: float | None = None
     mem_total_mb: float | None = None
-    net_rx_bytes: int | None = None
-    net_tx_bytes: int | None = None
+    net_rx_bytes: Int64 | None = None
+    net_tx_bytes: Int64 | None = None
     cgroup: CgroupColumns | None = None
 
 
@@ -95,15 +98,15 @@ class EngineReading(Record, frozen=True, kw_only=True):
     stack: str  # model x precision x engine x GPU: what a learned curve belongs to
     workload: str  # workload class, e.g. "llm-conversation"
     gpu_uuid: tuple[str, ...]
-    ts_ns: int  # when the engine gave these numbers
-    running: int | None = None
-    waiting: int | None = None
-    waiting_tokens: int | None = None  # prompt tokens not yet prefilled into the KV cache
-    kv_tokens: int | None = None
+    ts_ns: Int64  # when the engine gave these numbers
+    running: Int64 | None = None
+    waiting: Int64 | None = None
+    waiting_tokens: Int64 | None = None  # prompt tokens not yet prefilled into the KV cache
+    kv_tokens: Int64 | None = None
     kv_use_ratio: float | None = None
-    prompt_tokens_total: int | None = None
-    generation_tokens_total: int | None = None
-    requests_total: int | None = None
+    prompt_tokens_total: Int64 | None = None
+    generation_tokens_total: Int64 | None = None
+    requests_total: Int64 | None = None
     ttft: Histogram | None = None  # time to first token
     tbt: Histogram | None = None  # time between tokens
     e2e: Histogram | None = None  # request duration
@@ -115,17 +118,17 @@ class NodeTelemetry(Record, frozen=True, kw_only=True):
     cluster: str
     node: str
     boot_id: str  # new at each start of the agent's spool; seq counts within it
-    seq: int
-    ts_ns: int
+    seq: Int64
+    ts_ns: Int64
     source: tuple[str, ...]  # sources that contributed, e.g. ("nvml", "procfs")
     quality: Quality
-    schema: int = 1
+    schema: Int64 = 1
     capability: tuple[str, ...] = ()  # what the sources can do here, e.g. "gpu.energy", "gpu.limit"
     gpu: GpuColumns | None = None
     host: HostReading | None = None
     engines: tuple[EngineReading, ...] = ()
-    spool_depth: int | None = None  # records waiting on the node, this one included
-    lost_total: int | None = None  # records that the bounded spool had to drop since boot_id began
+    spool_depth: Int64 | None = None  # records waiting on the node, this one included
+    lost_total: Int64 | None = None  # records that the bounded spool had to drop since boot_id began
 
 
 class NodeFeatures(Record, frozen=True, kw_only=True):
@@ -134,13 +137,13 @@ class NodeFeatures(Record, frozen=True, kw_only=True):
     cluster: str
     node: str
     boot_id: str
-    seq: int  # of the telemetry record that closed the window
-    window_end_ns: int  # its ts_ns
-    emitted_ns: int
+    seq: Int64  # of the telemetry record that closed the window
+    window_end_ns: Int64  # its ts_ns
+    emitted_ns: Int64
     quality: Quality
     uuid: tuple[str, ...]
     features: dict[str, Floats]  # feature name (with unit) -> one value per GPU
-    schema: int = 1
+    schema: Int64 = 1
     name: Texts | None = None  # device model of each GPU
     engines: tuple[EngineReading, ...] = ()  # passed on unchanged from telemetry
 
@@ -151,7 +154,7 @@ class AnomalyVerdict(Record, frozen=True, kw_only=True):
     cluster: str
     node: str
     verdict_id: str  # same evidence, same id: a replay repeats it
-    ts_ns: int
+    ts_ns: Int64
     gpu_uuid: str
     metric: str
     score: float
@@ -160,10 +163,10 @@ class AnomalyVerdict(Record, frozen=True, kw_only=True):
     model_version: str
     action: Literal["freeze", "alert"]
     quality: Quality
-    window_start_ns: int
-    window_end_ns: int
+    window_start_ns: Int64
+    window_end_ns: Int64
     evidence: dict[str, float | None]
-    schema: int = 1
+    schema: Int64 = 1
     gpu_name: str | None = None
     workload: str | None = None
     stack: str | None = None
@@ -195,18 +198,18 @@ class PowerDesired(Record, frozen=True, kw_only=True):
 
     cluster: str
     node: str
-    epoch: int  # raised by every new writer; fences the old one
-    seq: int  # raised by every envelope of an epoch
-    issued_at_ns: int
-    sample_ts_ns: int  # newest telemetry that this decision used
-    ttl_ms: int  # on the receiver's monotonic clock, from receipt
+    epoch: Int64  # raised by every new writer; fences the old one
+    seq: Int64  # raised by every envelope of an epoch
+    issued_at_ns: Int64
+    sample_ts_ns: Int64  # newest telemetry that this decision used
+    ttl_ms: Int64  # on the receiver's monotonic clock, from receipt
     on_expiry: OnExpiry
     mode: Mode
     strategy: str
     policy_version: str
     gpu: EnvelopeColumns
     reason: str
-    schema: int = 1
+    schema: Int64 = 1
     targets: tuple[LatencyTarget, ...] = ()
     propensity: float = 1.0  # probability with which the policy chose this, for off-policy evaluation
     cause: tuple[str, ...] = ()  # verdict and intent ids that shaped the decision
@@ -233,18 +236,18 @@ class PowerApplied(Record, frozen=True, kw_only=True):
 
     cluster: str
     node: str
-    ts_ns: int  # when the values were read back (wall clock)
+    ts_ns: Int64  # when the values were read back (wall clock)
     event: Literal["command", "expiry", "restore", "foreign_change", "not_actuatable"]
-    epoch: int
-    seq: int
+    epoch: Int64
+    seq: Int64
     gpu: AckColumns
     quality: Quality
-    schema: int = 1
-    ack_seq: int = 0  # counts the acks of this capper run, with capper_id the identity
+    schema: Int64 = 1
+    ack_seq: Int64 = 0  # counts the acks of this capper run, with capper_id the identity
     capper_id: str = ""
-    issued_at_ns: int | None = None
-    sample_ts_ns: int | None = None  # copied from the command: ts_ns - sample_ts_ns is the loop time
-    received_ns: int | None = None
+    issued_at_ns: Int64 | None = None
+    sample_ts_ns: Int64 | None = None  # copied from the command: ts_ns - sample_ts_ns is the loop time
+    received_ns: Int64 | None = None
     latency_ms: float | None = None  # receipt to read-back
     actuator: str = ""
     mode: Mode | None = None
@@ -257,11 +260,11 @@ class LedgerEntry(Record, frozen=True, kw_only=True):
     cluster: str
     node: str
     gpu_uuid: str
-    epoch: int
-    seq: int
-    issued_at_ns: int
-    acked_ns: int | None  # null = no acknowledgement within the effect window
-    closed_ns: int
+    epoch: Int64
+    seq: Int64
+    issued_at_ns: Int64
+    acked_ns: Int64 | None  # null = no acknowledgement within the effect window
+    closed_ns: Int64
     status: str  # ack status, or "unanswered"
     status_reason: str
     mode: Mode
@@ -272,8 +275,8 @@ class LedgerEntry(Record, frozen=True, kw_only=True):
     requested_limit_w: float | None
     effective_limit_w: float | None
     previous_limit_w: float | None
-    max_sm_mhz: int | None
-    effective_sm_mhz: int | None
+    max_sm_mhz: Int64 | None
+    effective_sm_mhz: Int64 | None
     power_before_w: float | None  # mean over the window before the command
     power_after_w: float | None  # mean over the window after the acknowledgement
     effect_w: float | None  # after - before, null when either is unknown
@@ -281,7 +284,7 @@ class LedgerEntry(Record, frozen=True, kw_only=True):
     tbt_p99_after_ms: float | None
     loop_ms: float | None
     quality: Quality
-    schema: int = 1
+    schema: Int64 = 1
 
 
 class Alert(Record, frozen=True, kw_only=True):
@@ -293,11 +296,11 @@ class Alert(Record, frozen=True, kw_only=True):
     rule: str
     severity: Severity
     state: Literal["firing", "resolved"]
-    ts_ns: int
+    ts_ns: Int64
     summary: str
     evidence: dict[str, float | None]
     runbook: str
-    schema: int = 1
+    schema: Int64 = 1
     gpu_uuid: str | None = None
 
 
@@ -307,13 +310,13 @@ class OperatorIntent(Record, frozen=True, kw_only=True):
     cluster: str
     scope: str  # "cluster", "node/<node>" or "gpu/<uuid>"
     intent_id: str
-    ts_ns: int
+    ts_ns: Int64
     actor: str
     kind: IntentKind
     reason: str
-    schema: int = 1
+    schema: Int64 = 1
     max_power_w: float | None = None  # for cap
-    expires_ns: int | None = None  # null = until cleared
+    expires_ns: Int64 | None = None  # null = until cleared
     key_id: str = ""
     signature: str = ""
 
@@ -322,9 +325,9 @@ class JobState(Record, frozen=True, kw_only=True):
     """energy.state.job.v1: what a job must know to go on, per partition, and the offsets at which it is valid."""
 
     job: str
-    partition: int
-    ts_ns: int
-    offsets: dict[str, int]  # topic -> next offset to read
+    partition: Int64
+    ts_ns: Int64
+    offsets: dict[str, Int64]  # topic -> next offset to read
     data: msgspec.Raw  # the job's own JSON, named and versioned by `data_version`
-    schema: int = 1
-    data_version: int = 1
+    schema: Int64 = 1
+    data_version: Int64 = 1

@@ -153,9 +153,18 @@ class KeyRing:
         if key is None:
             raise SignatureInvalid(f"key {record.key_id!r} is not in the key ring ({len(self._keys)} keys)")
         try:
-            key.verify(canonical_bytes(record), base64.b64decode(record.signature, validate=True))
+            key.verify(canonical_bytes(record), _signature(record.signature))
         except (BadSignatureError, ValueError, OverflowError) as error:
             raise SignatureInvalid(f"signature does not fit the command under key {record.key_id!r}") from error
+
+
+def _signature(text: str) -> bytes:
+    """Bytes of a base64 signature in its one canonical spelling; raises ValueError for any other."""
+    raw = base64.b64decode(text, validate=True)
+    if base64.b64encode(raw).decode() != text:
+        # The last character carries four unused bits, which the decoder ignores: one signature, one text.
+        raise ValueError("the signature is not canonical base64")
+    return raw
 
 
 def generate(key_id: str, private_path: Path) -> Signer:
