@@ -1,0 +1,140 @@
+"""The node agent without its loop: sample -> merge -> spool, command -> capper -> acknowledgement, control step.
+
+Synchronous, with clocks as arguments: a real process drives one, the fleet drives a hundred. A source that fails is
+counted and logged once per change; the others go on. It never talks to Kafka: that is the publishers' work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from agents.node import merge
+from agents.node.control_loop import ControlLoop
+from agents.node.publisher import EventPublisher
+from agents.node.sources.base import Reading, Source
+from agents.node.spool import Spool
+from streams.contract import codec
+from streams.contract.failpoints import hit
+from streams.contract.records import GpuColumns, NodeTelemetry, PowerApplied
+
+log = logging.getLogger(__name__)
+
+
+class NodeAgent:
+    """One node's agent.
+
+    Args:
+        cluster: name of the cluster.
+        node: name of the node, the key of all its records.
+        sources: read at each sample, in order of trust.
+        spool: where telemetry goes; may be shared with other nodes of the same process.
+        control: the node's control loop; None = observe only.
+        events: where acknowledgements go; needed with control.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        node: str,
+        sources: Sequence[Source],
+        spool: Spool,
+        control: ControlLoop | None = None,
+        *,
+        events: EventPublisher | None = None,
+    ) -> None:
+        if control is not None and events is None:
+            raise ValueError(f"node {node!r}: a control loop needs a place for its acknowledgements (events)")
+        self.cluster, self.node, self.control = cluster, node, control
+        self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
+        self._failing: dict[str, str] = {}
+        self._seq = 0
+        self.last: NodeTelemetry | None = None
+        self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
+        self.samples_total = 0
+
+    # --- sensing -----------------------------------------------------------------------------------------------
+
+    def sample(self, now_ns: int) -> NodeTelemetry:
+        """Reads every source once, makes one record of it and spools it. Raises SpoolError when the disk fails."""
+        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) is not None]
+        hit("agent.after_sample")
+        record = self._record(readings, now_ns)
+        self._spool.append(self._key, codec.encode(record))
+        self.last = record
+        self.samples_total += 1
+        return record
+
+    def _record(self, readings: Sequence[Reading], now_ns: int) -> NodeTelemetry:
+        self._seq += 1
+        return NodeTelemetry(
+            cluster=self.cluster,
+            node=self.node,
+            boot_id=self._spool.boot_id,
+            seq=self._seq,
+            ts_ns=now_ns,
+            source=tuple(r.source for r in readings),
+            quality=merge.worst([r.quality for r in readings]),
+            capability=merge.union([r.capability for r in readings]) if readings else (),
+            gpu=self._with_locks(merge.gpus(readings)),
+            host=merge.host(readings),
+            engines=merge.engines(readings),
+            spool_depth=self._spool.depth + 1,
+            lost_total=self._spool.lost_total,
+        )
+
+    def _with_locks(self, gpu: GpuColumns | None) -> GpuColumns | None:
+        """Adds the clock locks that we hold: hardware cannot be asked for them."""
+        if gpu is None or gpu.sm_lock_mhz is not None or self.control is None or not self.control.locks:
+            return gpu
+        locks = tuple(map(self.control.locks.get, gpu.uuid))
+        return msgspec.structs.replace(gpu, sm_lock_mhz=locks)
+
+    def _read(self, source: Source, now_ns: int) -> Reading | None:
+        try:
+            reading = source.read(now_ns)
+        except Exception as error:  # noqa: BLE001 - sources wrap drivers; one that fails must not silence the others
+            self.failures[source.name] += 1
+            self._changed(source.name, f"{type(error).__name__}: {error}")
+            return None
+        self._changed(source.name, None)
+        return reading
+
+    def _changed(self, name: str, problem: str | None) -> None:
+        if problem == self._failing.get(name):
+            return
+        if problem is None:
+            del self._failing[name]
+            log.warning("node %s: source %s reads again", self.node, name)
+        else:
+            self._failing[name] = problem
+            log.error("node %s: source %s fails (%s); the other sources go on", self.node, name, problem)
+
+    # --- control -----------------------------------------------------------------------------------------------
+
+    def command(self, raw: bytes, received_ns: int) -> PowerApplied | None:
+        """Handles one command and spools its acknowledgement; None when this agent only observes."""
+        if self.control is None:
+            return None
+        ack = self.control.on_command(raw, received_ns)
+        self.flush_acks()
+        return ack
+
+    def control_step(self, now_mono_s: float) -> None:
+        """One round of the control loop on the newest sample."""
+        if self.control is not None:
+            self.control.step(now_mono_s, self.last)
+            self.flush_acks()
+
+    def flush_acks(self) -> None:
+        """Spools what the control loop has to report."""
+        if self.control is not None and self._events is not None:
+            for ack in self.control.acks():
+                self._events.put(ack)
+
+    def close(self) -> None:
+        """Closes the sources; spools and Kafka clients belong to whoever made them."""
+        for source in self._sources:
+            source.close()

@@ -1,0 +1,100 @@
+"""The capper as seen from the node agent: a port, and a client of its Unix socket. No privilege lives on this side.
+
+One JSON object per line, both ways. The raw bytes of a command travel unchanged as text: what is verified over there is
+what came from Kafka.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import msgspec
+
+from agents.node.errors import CapperUnavailable
+from streams.contract.records import PowerApplied
+
+TIMEOUT_S: Final = 2.0  # a set with three read-backs takes well below one second
+
+
+class CapperPort(Protocol):
+    """What the control loop needs of a capper, in the same process or behind a socket."""
+
+    def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
+        """Verifies and applies a command; every refusal is an acknowledgement with its reason, never an exception."""
+        ...
+
+    def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
+        """Sets clock locks (MHz; None clears) inside the live lease and returns what is in force, by UUID."""
+        ...
+
+    def events(self) -> list[PowerApplied]:
+        """What happened unasked since the last call: expiry, restore, foreign change, not actuatable."""
+        ...
+
+    def status(self) -> dict[str, object]: ...
+
+
+class SocketCapper:
+    """CapperPort over the capper's Unix socket; connects when first used and again after a failure.
+
+    Raises CapperUnavailable from every call when the capper does not answer within two seconds or says no.
+    """
+
+    def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._path, self._timeout_s = path, timeout_s
+        self._socket: socket.socket | None = None
+        self._buffer = b""
+
+    def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
+        # Bytes that are no UTF-8 cannot carry a valid signature; the capper refuses what is left of them.
+        text = raw.decode(errors="replace")
+        answer = self._call({"op": "grant", "envelope": text, "received_ns": received_ns})
+        return msgspec.convert(answer["ack"], PowerApplied)
+
+    def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
+        return cast("dict[str, int | None]", self._call({"op": "clocks", "wanted": dict(wanted)})["effective"])
+
+    def events(self) -> list[PowerApplied]:
+        return msgspec.convert(self._call({"op": "events"})["events"], list[PowerApplied])
+
+    def status(self) -> dict[str, object]:
+        return cast("dict[str, object]", self._call({"op": "status"})["status"])
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._buffer = None, b""
+
+    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer = self._exchange(json.dumps(request).encode() + b"\n")
+        except (OSError, ValueError) as error:
+            self.close()
+            raise CapperUnavailable(
+                f"capper at {self._path} does not answer ({error}); start it with `eo capper`; sensing goes on"
+            ) from error
+        if not answer.get("ok"):
+            raise CapperUnavailable(f"capper at {self._path} said: {answer.get('error', 'no reason given')}")
+        return answer
+
+    def _exchange(self, line: bytes) -> dict[str, Any]:
+        if self._socket is None:
+            fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            fresh.settimeout(self._timeout_s)
+            self._socket = fresh
+            fresh.connect(str(self._path))
+        self._socket.sendall(line)
+        while b"\n" not in self._buffer:
+            chunk = self._socket.recv(65536)
+            if not chunk:
+                raise ConnectionError("it closed the connection")
+            self._buffer += chunk
+        answer, _, self._buffer = self._buffer.partition(b"\n")
+        value = json.loads(answer)
+        if not isinstance(value, dict):
+            raise ValueError(f"its answer is a {type(value).__name__}, not an object")
+        return value

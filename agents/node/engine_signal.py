@@ -1,0 +1,62 @@
+"""From telemetry to what the local controller reads: state of an engine, throttle bits, what was observed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.control.types import EngineState, Observed
+from streams.contract.records import EngineReading, NodeTelemetry
+
+
+class Columns:
+    """The GPU columns of one telemetry record, looked up by UUID once."""
+
+    def __init__(self, telemetry: NodeTelemetry) -> None:
+        self._gpu = telemetry.gpu
+        uuids = () if self._gpu is None else self._gpu.uuid
+        self._row = {uuid: row for row, uuid in enumerate(uuids)}
+
+    def rows(self, uuids: Sequence[str]) -> tuple[int, ...]:
+        """Positions of the GPUs that this node reports; others are left out."""
+        return tuple(self._row[uuid] for uuid in uuids if uuid in self._row)
+
+    def throttle(self, rows: Sequence[int]) -> int:
+        """All clock event reasons that any of the GPUs shows; unknown counts as none."""
+        column = None if self._gpu is None else self._gpu.throttle
+        bits = 0
+        for row in rows:
+            bits |= 0 if column is None else column[row] or 0
+        return bits
+
+    def sm_max_mhz(self, rows: Sequence[int]) -> int | None:
+        """The clock that all of the GPUs can reach."""
+        return _least(None if self._gpu is None else self._gpu.sm_max_mhz, rows)
+
+    def sm_mhz(self, rows: Sequence[int]) -> int | None:
+        """The slowest clock: it sets the pace of an engine that spans several GPUs."""
+        return _least(None if self._gpu is None else self._gpu.sm_mhz, rows)
+
+    def power_w(self, rows: Sequence[int]) -> float | None:
+        """Mean watts of one GPU; None when any is unknown."""
+        column = None if self._gpu is None else self._gpu.power_w
+        values = [] if column is None else [column[row] for row in rows]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _least(column: Sequence[int | None] | None, rows: Sequence[int]) -> int | None:
+    values = [] if column is None else [column[row] for row in rows]
+    known = [value for value in values if value is not None]
+    return min(known) if known and len(known) == len(values) else None
+
+
+def state_of(engine: EngineReading, age_s: float) -> EngineState:
+    return EngineState(age_s, engine.running, engine.waiting, engine.waiting_tokens, engine.kv_tokens)
+
+
+def observed(engine: EngineReading, columns: Columns, rows: Sequence[int]) -> Observed:
+    """What the controller learns its ratios from."""
+    tbt = engine.tbt
+    count = 0 if tbt is None else sum(tbt.count)
+    mean_ms = None if tbt is None or count == 0 else tbt.sum_ms / count
+    return Observed(mean_ms, columns.sm_mhz(rows), columns.power_w(rows))

@@ -1,0 +1,52 @@
+"""The contract of a source: probe what is here, read it once, close it. A source holds no thread and keeps no history.
+
+A reading carries its quality and capability with it. What a source cannot know is None, never 0. Absent hardware is a
+normal answer of `probe` and a reading without that part, not an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from streams.contract.records import EngineReading, GpuColumns, HostReading, Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a source found: present or not, why not (one sentence), and what it can do here."""
+
+    present: bool
+    reason: str | None = None
+    capability: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One reading of one source at one instant (UTC nanoseconds); parts that it does not cover are None."""
+
+    source: str
+    ts_ns: int
+    quality: Quality
+    capability: tuple[str, ...] = ()
+    gpu: GpuColumns | None = None
+    host: HostReading | None = None
+    engines: tuple[EngineReading, ...] = ()
+
+
+class Source(Protocol):
+    """Where readings come from: hardware, the kernel, a recording or the twin."""
+
+    name: str
+
+    def probe(self) -> Probe:
+        """Looks, without a reading and without raising for absent hardware."""
+        ...
+
+    def read(self, now_ns: int) -> Reading:
+        """One reading stamped `now_ns` (UTC nanoseconds). Raises SourceError when this reading failed."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of handles and files; may be called twice."""
+        ...
