@@ -1,0 +1,37 @@
+"""Rules that give the default clocks back at once, whatever the model predicts. Each returns its sentence or None."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from models.control.types import EngineState, Targets
+
+STALE_S: Final = 2.0
+
+# NVML clocks event reasons (nvml.h): hardware slowdown, software thermal, hardware thermal, power brake.
+HEAT_OR_BRAKE: Final = 0x8 | 0x20 | 0x40 | 0x80
+
+
+def no_target(targets: Targets) -> str | None:
+    """Without any bound there is nothing that a lower clock could be judged by."""
+    if targets.tbt_ms is None and targets.ttft_ms is None and targets.e2e_ms is None:
+        return "no latency target is known: default clocks"
+    return None
+
+
+def heat_or_brake(throttle: int) -> str | None:
+    """The device protects itself: do not add to it."""
+    if throttle & HEAT_OR_BRAKE:
+        return f"thermal or power-brake reason 0x{throttle & HEAT_OR_BRAKE:x} is set: default clocks"
+    return None
+
+
+def no_signal(state: EngineState | None) -> str | None:
+    """No engine signal, an incomplete one or one older than STALE_S."""
+    if state is None:
+        return "no engine signal: default clocks"
+    if not state.age_s <= STALE_S:
+        return f"engine signal is {state.age_s:.1f} s old, more than {STALE_S:g} s: default clocks"
+    if state.running is None or state.waiting_tokens is None or state.kv_tokens is None:
+        return "engine signal lacks running, waiting tokens or KV tokens: default clocks"
+    return None

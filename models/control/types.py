@@ -1,0 +1,54 @@
+"""Values that go into and come out of the local controller. Nothing else: no rules, no arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What the serving engine said last; unknown is None."""
+
+    age_s: float  # since the engine gave these numbers
+    running: int | None
+    waiting: int | None
+    waiting_tokens: int | None  # prompt tokens not yet prefilled
+    kv_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Latency bounds in milliseconds; None = no bound known."""
+
+    tbt_ms: float | None
+    ttft_ms: float | None
+    e2e_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClockBounds:
+    """What the live envelope and the device allow, in MHz."""
+
+    min_mhz: int
+    max_mhz: int
+    default_mhz: int
+    step_mhz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was measured since the step before; feeds the learned ratios. Unknown is None."""
+
+    tbt_mean_ms: float | None
+    sm_mhz: int | None
+    power_w: float | None  # mean of one GPU
+    prompt_tokens_per_s: float | None = None  # prefill rate: tells mixed iterations from pure decode
+    tbt_p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Wanted upper clock lock of all GPUs of the engine; None = release to default."""
+
+    sm_mhz: int | None
+    reason: str
