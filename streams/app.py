@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import signal
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
-from streams import preflight
+from streams import preflight, run_note
 from streams.contract.topics import Topic
 from streams.errors import StreamsError, WorkerStalled
 from streams.jobs import registry
@@ -29,7 +25,8 @@ from streams.state import StateStore
 from streams.transport import FetchTuning, StreamApp, check_pins
 
 BUFFERED_BATCHES: Final = 8  # per topic, between the fetcher and the job
-QUIET: Final = ("faust", "mode", "aiokafka", "asyncio")
+# Services log their starts and stops under the module of their class, hence our own transport.
+QUIET: Final = ("faust", "mode", "aiokafka", "asyncio", "streams.transport")
 log = logging.getLogger(__name__)
 
 
@@ -117,7 +114,7 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stopping.set)
     runtime.job.start(runtime.ctx)
-    note = _write_note(settings, job.name, runtime.metrics.serve())
+    note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=runtime.metrics.serve())
     tasks: list[asyncio.Task[Any]] = []
     try:
         await app.start()
@@ -128,8 +125,7 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
         for task in tasks:
             task.cancel()
         await app.stop()
-        with suppress(FileNotFoundError):
-            note.unlink()
+        note.unlink(missing_ok=True)
     if runtime.failure is not None:
         raise runtime.failure
 
@@ -173,29 +169,6 @@ async def _standing(app: StreamApp, tp: Partition, end: int) -> Standing:
         position = None
     progress = app.progress
     return Standing(tp, progress.confirmed(tp), position, end, progress.idle(tp))
-
-
-def _write_note(settings: WorkerSettings, job: str, metrics: str) -> Path:
-    """Writes run/<job>.json (or run/<job>-<pid>.json beside a living one): pid, start, role, metrics address."""
-    folder = settings.layout.run
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{job}.json"
-    if path.exists() and _alive(path):
-        path = folder / f"{job}-{os.getpid()}.json"
-    value = {"pid": os.getpid(), "started_ns": time.time_ns(), "role": f"worker:{job}", "metrics": metrics}
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_text(json.dumps(value) + "\n")
-    temporary.rename(path)
-    return path
-
-
-def _alive(path: Path) -> bool:
-    try:
-        pid = int(json.loads(path.read_text())["pid"])
-        os.kill(pid, 0)
-    except (ValueError, KeyError, OSError):
-        return False
-    return pid != os.getpid()
 
 
 def configure_logging(job: str) -> None:

@@ -81,12 +81,6 @@ class WorkerSettings(BaseSettings):
         return f"eo-{self.cluster}-{job}"
 
 
-def known_names() -> frozenset[str]:
-    """Environment names that this class reads, for checks against misspelt ones."""
-    names = {f"EO_{name.upper()}" for name in WorkerSettings.model_fields}
-    return frozenset(names | {"KAFKA_BOOTSTRAP", "OPTIMIZATION_INTERVAL"})
-
-
 def from_env(**overrides: object) -> WorkerSettings:
     """Settings from the environment, with overrides by name; raises pydantic.ValidationError naming each field."""
     return WorkerSettings(**overrides)  # type: ignore[arg-type]  # validated by pydantic itself
