@@ -1,0 +1,135 @@
+"""Arbitration: what one GPU is granted, and the one sentence that says why.
+
+Order: safety > a human's hold > latency > power budget > energy. Each layer either ends the matter or leaves it to the
+next one; a lower layer never undoes a higher one. An anomaly enters as `frozen` and can only take a grant away, which
+puts the GPU back to its own default: there is no path by which it lowers a value.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from models.policy.strategies import Strategy
+
+Layer = Literal["safety", "human", "holdout", "canary", "latency", "budget", "energy"]
+SM_STEP_MHZ: Final = 15  # NVIDIA's clock grid; the capper snaps to the device's own
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Bounds of a GPU as far as they are known. Watts and MHz; None = unknown."""
+
+    sm_max_mhz: int | None = None
+    limit_default_w: float | None = None
+    limit_min_w: float | None = None
+    limit_max_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that bears on one GPU's grant. Texts are reasons; None means that the matter does not arise."""
+
+    device: Device
+    engine: str | None = None
+    holdout: bool = False
+    canary: bool = True  # inside the share that may be granted; always true outside mode canary
+    blocked: str | None = None  # safety: foreign change, not actuatable, telemetry too old
+    frozen: str | None = None  # safety: an anomaly verdict
+    paused: str | None = None  # a human's pause
+    cap_w: float | None = None  # a human's cap
+    cap_reason: str = ""
+    latency: str | None = None  # why latency forbids any grant now
+    budget_w: float | None = None  # this GPU's share of a power budget
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Bounds granted to one GPU; None = nothing for that knob: the GPU stays at, or returns to, its own value."""
+
+    min_sm_mhz: int | None
+    max_sm_mhz: int | None
+    max_power_w: float | None
+    layer: Layer
+    reason: str
+
+    @property
+    def empty(self) -> bool:
+        return self.max_sm_mhz is None and self.max_power_w is None
+
+
+def decide(facts: Facts, strategy: Strategy) -> Grant:
+    """The grant of one GPU: within the device's bounds where these are known, with its reason."""
+    if (nothing := _refusal(facts)) is not None:
+        return nothing
+    if facts.cap_w is not None:
+        return _capped(facts, strategy)
+    if facts.latency is not None:
+        return _nothing("latency", facts.latency)
+    clocks, watts = _clocks(facts, strategy), _ceiling_w(facts.device, strategy)
+    if facts.budget_w is not None and (watts is None or facts.budget_w < watts):
+        limit = within(facts.budget_w, facts.device)
+        return Grant(*clocks, limit, "budget", f"Power budget: at most {limit:.0f} W for this GPU.")
+    return Grant(*clocks, watts, "energy", _energy_reason(facts, strategy, clocks, watts))
+
+
+def within(watts: float, device: Device) -> float:
+    """A wanted power limit inside [minimum, default] of the device, as far as these are known; never above default."""
+    low = device.limit_min_w if device.limit_min_w is not None else 0.0
+    high = device.limit_default_w if device.limit_default_w is not None else device.limit_max_w
+    return max(low, watts if high is None else min(watts, high))
+
+
+def _refusal(facts: Facts) -> Grant | None:
+    if facts.blocked is not None:
+        return _nothing("safety", facts.blocked)
+    if facts.holdout:
+        return _nothing("holdout", "Hold-out: this GPU stays at default for ever, savings are measured against it.")
+    if facts.frozen is not None:
+        return _nothing("safety", facts.frozen)
+    if facts.paused is not None:
+        return _nothing("human", facts.paused)
+    if not facts.canary and facts.cap_w is None:
+        return _nothing("canary", "Mode canary: this GPU is outside the share that is granted, so it stays at default.")
+    return None
+
+
+def _capped(facts: Facts, strategy: Strategy) -> Grant:
+    assert facts.cap_w is not None
+    watts = within(facts.cap_w, facts.device)
+    changed = "" if watts == facts.cap_w else f" (asked {facts.cap_w:.0f} W, outside the device's range)"
+    clocks = (None, None) if facts.latency is not None or not facts.canary else _clocks(facts, strategy)
+    why = f": {facts.cap_reason}" if facts.cap_reason else ""
+    return Grant(*clocks, watts, "human", f"A human's cap of {watts:.0f} W{changed}{why}".rstrip(".") + ".")
+
+
+def _clocks(facts: Facts, strategy: Strategy) -> tuple[int | None, int | None]:
+    # Without an engine there is no latency signal, and a clock must not be lowered blindly.
+    top = facts.device.sm_max_mhz
+    if facts.engine is None or top is None:
+        return None, None
+    floor = math.ceil(top * strategy.sm_floor_ratio / SM_STEP_MHZ) * SM_STEP_MHZ
+    return min(floor, top), top
+
+
+def _ceiling_w(device: Device, strategy: Strategy) -> float | None:
+    if strategy.power_ceiling_ratio >= 1.0 or device.limit_default_w is None:
+        return None
+    return within(float(round(device.limit_default_w * strategy.power_ceiling_ratio)), device)
+
+
+def _energy_reason(facts: Facts, strategy: Strategy, clocks: tuple[int | None, int | None], watts: float | None) -> str:
+    if facts.device == Device():
+        return "The bounds of this device are unknown, so nothing is granted."
+    ceiling = "the default power limit" if watts is None else f"at most {watts:.0f} W"
+    if clocks[1] is None:
+        return f"Strategy {strategy.name}: no engine reports latency here, so clocks stay free, with {ceiling}."
+    return (
+        f"Strategy {strategy.name}: the lowest clock in {clocks[0]}-{clocks[1]} MHz that keeps the latency targets of "
+        f"{facts.engine}, with {ceiling}."
+    )
+
+
+def _nothing(layer: Layer, reason: str) -> Grant:
+    return Grant(None, None, None, layer, reason)

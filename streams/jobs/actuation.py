@@ -1,0 +1,321 @@
+"""The actuation job: features, verdicts and acknowledgements in; signed, leased envelopes out, in transactions.
+
+A node's envelope is due when its last one is `envelope_interval_s` old, or at once when something urgent changed: a
+verdict, a human's word, a GPU to be left alone, a rollback. Offsets are acknowledged after the commit. Mode observe,
+the default, writes nothing. The job never restores anything: when it stops, leases run out and nodes put their values
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from models.policy.strategies import strategy
+from streams.commands_out import PartitionWriter
+from streams.contract import codec
+from streams.contract.dlq import DeadLetter
+from streams.contract.errors import ContractError
+from streams.contract.records import AnomalyVerdict, NodeFeatures, OperatorIntent, PowerApplied, PowerDesired, Record
+from streams.contract.signing import KeyRing, Signer
+from streams.contract.topics import ANOMALY, APPLIED, FEATURES, INTENT, Topic
+from streams.errors import StreamsError
+from streams.jobs.actuation_decide import Decider
+from streams.jobs.actuation_intents import IntentBook, IntentReader, take
+from streams.jobs.actuation_latency import LatencyPools
+from streams.jobs.actuation_state import SNAPSHOT_VERSION, Block, Freeze, NodeState, Options, PartitionState, Snapshot
+from streams.jobs.actuation_writer import Token, WriterThread
+from streams.jobs.base import ConsumerRecord, JobContext, Outcome
+
+NAME: Final = "actuation"
+R = TypeVar("R", bound=Record)
+LEFT_ALONE: Final = {
+    "foreign_change": "Somebody else changed this GPU: {}. It is left alone until `eo resume` or a new capper run.",
+    "not_actuatable": "This GPU did not obey: {}. It is left alone for a while.",
+}
+
+
+class ActuationJob:
+    """Implements streams.jobs.base.Job."""
+
+    name = NAME
+    topics: tuple[Topic, ...] = (FEATURES, ANOMALY, APPLIED)
+
+    def start(self, ctx: JobContext) -> None:
+        """Opens the intents and, unless the mode is observe, the way out. Raises StreamsError naming a missing key."""
+        self._ctx = ctx
+        self._options = Options.of(ctx.settings)
+        chosen = strategy(self._options.strategy)
+        self._pools = LatencyPools(chosen, window_s=self._options.latency_window_s)
+        self._book = IntentBook(self._options.cluster, lambda: _keyring(ctx))
+        self._decider = Decider(self._options, chosen, self._pools, self._book)
+        self._parts: dict[int, PartitionState] = {}
+        self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
+        self._intents = IntentReader(ctx.settings.bootstrap, f"eo-{self._options.cluster}-{NAME}-intents")
+        self._writer = None if self._options.mode == "observe" else WriterThread(_writer_factory(ctx, self._options))
+        ctx.log.info("actuation: mode %s, strategy %s", self._options.mode, self._options.strategy)
+
+    def assign(self, partitions: frozenset[int]) -> None:
+        """Recovers each partition and begins to take its commands over; nothing is sent until that is done."""
+        for number in sorted(partitions):
+            part = PartitionState(number, since_s=self._ctx.monotonic())
+            snapshot = self._recover(part)
+            self._parts[number] = part
+            if self._writer is not None:
+                self._writer.open(number, epoch_floor=snapshot.epoch)
+
+    def _recover(self, part: PartitionState) -> Snapshot:
+        saved = self._ctx.state.load(NAME, part.partition)
+        if saved is None:
+            return Snapshot()
+        try:
+            snapshot = msgspec.json.decode(saved.data, type=Snapshot)
+        except msgspec.MsgspecError as error:
+            # Hold-outs are chosen anew from the same hash and roster, so going on without a snapshot is safe.
+            self._ctx.log.warning(
+                "snapshot of partition %d is not readable (%s); starting without", part.partition, error
+            )
+            return Snapshot()
+        part.recover(snapshot)
+        for intent in snapshot.intents:
+            self._accept_known(intent)
+        return snapshot
+
+    def _accept_known(self, intent: OperatorIntent) -> None:
+        try:
+            self._book.accept(intent, self._ctx.wall_ns())
+        except ContractError as error:
+            self._ctx.log.warning("an intent of the snapshot is not counted any more: %s", error)
+
+    def revoke(self, partitions: frozenset[int]) -> None:
+        """Saves what must be remembered and lets go; leases run out unless the next owner renews them."""
+        for number in partitions:
+            if number in self._parts:
+                self._save(self._parts.pop(number))
+            if self._writer is not None:
+                self._writer.drop(number)
+        if self._writer is not None:
+            self._writer.drain(2.0)
+
+    def stop(self) -> None:
+        """Ends the thread and the reader. Leases run out by themselves."""
+        if self._writer is not None:
+            self._writer.stop()
+        self._intents.close()
+
+    def process(self, topic: Topic, partition: int, records: Sequence[ConsumerRecord]) -> Outcome:
+        """One batch; see the handlers."""
+        part = self._parts[partition]
+        part.offsets[topic.name] = records[-1].offset + 1
+        if topic is FEATURES:
+            return self._on_features(part, records)
+        for record in records:
+            if topic is ANOMALY and (verdict := self._decode(AnomalyVerdict, topic, partition, record)) is not None:
+                self._on_verdict(part, verdict)
+            elif topic is APPLIED and (ack := self._decode(PowerApplied, topic, partition, record)) is not None:
+                self._on_ack(part, ack)
+        return Outcome.ACK
+
+    def _decode(self, record_type: type[R], topic: Topic, partition: int, record: ConsumerRecord) -> R | None:
+        try:
+            value = codec.decode(record_type, record.value)
+            if getattr(value, "cluster", self._options.cluster) != self._options.cluster:
+                return None  # another cluster on the same topics: not ours to act on
+            return value
+        except ContractError as error:
+            dead = DeadLetter(topic.name, partition, record.offset, str(error), NAME, self._ctx.wall_ns())
+            self._ctx.publisher.dead_letter(dead, record.key, record.value)
+            return None
+
+    # --- features: the beat ---
+
+    def _on_features(self, part: PartitionState, records: Sequence[ConsumerRecord]) -> Outcome:
+        dead_before = self._ctx.publisher.dead_letters
+        touched: dict[str, NodeState] = {}
+        for record in records:
+            features = self._decode(NodeFeatures, FEATURES, part.partition, record)
+            if features is not None and (node := self._take(part, features)) is not None:
+                touched[node.node] = node
+        drafts = self._drafts(part, touched.values())
+        if not drafts:
+            return Outcome.ACK
+        assert self._writer is not None
+        if self._ctx.publisher.dead_letters > dead_before:
+            self._ctx.publisher.flush(5.0)  # a held batch is acknowledged without asking the publisher
+        token: Token = (FEATURES.name, part.partition, records[-1].offset)
+        self._writer.submit(part.partition, drafts, [token])
+        return Outcome.HOLD
+
+    def _take(self, part: PartitionState, record: NodeFeatures) -> NodeState | None:
+        node = part.nodes.setdefault(record.node, NodeState(record.node))
+        if record.boot_id == node.boot_id and record.seq <= node.seq:
+            return None  # seen: at least once means twice now and then
+        node.boot_id, node.seq, node.window_end_ns = record.boot_id, record.seq, record.window_end_ns
+        node.uuid, node.name, node.features, node.engines = record.uuid, record.name, record.features, record.engines
+        part.enrol(node)
+        self._event_s = max(self._event_s, record.window_end_ns / 1e9)
+        for engine in record.engines:
+            if any(part.held_out(uuid, self._options) for uuid in engine.gpu_uuid):
+                self._pools.add(record.window_end_ns / 1e9, "holdout", engine)
+            elif node.granted.issuperset(engine.gpu_uuid):
+                self._pools.add(record.window_end_ns / 1e9, "controlled", engine)
+        return node
+
+    def _drafts(self, part: PartitionState, nodes: Iterable[NodeState]) -> list[PowerDesired]:
+        now_s, now_ns = self._ctx.monotonic(), self._ctx.wall_ns()
+        if self._writer is None or not self._writer.ready(part.partition) or not self._intents.caught_up:
+            return []
+        if not part.settled(now_s, self._options.settle_s):
+            return []
+        if part.roster_changed and part.fill_holdout(self._options):
+            self._save(part)
+        fresh_ns = now_ns - int(self._options.oldest_sample_s * 1e9)
+        due = [node for node in nodes if node.window_end_ns >= fresh_ns and self._due(node, now_s, now_ns)]
+        return [self._draft(part, node, now_s, now_ns) for node in due]
+
+    def _due(self, node: NodeState, now_s: float, now_ns: int) -> bool:
+        if self._book.pause(node.node, now_ns) is not None:
+            return not node.silenced  # one envelope that grants nothing, then none
+        if node.silenced or node.urgent or node.issued_s is None:
+            return True
+        return now_s - node.issued_s >= self._options.interval_s
+
+    def _draft(self, part: PartitionState, node: NodeState, now_s: float, now_ns: int) -> PowerDesired:
+        draft = self._decider.draft(part, node, now_ns)
+        node.issued_s, node.urgent = now_s, False
+        node.silenced = self._book.pause(node.node, now_ns) is not None
+        active = self._options.mode in ("canary", "on")
+        clocks = zip(draft.gpu.uuid, draft.gpu.max_sm_mhz, strict=True)
+        node.granted = frozenset(uuid for uuid, mhz in clocks if active and mhz is not None)
+        return draft
+
+    # --- what makes a node urgent ---
+
+    def _on_verdict(self, part: PartitionState, verdict: AnomalyVerdict) -> None:
+        """A verdict may freeze; it has no other power here."""
+        until_ns = verdict.ts_ns + int(self._options.freeze_s * 1e9)
+        if verdict.action != "freeze" or until_ns <= self._ctx.wall_ns():
+            return
+        text = (
+            f"Frozen at default after an anomaly in {verdict.metric} (score {verdict.score:.3g}, threshold "
+            f"{verdict.threshold:.3g}, {verdict.model})."
+        )
+        known = part.frozen.get(verdict.gpu_uuid)
+        if known is None or known.until_ns < until_ns:
+            part.frozen[verdict.gpu_uuid] = Freeze(until_ns, verdict.verdict_id, text)
+            part.dirty = True
+            self._hurry(part, verdict.node)
+
+    def _on_ack(self, part: PartitionState, ack: PowerApplied) -> None:
+        if ack.event in LEFT_ALONE:
+            until = ack.ts_ns + int(self._options.retry_s * 1e9) if ack.event == "not_actuatable" else None
+            for uuid, reason in zip(ack.gpu.uuid, ack.gpu.reason, strict=True):
+                text = LEFT_ALONE[ack.event].format(reason.rstrip("."))
+                part.blocked[uuid] = Block(ack.ts_ns, ack.capper_id, text, until)
+            part.dirty = True
+            self._hurry(part, ack.node)
+            return
+        freed = [
+            uuid
+            for uuid in ack.gpu.uuid
+            if (block := part.blocked.get(uuid)) and block.capper_id != ack.capper_id and ack.ts_ns > block.ts_ns
+        ]
+        self._free(part, freed)
+
+    def _free(self, part: PartitionState, uuids: Iterable[str]) -> None:
+        for uuid in uuids:
+            del part.blocked[uuid]
+            part.dirty = True
+
+    def _hurry(self, part: PartitionState, node: str) -> None:
+        if node in part.nodes:
+            part.nodes[node].urgent = True
+
+    def _hurry_all(self) -> None:
+        for part in self._parts.values():
+            for node in part.nodes.values():
+                node.urgent = True
+
+    # --- time ---
+
+    def tick(self) -> Iterable[Token]:
+        """Intents, guards, snapshots; yields what was committed. Raises what ended the writer, e.g. Fenced."""
+        now_ns = self._ctx.wall_ns()
+        self._read_intents(now_ns)
+        self._expire(now_ns)
+        if self._ctx.monotonic() - self._guard_at_s >= self._options.guard_every_s:
+            self._guard(now_ns)
+        for part in self._parts.values():
+            if part.dirty or self._ctx.state.due(NAME, part.partition):
+                self._save(part)
+        if self._writer is None:
+            return []
+        failed = set(self._writer.failed_nodes())
+        for part in self._parts.values():
+            for name in failed & part.nodes.keys():
+                part.nodes[name].issued_s, part.nodes[name].silenced = None, False
+        return self._writer.done()
+
+    def _read_intents(self, now_ns: int) -> None:
+        for raw in self._intents.poll():
+            refused = take(self._book, raw, now_ns)
+            if refused is not None and not raw.old:
+                dead = DeadLetter(INTENT.name, 0, raw.offset, refused, NAME, now_ns)
+                self._ctx.publisher.dead_letter(dead, raw.key, raw.value)
+        self._book.tick(now_ns)
+        if self._book.version != self._seen_version:
+            self._seen_version = self._book.version
+            self._hurry_all()
+
+    def _expire(self, now_ns: int) -> None:
+        for part in self._parts.values():
+            for uuid in [u for u, freeze in part.frozen.items() if now_ns >= freeze.until_ns]:
+                del part.frozen[uuid]
+            owner = {uuid: node.node for node in part.nodes.values() for uuid in node.uuid} if part.blocked else {}
+            self._free(part, [u for u, b in part.blocked.items() if self._over(b, owner.get(u), now_ns)])
+
+    def _over(self, block: Block, node: str | None, now_ns: int) -> bool:
+        if block.until_ns is not None and now_ns >= block.until_ns:
+            return True
+        return node is not None and self._book.resumed_ns(node) > block.ts_ns
+
+    def _guard(self, now_ns: int) -> None:
+        self._guard_at_s = self._ctx.monotonic()
+        for pool in self._pools.evaluate(self._event_s, now_ns):
+            state = self._pools.guards[pool]
+            back = state.rolled_back(now_ns)
+            self._ctx.log.warning(
+                "%s (%s): controlled p99 is outside the bound; %s",
+                pool.stack,
+                pool.workload,
+                "rolled back to default" if back else f"targets tightened to {state.margin:.3f}",
+            )
+            self._hurry_all()
+
+    def _save(self, part: PartitionState) -> None:
+        epoch = (self._writer.epoch(part.partition) if self._writer is not None else None) or 0
+        part.dirty = False
+        snapshot = part.snapshot(epoch, self._book.all())
+        self._ctx.state.save(NAME, part.partition, snapshot, part.offsets, SNAPSHOT_VERSION)
+
+
+def _keyring(ctx: JobContext) -> KeyRing:
+    """The public keys, or none at all: then no intent counts."""
+    path = ctx.layout.keyring
+    return KeyRing.load(path) if path.exists() else KeyRing({})
+
+
+def _writer_factory(ctx: JobContext, options: Options) -> Callable[[int], PartitionWriter]:
+    try:
+        signer = Signer.load(ctx.layout.actuation_key)
+    except (OSError, ValueError) as error:
+        raise StreamsError(
+            f"mode {options.mode} needs the signing key {ctx.layout.actuation_key} ({error}); "
+            "make one with `eo config keys`, or use EO_MODE=observe"
+        ) from error
+    keyring, bootstrap = _keyring(ctx), ctx.settings.bootstrap
+    return lambda partition: PartitionWriter(
+        bootstrap, options.cluster, partition, signer=signer, keyring=keyring, wall_ns=ctx.wall_ns
+    )

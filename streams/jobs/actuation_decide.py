@@ -1,0 +1,125 @@
+"""From a node's state to its envelope: gathers the facts, lets the policy arbitrate, writes the draft down.
+
+A draft has no epoch, no number and no signature yet: commands_out adds them when it commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.policy.arbiter import Facts, Grant, decide
+from models.policy.devices import device
+from models.policy.holdout import in_canary
+from models.policy.strategies import POLICY_VERSION, Strategy
+from streams.contract.records import EngineReading, EnvelopeColumns, LatencyTarget, PowerDesired
+from streams.jobs.actuation_intents import IntentBook
+from streams.jobs.actuation_latency import LatencyPools
+from streams.jobs.actuation_state import NodeState, Options, PartitionState
+
+DEVICE_FEATURES = ("sm_max_mhz", "limit_default_w", "limit_min_w", "limit_max_w")
+
+
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """Everything that decisions draw on besides the node itself."""
+
+    options: Options
+    strategy: Strategy
+    pools: LatencyPools
+    book: IntentBook
+
+    def draft(self, part: PartitionState, node: NodeState, now_ns: int) -> PowerDesired:
+        """The envelope for all GPUs of a node."""
+        engines = {uuid: engine for engine in node.engines for uuid in engine.gpu_uuid}
+        facts = [self._facts(part, node, i, engines.get(uuid), now_ns) for i, uuid in enumerate(node.uuid)]
+        grants = [decide(one, self.strategy) for one in facts]
+        return PowerDesired(
+            cluster=self.options.cluster,
+            node=node.node,
+            epoch=0,
+            seq=0,
+            issued_at_ns=now_ns,
+            sample_ts_ns=node.window_end_ns,
+            ttl_ms=self.options.ttl_ms,
+            on_expiry=self.options.on_expiry,
+            mode=self.options.mode,
+            strategy=self.strategy.name,
+            policy_version=POLICY_VERSION,
+            gpu=_columns(node.uuid, facts, grants),
+            reason=_summary(self.strategy, grants),
+            targets=self._targets(node, facts),
+            cause=self._causes(part, node, now_ns),
+        )
+
+    def _facts(
+        self, part: PartitionState, node: NodeState, index: int, engine: EngineReading | None, now_ns: int
+    ) -> Facts:
+        uuid = node.uuid[index]
+        block, freeze = part.blocked.get(uuid), part.frozen.get(uuid)
+        pause, cap, budget = (
+            self.book.pause(node.node, now_ns),
+            self.book.cap(uuid, now_ns),
+            self.book.budget(node.node, now_ns),
+        )
+        group = part.group_of.get(uuid, uuid)
+        canary = self.options.mode != "canary" or in_canary(self.options.cluster, group, self.options.canary_ratio)
+        return Facts(
+            device=device(node.name[index] if node.name else None, _reported(node, index)),
+            engine=part.engine_of(uuid),
+            holdout=part.held_out(uuid, self.options),
+            canary=canary,
+            blocked=None if block is None else block.text,
+            frozen=None if freeze is None or now_ns >= freeze.until_ns else freeze.text,
+            paused=None if pause is None else f"Paused by {pause.actor}: {pause.reason or 'no reason given'}.",
+            cap_w=None if cap is None else cap.max_power_w,
+            cap_reason="" if cap is None else f"{cap.reason or 'no reason given'} ({cap.actor})",
+            latency=self._latency(part.engine_of(uuid), engine, now_ns),
+            budget_w=None if budget is None or budget.max_power_w is None else budget.max_power_w / len(node.uuid),
+        )
+
+    def _latency(self, name: str | None, engine: EngineReading | None, now_ns: int) -> str | None:
+        if engine is not None:
+            return self.pools.obstacle(engine, now_ns)
+        if name is not None:
+            return f"Engine {name} has fallen silent, so its latency is unknown and the GPU stays at default."
+        return None  # no engine at all: clocks are left alone anyhow, only the ceiling remains
+
+    def _targets(self, node: NodeState, facts: Sequence[Facts]) -> tuple[LatencyTarget, ...]:
+        held = {uuid for uuid, one in zip(node.uuid, facts, strict=True) if one.holdout}
+        return tuple(
+            LatencyTarget(engine=engine.engine) if held & set(engine.gpu_uuid) else self.pools.targets(engine)
+            for engine in node.engines
+        )
+
+    def _causes(self, part: PartitionState, node: NodeState, now_ns: int) -> tuple[str, ...]:
+        freezes = (part.frozen.get(uuid) for uuid in node.uuid)
+        verdicts = [f.verdict_id for f in freezes if f is not None and now_ns < f.until_ns]
+        words = [self.book.pause(node.node, now_ns), self.book.budget(node.node, now_ns)]
+        words += [self.book.cap(uuid, now_ns) for uuid in node.uuid]
+        return tuple(dict.fromkeys([*verdicts, *(w.intent_id for w in words if w is not None)]))
+
+
+def _reported(node: NodeState, index: int) -> dict[str, float | None]:
+    return {name: node.features[name][index] for name in DEVICE_FEATURES if name in node.features}
+
+
+def _columns(uuids: tuple[str, ...], facts: Sequence[Facts], grants: Sequence[Grant]) -> EnvelopeColumns:
+    return EnvelopeColumns(
+        uuid=uuids,
+        min_sm_mhz=tuple(g.min_sm_mhz for g in grants),
+        max_sm_mhz=tuple(g.max_sm_mhz for g in grants),
+        max_power_w=tuple(g.max_power_w for g in grants),
+        engine=tuple(f.engine for f in facts),
+        holdout=tuple(f.holdout for f in facts),
+        reason=tuple(g.reason for g in grants),
+    )
+
+
+def _summary(strategy: Strategy, grants: Sequence[Grant]) -> str:
+    given = sum(not g.empty for g in grants)
+    if given:
+        return f"Strategy {strategy.name}: bounds granted to {given} of {len(grants)} GPUs."
+    reasons = [g.reason for g in grants]
+    common = max(dict.fromkeys(reasons), key=reasons.count) if reasons else "the node reports no GPU."
+    return f"Nothing is granted: {common}"

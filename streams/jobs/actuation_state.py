@@ -1,0 +1,172 @@
+"""What the actuation job remembers: per node what it was granted, per partition who is held out, frozen or left alone.
+
+Values and their snapshot form only; deciding and sending happen elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from models.policy.holdout import DEFAULT_CANARY_RATIO, in_holdout, promote
+from streams.contract.records import EngineReading, Floats, Mode, OnExpiry, OperatorIntent, Texts
+from streams.settings import WorkerSettings
+
+SNAPSHOT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The actuation job's figures. Seconds unless the name says otherwise."""
+
+    cluster: str
+    mode: Mode
+    strategy: str
+    holdout_ratio: float
+    interval_s: float
+    ttl_ms: int
+    canary_ratio: float = DEFAULT_CANARY_RATIO
+    on_expiry: OnExpiry = "restore"
+    latency_window_s: float = 120.0
+    guard_every_s: float = 10.0
+    freeze_s: float = 120.0  # how long an anomaly keeps a GPU at default after its last verdict
+    settle_s: float = 3.0  # the roster of a new partition must be known before anything is granted in it
+    retry_s: float = 600.0  # after a GPU did not obey; a foreign change has no such end
+    oldest_sample_s: float = 30.0  # older telemetry decides nothing: the leases run out instead
+
+    @classmethod
+    def of(cls, settings: WorkerSettings) -> Options:
+        return cls(
+            cluster=settings.cluster,
+            mode=settings.mode,
+            strategy=settings.strategy,
+            holdout_ratio=settings.holdout_ratio,
+            interval_s=settings.envelope_interval_s,
+            ttl_ms=settings.ttl_ms,
+        )
+
+
+class Freeze(msgspec.Struct, frozen=True, array_like=True):
+    """An anomaly's hold on a GPU, which ends by itself."""
+
+    until_ns: int
+    verdict_id: str
+    text: str
+
+
+class Block(msgspec.Struct, frozen=True, array_like=True):
+    """A GPU that the node asked to be left alone; ends with a new capper run, a human's resume or its time."""
+
+    ts_ns: int
+    capper_id: str
+    text: str
+    until_ns: int | None = None
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """The part of a partition's state that must outlive the process."""
+
+    epoch: int = 0
+    promoted: tuple[str, ...] = ()
+    groups: dict[str, str] = {}
+    frozen: dict[str, Freeze] = {}
+    blocked: dict[str, Block] = {}
+    intents: tuple[OperatorIntent, ...] = ()
+
+
+@dataclass(slots=True)
+class NodeState:
+    """The newest features of a node and what was granted on them."""
+
+    node: str
+    boot_id: str = ""
+    seq: int = -1
+    window_end_ns: int = 0
+    uuid: tuple[str, ...] = ()
+    name: Texts | None = None
+    features: dict[str, Floats] = field(default_factory=dict)
+    engines: tuple[EngineReading, ...] = ()
+    issued_s: float | None = None  # monotonic; None = never, or rolled back
+    urgent: bool = False
+    silenced: bool = False  # the one envelope that a pause is allowed has been sent
+    granted: frozenset[str] = frozenset()  # GPUs with a clock granted for real: their engines are "controlled"
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """One partition: its nodes and its groups."""
+
+    partition: int
+    since_s: float
+    recovered: bool = False
+    nodes: dict[str, NodeState] = field(default_factory=dict)
+    group_of: dict[str, str] = field(default_factory=dict)  # GPU -> engine, kept when the engine falls silent
+    sizes: dict[str, int] = field(default_factory=dict)  # group -> GPUs
+    promoted: frozenset[str] = frozenset()
+    frozen: dict[str, Freeze] = field(default_factory=dict)
+    blocked: dict[str, Block] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
+    roster_changed: bool = False
+    dirty: bool = False
+
+    def settled(self, now_s: float, settle_s: float) -> bool:
+        """Whether the roster is known well enough to choose the hold-out from it."""
+        return self.recovered or now_s - self.since_s >= settle_s
+
+    def enrol(self, node: NodeState) -> None:
+        """Brings the groups up to date with a node's GPUs and engines. An engine that falls silent keeps its GPUs:
+        otherwise a failed scrape would move them in or out of the hold-out."""
+        for engine in node.engines:
+            for uuid in engine.gpu_uuid:
+                if self.group_of.get(uuid) != engine.engine:
+                    self._move(uuid, engine.engine)
+        for uuid in node.uuid:
+            if uuid not in self.group_of:
+                self._move(uuid, uuid)
+
+    def _move(self, uuid: str, group: str) -> None:
+        old = self.group_of.get(uuid)
+        if old is not None:
+            self.sizes[old] -= 1
+            if self.sizes[old] == 0:
+                del self.sizes[old]
+        self.group_of[uuid] = group
+        self.sizes[group] = self.sizes.get(group, 0) + 1
+        self.roster_changed = True
+
+    def engine_of(self, uuid: str) -> str | None:
+        """The engine that a GPU serves or last served."""
+        group = self.group_of.get(uuid)
+        return None if group is None or group == uuid else group
+
+    def fill_holdout(self, options: Options) -> bool:
+        """Promotes groups where the hash left too few; true when the promoted set grew."""
+        self.roster_changed = False
+        before = self.promoted
+        self.promoted = promote(self.sizes, options.cluster, ratio=options.holdout_ratio, promoted=before)
+        return self.promoted != before
+
+    def held_out(self, uuid: str, options: Options) -> bool:
+        """Whether a GPU belongs to the hold-out."""
+        group = self.group_of.get(uuid, uuid)
+        return group in self.promoted or in_holdout(options.cluster, group, options.holdout_ratio)
+
+    def snapshot(self, epoch: int, intents: tuple[OperatorIntent, ...]) -> Snapshot:
+        return Snapshot(
+            epoch=epoch,
+            promoted=tuple(sorted(self.promoted)),
+            groups=dict(self.group_of),
+            frozen=dict(self.frozen),
+            blocked=dict(self.blocked),
+            intents=intents,
+        )
+
+    def recover(self, snapshot: Snapshot) -> None:
+        """Takes a snapshot in."""
+        self.promoted = frozenset(snapshot.promoted)
+        for uuid, group in snapshot.groups.items():
+            self._move(uuid, group)
+        self.frozen, self.blocked = dict(snapshot.frozen), dict(snapshot.blocked)
+        self.recovered = bool(snapshot.groups)
