@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fcntl
 import os
 import stat
@@ -21,6 +22,7 @@ EXAMPLE = "examples:\n  eo config show\n  eo config check --json\n  eo config ke
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("what", choices=("show", "check", "keys"), help="show settings, check them, make signing keys")
+    parser.add_argument("--file", type=Path, help="TOML file of the node agent and the capper")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,22 +33,24 @@ def run(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from agents.cli.settings_view import settings
 
-    rows = settings(os.environ)
+    rows = settings(os.environ, args.file)
     shown = [(row.name, row.value, row.origin, row.process) for row in rows]
-    emit(args, [row.as_dict() for row in rows], lambda: table(shown, ("setting", "value", "origin", "process")))
+    emit(
+        args, [dataclasses.asdict(row) for row in rows], lambda: table(shown, ("setting", "value", "origin", "process"))
+    )
     return DONE
 
 
 def _check(args: argparse.Namespace) -> int:
     """Every problem at once, so that nobody mends one setting per run."""
-    problems = check(Layout.from_env(), os.environ)
+    problems = check(Layout.from_env(), os.environ, args.file)
     emit(
         args, {"ok": not problems, "problems": problems}, "\n".join(problems) if problems else "All settings are good."
     )
     return FAILED if problems else DONE
 
 
-def check(layout: Layout, env: Mapping[str, str]) -> list[str]:
+def check(layout: Layout, env: Mapping[str, str], file: Path | None = None) -> list[str]:
     """What is wrong with the settings, one sentence each; empty when nothing is. Touches no network."""
     from agents.cli.brokers.lifecycle import external
     from agents.cli.settings_view import problems
@@ -59,7 +63,7 @@ def check(layout: Layout, env: Mapping[str, str]) -> list[str]:
         external(env)
     except EoError as error:
         found.append(str(error))
-    return [*found, *problems(env), *key_problems(layout)]
+    return [*found, *problems(env, file), *key_problems(layout)]
 
 
 def key_problems(layout: Layout) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every setting of every process with its value and where it comes from. Reads the classes, starts nothing."""
+"""Every setting of every process with its value and where it comes from. Reads the settings classes, starts nothing."""
 
 from __future__ import annotations
 
@@ -7,123 +7,116 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from agents.cli.known_names import KAFKA_NAMES, PREFIX, known_names
 
 Origin = Literal["env", "file", "default"]
 SECRET: Final = re.compile(r"PASSWORD|SECRET|TOKEN|_PEM$", re.IGNORECASE)
-WORKER: Final = ("streams.settings", "WorkerSettings")
-LIGHT: Final = {
-    "agent": ("agents.node.settings", "NodeSettings"),
-    "capper": ("agents.capper.settings", "CapperSettings"),
-}
+ROOMS: Final = {"agent": "agents.node", "capper": "agents.capper"}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as a process would see it now; secrets are shown as ***."""
+    """One setting as a process started now would see it; secrets are shown as ***."""
 
     name: str
     value: str
     origin: Origin
     process: str
 
-    def as_dict(self) -> dict[str, str]:
-        return dataclasses.asdict(self)
+
+def settings(env: Mapping[str, str], file: Path | None = None) -> list[Setting]:
+    """All settings: the worker's, the node agent's, the capper's, then names that several processes read."""
+    rows = [*_worker(env), *(row for process in ROOMS for row in _light(process, env, file))]
+    shared = known_names() - {row.name for row in rows} - KAFKA_NAMES | {"KAFKA_BOOTSTRAP"}
+    names = [*sorted(shared), *sorted(name for name in KAFKA_NAMES if name in env)]
+    known = {row.name for row in rows}
+    return rows + [_setting(name, env.get(name), "all", env) for name in names if name not in known]
 
 
-def settings(env: Mapping[str, str]) -> list[Setting]:
-    """All settings, sorted by process and name; names that only the environment knows come as process "all"."""
-    rows = [*_worker(env), *_light(env)]
-    seen = {row.name for row in rows}
-    for name in sorted(known_names() - seen - KAFKA_NAMES | {"KAFKA_BOOTSTRAP"}):
-        rows.append(Setting(name, _shown(name, env.get(name)), "env" if name in env else "default", "all"))
-    rows += [Setting(name, _shown(name, env[name]), "env", "all") for name in sorted(KAFKA_NAMES) if name in env]
-    return rows
-
-
-def problems(env: Mapping[str, str]) -> list[str]:
+def problems(env: Mapping[str, str], file: Path | None = None) -> list[str]:
     """What the settings classes themselves refuse, one sentence each."""
     found = []
-    for _, (module, name) in {"worker": WORKER, **LIGHT}.items():
-        cls = _class(module, name)
-        if cls is None:
+    try:
+        importlib.import_module("streams.settings").from_env()
+    except ValueError as error:
+        found += _sentences(error)
+    for process in ROOMS:
+        module, refusal = _room(process)
+        if module is None:
             continue
         try:
-            _load(cls, env)
-        except ValueError as error:  # pydantic's ValidationError is one
-            found += _sentences(error)
+            module.load(file, env)
+        except refusal as error:
+            found.append(f"{str(error).rstrip('.')}.")
     return found
 
 
-def _class(module: str, name: str) -> Any:
+def _room(process: str) -> tuple[Any, type[Exception]]:
+    """The settings module of a light process and the error that it raises; (None, ...) when it has none."""
     try:
-        return getattr(importlib.import_module(module), name, None)
+        module = importlib.import_module(f"{ROOMS[process]}.settings")
     except ModuleNotFoundError:
-        return None
+        return None, ValueError
+    refusal: type[Exception] = importlib.import_module(f"{ROOMS[process]}.errors").SettingsError
+    return (module if hasattr(module, "load") else None), refusal
 
 
-def _load(cls: Any, env: Mapping[str, str]) -> Any:
-    for maker in ("from_env", "load"):
-        if hasattr(cls, maker):
-            return getattr(cls, maker)(env)
-    return cls()
+def _setting(name: str, value: object, process: str, env: Mapping[str, str], *, from_file: bool = False) -> Setting:
+    hidden = SECRET.search(name) is not None
+    text = "-" if value is None or value in ("", ()) else "***" if hidden else str(value)
+    return Setting(name, text, "env" if name in env else "file" if from_file else "default", process)
 
 
 def _worker(env: Mapping[str, str]) -> list[Setting]:
-    cls = _class(*WORKER)
-    if cls is None or not hasattr(cls, "model_fields"):
-        return []
+    module = importlib.import_module("streams.settings")
     try:
-        loaded = _load(cls, env)
+        loaded = module.from_env()
     except ValueError:
         loaded = None  # `eo config check` says why; the names are worth showing all the same
     rows = []
-    for field in cls.model_fields:
-        name = PREFIX + field.upper()
-        value = getattr(loaded, field, env.get(name))
-        given = loaded is not None and field in loaded.model_fields_set
-        origin: Origin = "env" if name in env else "file" if given else "default"
-        rows.append(Setting(name, _shown(name, value), origin, "worker"))
+    for field, about in module.WorkerSettings.model_fields.items():
+        aliases = [str(one) for one in getattr(about.validation_alias, "choices", ())]
+        name = next((one for one in aliases if one in env), aliases[0] if aliases else PREFIX + field.upper())
+        rows.append(_setting(name, getattr(loaded, field, env.get(name)), "worker", env))
     return rows
 
 
-def _light(env: Mapping[str, str]) -> list[Setting]:
-    rows: list[Setting] = []
-    for process, (module, name) in LIGHT.items():
-        cls = _class(module, name)
-        if cls is None or not dataclasses.is_dataclass(cls):
-            continue
-        try:
-            loaded = _load(cls, env)
-        except (ValueError, TypeError):
-            continue
-        for field in dataclasses.fields(cls):
-            known = f"{PREFIX}{process.upper()}_{field.name.upper()}"
-            shown = known if known in known_names() else PREFIX + field.name.upper()
-            value = getattr(loaded, field.name)
-            origin: Origin = "env" if shown in env else "default" if value == _default(field) else "file"
-            rows.append(Setting(shown, _shown(shown, value), origin, process))
-    return rows
-
-
-def _default(field: Any) -> object:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
-
-
-def _shown(name: str, value: object) -> str:
-    if value is None or value == "":
-        return "-"
-    return "***" if SECRET.search(name) else str(value)
+def _light(process: str, env: Mapping[str, str], file: Path | None) -> list[Setting]:
+    module, refusal = _room(process)
+    if module is None:
+        return []
+    try:
+        plain, filed, loaded = module.load(None, {}), module.load(file, {}), module.load(file, env)
+    except refusal:
+        return []
+    prefix = getattr(module, "ENV_PREFIX", PREFIX)
+    return [
+        _setting(
+            prefix + field.name.upper(),
+            getattr(loaded, field.name),
+            process,
+            env,
+            from_file=getattr(filed, field.name) != getattr(plain, field.name),
+        )
+        for field in dataclasses.fields(loaded)
+    ]
 
 
 def _sentences(error: ValueError) -> list[str]:
+    """pydantic's errors with our names: the name, the value, what it should be."""
     details = getattr(error, "errors", None)
     if not callable(details):
         return [str(error)]
-    return [
-        f"{PREFIX}{'_'.join(map(str, one['loc'])).upper()}={one.get('input')!r}: {one['msg']}." for one in details()
-    ]
+    return [_sentence(one) for one in details()]
+
+
+def _sentence(one: Mapping[str, Any]) -> str:
+    place = "_".join(map(str, one["loc"]))
+    told = str(one["msg"]).removeprefix("Value error, ").rstrip(".")
+    if not place:
+        return f"{told}."
+    name = place if place.isupper() else PREFIX + place.upper()
+    return f"{name} is {one.get('input')!r}: {told[:1].lower()}{told[1:]}."

@@ -39,7 +39,7 @@ def plan(bootstrap: str, *, partitions: int, replication: int = 1, topics: Itera
     return [
         _compare(topic, topic.partition_count(partitions), len(found[topic.name].partitions), configs[topic.name])
         if topic in there
-        else Change(topic.name, "create", "missing", topic.partition_count(partitions), tuple(topic.config().items()))
+        else _missing(topic, topic.partition_count(partitions))
         for topic in wanted
     ]
 
@@ -57,13 +57,19 @@ def apply(bootstrap: str, *, partitions: int, replication: int = 1, topics: Iter
     return changes
 
 
+def _missing(topic: Topic, partitions: int) -> Change:
+    config = tuple(topic.config().items())
+    told = ", ".join(f"{name} {value}" for name, value in config)
+    return Change(topic.name, "create", f"missing: {partitions} partitions, {told}", partitions, config)
+
+
 def _compare(topic: Topic, wanted: int, found: int, config: dict[str, str]) -> Change:
     if wanted != found:
         return Change(
             topic.name,
             "blocked",
             f"{found} partitions, {wanted} wanted; a count never changes in place: pass --partitions {found}, or make "
-            "a new cluster or prefix and move to it",
+            "a new cluster and move to it",
             found,
         )
     differs = tuple((name, value) for name, value in topic.config().items() if config.get(name) != value)

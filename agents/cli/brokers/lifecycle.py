@@ -29,7 +29,7 @@ def _file(layout: Layout) -> Path:
 
 def external(env: Mapping[str, str] = os.environ) -> BrokerInfo | None:
     """The user's own cluster, when KAFKA_BOOTSTRAP names one; its form is checked, not whether it answers."""
-    bootstrap = env.get("KAFKA_BOOTSTRAP", "").strip()
+    bootstrap = (env.get("KAFKA_BOOTSTRAP") or env.get("EO_BOOTSTRAP") or "").strip()
     if not bootstrap:
         return None
     ready.addresses(bootstrap)
