@@ -1,0 +1,146 @@
+"""One knob of one GPU: what it said before us, what we made it say, whether somebody else has turned it since.
+
+It sets only what it is told to and always reads back; leases, bounds and the save file are the core's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from agents.capper.actuators.base import Actuator, Bounds
+from agents.capper.actuators.errors import ActuatorError
+from agents.capper.savefile import SavedKnob
+from streams.contract.failpoints import hit
+
+TRIES: Final = 3
+POLL_S: Final = 0.01
+TOLERANCE: Final = {"power_limit_w": 1.0, "sm_lock_mhz": 0.5}  # drivers round limits to their own steps
+
+
+@dataclass(slots=True)
+class Claim:
+    """Our hold on a knob. `ours` is what it read after our last set, unless `known` is False (a restart, a failure)."""
+
+    saved: SavedKnob
+    ours: float | None
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """How a restore ended: `done`, `foreign` (somebody else's value stands, untouched) or `failed` (keep the save)."""
+
+    state: Literal["done", "foreign", "failed"]
+    before: float | None
+    after: float | None
+    problem: str = ""
+
+
+class Knob:
+    """Reads, sets and restores one knob; remembers the claim that the save file holds."""
+
+    __slots__ = ("_bounds", "_sleep", "_tolerance", "actuator", "changed_at_s", "claim", "set_calls", "uuid")
+
+    def __init__(self, actuator: Actuator, uuid: str, sleep: Callable[[float], None]) -> None:
+        self.actuator, self.uuid, self._sleep = actuator, uuid, sleep
+        self.claim: Claim | None = None
+        self.changed_at_s = -math.inf
+        self.set_calls = 0
+        self._bounds: Bounds | None = None
+        self._tolerance = TOLERANCE[actuator.knob]
+
+    def bounds(self) -> Bounds:
+        """The device's bounds, asked once. Raises ActuatorError."""
+        if self._bounds is None:
+            self._bounds = self.actuator.bounds(self.uuid)
+        return self._bounds
+
+    def read(self) -> float | None:
+        """The value in force. Raises ActuatorError."""
+        return self.actuator.read(self.uuid)
+
+    def same(self, a: float | None, b: float | None) -> bool:
+        """Equal as far as the device can tell."""
+        if a is None or b is None:
+            return a is b
+        return abs(a - b) <= self._tolerance
+
+    def foreign(self) -> bool:
+        """True when the device says something else than we last made it say. Raises ActuatorError."""
+        claim = self.claim
+        if claim is None or not claim.known:
+            return False
+        value = self.actuator.read(self.uuid)
+        return value != claim.ours and not self.same(value, claim.ours)
+
+    def find(self, wall_ns: int) -> Claim:
+        """A claim on the value found now, not yet held. Raises ActuatorError when it cannot be told."""
+        found = self.read()
+        if found is None and self.actuator.knob == "power_limit_w":
+            raise ActuatorError(f"{self.uuid}: the power limit found before us cannot be read")
+        default = None if self.actuator.knob == "sm_lock_mhz" else self.bounds().default
+        owner = "device default" if self.same(found, default) else "set by others"
+        return Claim(SavedKnob(previous=found, owner=owner, saved_at_ns=wall_ns), found)
+
+    def apply(self, value: float | None, now_s: float) -> str | None:
+        """Sets and reads back, three tries; returns the problem, None when the device says the value."""
+        claim = self.claim
+        if claim is None:
+            raise RuntimeError(f"{self.uuid}: set without a saved value; this is a defect of the capper")
+        claim.known = False
+        self.changed_at_s = now_s
+        problem = ""
+        for _ in range(TRIES):
+            try:
+                self.set_calls += 1
+                self.actuator.set(self.uuid, value)
+                hit("capper.after_set_before_readback")
+                got = self._settled(value)
+            except ActuatorError as error:
+                problem = str(error)
+                if not error.retryable:
+                    break
+                continue
+            if self.same(got, value):
+                claim.ours, claim.known = got, True
+                return None
+            problem = f"the device says {_text(got)} after it took {_text(value)}"
+        return problem
+
+    def _settled(self, value: float | None) -> float | None:
+        """What the device says once it says `value`, or when its settling time is over."""
+        got = self.read()
+        waited = 0.0
+        while not self.same(got, value) and waited < self.actuator.settle_s:
+            self._sleep(POLL_S)
+            waited += POLL_S
+            got = self.read()
+        return got
+
+    def put_back(self, now_s: float) -> PutBack:
+        """Restores the saved value; on `done` and `foreign` the claim is dropped, on `failed` it stays."""
+        claim = self.claim
+        if claim is None:
+            return PutBack("done", None, None)
+        previous = claim.saved.previous
+        try:
+            before = self.read()
+        except ActuatorError as error:
+            claim.known = False
+            return PutBack("failed", None, None, str(error))
+        if claim.known and not self.same(before, claim.ours) and not self.same(before, previous):
+            self.claim = None
+            return PutBack("foreign", before, before)
+        if not (self.same(before, previous) and (claim.known or self.actuator.exact_readback)):
+            hit("capper.before_restore")
+            if problem := self.apply(previous, now_s):
+                return PutBack("failed", before, None, problem)
+        self.claim = None
+        return PutBack("done", before, previous)
+
+
+def _text(value: float | None) -> str:
+    return "no lock" if value is None else f"{value:g}"
