@@ -1,0 +1,109 @@
+"""`eo bench`: measurements that anybody can run again; each prints its figures and can write them as a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from agents.cli.base import DONE, EoError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: eo bench loop --seconds 60\nexample: eo bench stream"
+    parser.add_argument("what", choices=("loop", "stream"), help="loop: sample to read-back; stream: backlog")
+    parser.add_argument("--nodes", type=int, default=100, help="simulated nodes (default 100)")
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default 8)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="length of the loop's run (default 90)")
+    parser.add_argument("--write", type=Path, default=None, help="write the result as a Markdown page")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.what == "stream":
+        from agents.cli.bench_stream import run as run_stream
+
+        return run_stream(args)
+    summary = loop(args)
+    if args.write is not None:
+        args.write.parent.mkdir(parents=True, exist_ok=True)
+        args.write.write_text(page(summary, args))
+    print(json.dumps(summary, indent=2) if args.json else page(summary, args))
+    return DONE
+
+
+def loop(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the whole loop in a folder of its own and counts; the demo's own stack, without its view."""
+    import tempfile
+
+    from agents.cli.demo_report import summarise
+    from agents.cli.stack import Plan, Stack
+    from streams.contract.layout import Layout
+
+    if args.seconds < 30:
+        raise EoError(f"--seconds {args.seconds:g} is below 30: the jobs need that long to settle; choose 30 or more")
+    with tempfile.TemporaryDirectory(prefix="eo-bench-") as folder:
+        stack = Stack(Layout(Path(folder) / "data"), Plan(nodes=args.nodes, gpus=args.gpus), say=lambda _: None)
+        try:
+            stack.start()
+            until = time.monotonic() + args.seconds
+            while time.monotonic() < until:
+                time.sleep(1)
+                stack.processes.revive()
+                stack.usage()
+            stack.settle()
+            return summarise(stack, args.seconds)
+        finally:
+            stack.stop()
+
+
+def page(s: dict[str, Any], args: argparse.Namespace) -> str:
+    """The figures beside their bounds; a figure that misses its bound is shown as it is."""
+    cores = sum(s["cpu_core_seconds"].values()) / s["wall_seconds"]
+    rows = [
+        ("loop p50, sample on the node to limit read back", _ms(s["loop_ms_p50"]), "-"),
+        ("loop p99", _ms(s["loop_ms_p99"]), "< 500 ms"),
+        ("samples acknowledged / archived rows", f"{s['samples']:,} / {s['archived_rows']:,}", "equal"),
+        ("lost / duplicates / dead letters", f"{s['lost']} / {s['duplicates']} / {s['dlq']}", "0 / no effect / 0"),
+        ("envelopes / applied / refused", f"{s['commands']:,} / {s['applied']:,} / {s['refused']:,}", "-"),
+        ("GPUs not at their previous value at the end", str(s["not_restored"]), "0"),
+        ("cores used in all, start and end included", f"{cores:.2f}", "< 1.2 (60 % of two)"),
+    ]
+    lines = [
+        "# The loop",
+        "",
+        f"`eo bench loop --nodes {args.nodes} --gpus {args.gpus} --seconds {args.seconds:g}`, simulated nodes,",
+        f"{s['broker']};",
+        f"{platform.machine()}, {_cpu_model()}, {_cores()} cores, Python {platform.python_version()}.",
+        "Broker, nodes, jobs, archive and ledger share the cores. Figures of one run: a shared machine moves them.",
+        "",
+        "| what | seen | bound |",
+        "|---|---|---|",
+        *(f"| {what} | {seen} | {bound} |" for what, seen, bound in rows),
+        "",
+        "| process | CPU s | RSS MB |",
+        "|---|---|---|",
+        *(f"| {role} | {cpu:.1f} | {s['rss_mb'].get(role, 0):.0f} |" for role, cpu in s["cpu_core_seconds"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _ms(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f} ms"
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 0
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown processor"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")

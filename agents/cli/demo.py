@@ -1,0 +1,238 @@
+"""`eo demo`: the whole loop on simulated nodes, live in the terminal, then a summary that anybody can count again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.cli.base import DONE, FAILED, USAGE, EoError
+from streams.contract.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agents.cli.demo_view import Facts
+    from agents.cli.live import LiveReader, LiveState
+    from agents.cli.stack import Plan, Stack
+
+LINE_EVERY_S = 5.0
+USAGE_EVERY_S = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "example: eo demo --nodes 20\n"
+        "environment: DEMO_SECONDS (run unattended for so long), DEMO_JSON (write the summary there),\n"
+        "DEMO_NODES, DEMO_GPUS, EO_DATA_DIR"
+    )
+    parser.add_argument("--nodes", type=int, default=_env_int("DEMO_NODES", 100), help="simulated nodes (default 100)")
+    parser.add_argument(
+        "--gpus", type=int, default=_env_int("DEMO_GPUS", 8), help="GPUs per node, a multiple of 4 (default 8)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=_env_float("DEMO_SECONDS"), help="end after so long (default: Ctrl-C)"
+    )
+    parser.add_argument(
+        "--strategy", default="balanced", help="conservative, balanced (default), aggressive or ml-driven"
+    )
+    parser.add_argument("--out", type=Path, default=_env_path("DEMO_JSON"), help="write the summary as JSON there")
+
+
+def _env_int(name: str, default: int) -> int:
+    return int(_env_float(name) or default)
+
+
+def _env_float(name: str) -> float | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise EoError(f"{name}={text!r} is not a number; set a number or leave it out", USAGE) from None
+
+
+def _env_path(name: str) -> Path | None:
+    return Path(text) if (text := os.environ.get(name)) else None
+
+
+def run(args: argparse.Namespace) -> int:
+    from agents.cli.config import refuse_misspelt
+    from agents.cli.stack import Plan, Stack
+
+    check(args)
+    refuse_misspelt(os.environ)
+    layout = Layout.from_env()
+    plan = Plan(nodes=args.nodes, gpus=args.gpus, seconds=args.seconds, strategy=args.strategy)
+    begun = time.monotonic()
+    stack = Stack(layout, plan, say=lambda text: print(f"eo demo: {text}", file=sys.stderr, flush=True))
+    with _interruptible() as stop:
+        try:
+            stack.start()
+            seconds = show(stack, plan, stop, begun=begun)
+            summary = finish(stack, seconds)
+        finally:
+            stack.stop()
+    return conclude(args, layout, summary)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses sizes that cannot run, with the bound."""
+    if not 1 <= args.nodes <= 1000:
+        raise EoError(
+            f"--nodes {args.nodes} is outside 1..1000; choose a number of nodes that one machine can simulate", USAGE
+        )
+    if args.gpus % 4 or not 4 <= args.gpus <= 16:
+        raise EoError(f"--gpus {args.gpus} is not 4, 8, 12 or 16; a simulated engine spans 4 GPUs", USAGE)
+    if args.seconds is not None and args.seconds <= 0:
+        raise EoError(f"--seconds {args.seconds:g} is not above 0; leave it out to run until Ctrl-C", USAGE)
+
+
+class Stop:
+    """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _interruptible() -> Iterator[Stop]:
+    stop = Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(stack: Stack, plan: Plan, stop: Stop, *, begun: float) -> float:
+    """Shows the running loop until its time is over or somebody ends it; returns the seconds that it was shown."""
+    from agents.cli.live import LiveReader, LiveState
+
+    reader, state = LiveReader(stack.bootstrap, history_s=0.0), LiveState()
+    try:
+        _first_row(reader, state, stack, stop)
+        print(f"eo demo: first live row after {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
+        return _watch(reader, state, stack, plan, stop)
+    finally:
+        reader.close()
+
+
+def _first_row(reader: LiveReader, state: LiveState, stack: Stack, stop: Stop, *, timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not state.counts.get("features") and not stop.asked:
+        reader.poll(state, 0.2)
+        stack.processes.revive()
+        if time.monotonic() > deadline:
+            logs = stack.layout.root / "logs"
+            raise EoError(
+                f"no feature row within {timeout_s:.0f} s; the reason stands in {logs}/worker.log or {logs}/fleet.log",
+                FAILED,
+            )
+
+
+def _watch(reader: LiveReader, state: LiveState, stack: Stack, plan: Plan, stop: Stop) -> float:
+    from rich.console import Console
+    from rich.live import Live
+
+    from agents.cli.demo_view import line, panel
+
+    console = Console(stderr=False)
+    started = time.monotonic()
+    meter = _Meter(stack)
+    live = Live(console=console, auto_refresh=False, screen=False) if console.is_terminal else None
+    last_shown = 0.0
+    with live or _nothing():
+        while not stop.asked and (plan.seconds is None or time.monotonic() - started < plan.seconds):
+            reader.poll(state, 0.25)
+            now = time.monotonic()
+            meter.update(now)
+            if now - last_shown < (0.5 if live else LINE_EVERY_S):
+                continue
+            last_shown = now
+            facts = _facts(stack, plan, meter, now - started)
+            if live:
+                live.update(panel(state, facts), refresh=True)
+            else:
+                print(line(state, facts), flush=True)
+    return time.monotonic() - started
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+class _Meter:
+    """Cores used over the last few seconds, and the restarts that happened."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack, self._before, self._at = stack, None, 0.0
+        self.cores: float | None = None
+        self.note = "the clock lock is the first knob; a power limit is the ceiling"
+
+    def update(self, now: float) -> None:
+        if now - self._at < USAGE_EVERY_S:
+            return
+        for text in self._stack.processes.revive():
+            self.note = text
+        total = sum(self._stack.usage().cpu_s.values())
+        if self._before is not None:
+            self.cores = max(0.0, (total - self._before) / (now - self._at))
+        self._before, self._at = total, now
+
+    _before: float | None
+
+
+def _facts(stack: Stack, plan: Plan, meter: _Meter, elapsed_s: float) -> Facts:
+    from agents.cli.demo_view import Facts
+    from models.policy.strategies import strategy
+
+    bounds = strategy(plan.strategy)
+    return Facts(
+        elapsed_s=elapsed_s,
+        nodes=plan.nodes,
+        gpus=plan.gpus,
+        broker=stack.broker.label if stack.broker else "-",
+        strategy=plan.strategy,
+        tbt_bound_ratio=bounds.tbt.ratio,
+        ttft_bound_ratio=bounds.ttft.ratio,
+        cores_used=meter.cores,
+        note=meter.note,
+    )
+
+
+def finish(stack: Stack, seconds: float) -> dict[str, Any]:
+    """Takes the loop down in order, then counts."""
+    from agents.cli.demo_report import summarise
+
+    stack.usage()
+    stack.settle()
+    return summarise(stack, seconds)
+
+
+def conclude(args: argparse.Namespace, layout: Layout, summary: dict[str, Any]) -> int:
+    """Prints the summary and what next; writes DEMO_JSON. Fails when something was lost or not put back."""
+    from agents.cli.demo_report import text
+
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(summary, indent=2) + "\n")
+    if args.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print(text(summary, layout))
+    return DONE if summary["lost"] == 0 and summary["not_restored"] == 0 else FAILED

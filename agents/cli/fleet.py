@@ -1,0 +1,35 @@
+"""`eo fleet`: simulated nodes as one process; everything that they publish is marked simulated."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+from agents.cli.base import DONE, USAGE, EoError
+from streams.contract.layout import Layout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: eo fleet --nodes 10 --gpus 8"
+    parser.add_argument("--nodes", type=int, default=10, help="simulated nodes (default 10)")
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs per node, a multiple of 4 (default 8)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of load, sensors and silicon spread (default 1)")
+    parser.add_argument("--thin", type=float, default=None, help="share of the recorded trace that one engine takes")
+
+
+def run(args: argparse.Namespace) -> int:
+    from agents.cli.brokers import resolve_bootstrap
+    from agents.fleet.run import FleetPlan, main
+
+    if args.gpus % 4 or args.gpus < 4 or args.nodes < 1:
+        raise EoError(f"{args.nodes} nodes with {args.gpus} GPUs cannot be simulated; engines span 4 GPUs each", USAGE)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    layout = Layout.from_env()
+    if not layout.keyring.exists():
+        raise EoError(
+            f"{layout.keyring} does not exist, so no command could be verified; make it with `eo config keys`"
+        )
+    plan = FleetPlan(os.environ.get("EO_CLUSTER") or "default", args.nodes, args.gpus, args.seed, args.thin)
+    main(layout, plan, bootstrap=resolve_bootstrap(layout))
+    return DONE

@@ -1,0 +1,192 @@
+"""The state of a running cluster as the topics tell it, for `eo demo`, `eo top` and `eo status`. It never writes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from streams.contract import histogram
+from streams.contract.codec import decode
+from streams.contract.errors import ContractError
+from streams.contract.kafka import assigned_consumer_config
+from streams.contract.records import Histogram, NodeFeatures, PowerApplied, PowerDesired
+from streams.contract.topics import APPLIED, DESIRED, FEATURES
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+WINDOW_S: Final = 60
+Group = str  # "controlled", "hold-out" or "default"
+
+
+@dataclass(slots=True)
+class NodeView:
+    """The newest that is known of one node."""
+
+    node: str
+    window_end_ns: int = 0
+    quality: str = "measured"
+    power_w: dict[str, float | None] = field(default_factory=dict)
+    limit_w: dict[str, float | None] = field(default_factory=dict)
+    lock_mhz: dict[str, int | None] = field(default_factory=dict)
+    previous_limit_w: dict[str, float | None] = field(default_factory=dict)
+    group: dict[str, Group] = field(default_factory=dict)
+    mode: str = "observe"
+    strategy: str = "-"
+    reason: str = "no envelope yet"
+    lease_end_ns: int = 0
+    last_event: str = "-"
+    last_status: str = "-"
+
+    def capped(self, uuid: str) -> bool:
+        """Whether the last acknowledgement left this GPU under a limit or lock of ours."""
+        limit, previous = self.limit_w.get(uuid), self.previous_limit_w.get(uuid)
+        lowered = limit is not None and previous is not None and limit < previous
+        return lowered or self.lock_mhz.get(uuid) is not None
+
+
+@dataclass(slots=True)
+class GroupWindow:
+    """Latency counts of one group over the last minute, second by second."""
+
+    seconds: deque[tuple[int, dict[int, int]]] = field(default_factory=deque)
+
+    def add(self, second: int, counts: dict[int, int]) -> None:
+        if self.seconds and self.seconds[-1][0] == second:
+            into = self.seconds[-1][1]
+            for index, count in counts.items():
+                into[index] = into.get(index, 0) + count
+        else:
+            self.seconds.append((second, dict(counts)))
+        while self.seconds and self.seconds[0][0] <= second - WINDOW_S:
+            self.seconds.popleft()
+
+    def p99_ms(self) -> float | None:
+        pooled: dict[int, int] = {}
+        for _, counts in self.seconds:
+            for index, count in counts.items():
+                pooled[index] = pooled.get(index, 0) + count
+        return histogram.quantile(pooled, 0.99)
+
+
+@dataclass(slots=True)
+class LiveState:
+    """Folds features, envelopes and acknowledgements; every figure names what it was made from."""
+
+    nodes: dict[str, NodeView] = field(default_factory=dict)
+    tbt: dict[Group, GroupWindow] = field(default_factory=dict)
+    ttft: dict[Group, GroupWindow] = field(default_factory=dict)
+    loop_ms: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def fold(self, topic: str, payload: bytes | None) -> None:
+        """One message of any of the three topics; what does not decode is counted as undecodable."""
+        try:
+            if topic == FEATURES.name:
+                self._features(decode(NodeFeatures, payload))
+            elif topic == DESIRED.name:
+                self._desired(decode(PowerDesired, payload))
+            elif topic == APPLIED.name:
+                self._applied(decode(PowerApplied, payload))
+        except ContractError:
+            self._count("undecodable")
+
+    def _count(self, name: str, by: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + by
+
+    def view(self, node: str) -> NodeView:
+        return self.nodes.setdefault(node, NodeView(node))
+
+    def _features(self, record: NodeFeatures) -> None:
+        view = self.view(record.node)
+        view.window_end_ns, view.quality = record.window_end_ns, record.quality
+        view.power_w = dict(zip(record.uuid, record.features.get("power_w_last", ()), strict=False))
+        second = record.window_end_ns // 1_000_000_000
+        for engine in record.engines:
+            group = view.group.get(engine.gpu_uuid[0], "default") if engine.gpu_uuid else "default"
+            for windows, counts in ((self.tbt, engine.tbt), (self.ttft, engine.ttft)):
+                windows.setdefault(group, GroupWindow()).add(second, _pairs(counts))
+        self._count("features", len(record.uuid))
+
+    def _desired(self, record: PowerDesired) -> None:
+        view = self.view(record.node)
+        view.mode, view.strategy, view.reason = record.mode, record.strategy, record.reason
+        view.lease_end_ns = record.issued_at_ns + record.ttl_ms * 1_000_000
+        columns = record.gpu
+        for i, uuid in enumerate(columns.uuid):
+            granted = columns.max_sm_mhz[i] is not None or columns.max_power_w[i] is not None
+            active = granted and record.mode in {"canary", "on"}
+            view.group[uuid] = "hold-out" if columns.holdout[i] else "controlled" if active else "default"
+        self._count("envelopes")
+
+    def _applied(self, record: PowerApplied) -> None:
+        view = self.view(record.node)
+        columns = record.gpu
+        for i, uuid in enumerate(columns.uuid):
+            view.limit_w[uuid] = columns.effective_limit_w[i]
+            view.lock_mhz[uuid] = columns.effective_sm_mhz[i]
+            view.previous_limit_w[uuid] = columns.previous_limit_w[i]
+            self._count(columns.status[i])
+        view.last_event = record.event
+        view.last_status = ",".join(sorted(set(columns.status)))
+        if record.event == "command" and record.sample_ts_ns is not None and "applied" in columns.status:
+            self.loop_ms.append((record.ts_ns - record.sample_ts_ns) / 1e6)
+
+    def mean_power_w(self, group: Group) -> float | None:
+        """Mean watts per GPU of one group, from the newest sample of each node."""
+        values = [
+            watts
+            for view in self.nodes.values()
+            for uuid, watts in view.power_w.items()
+            if watts is not None and view.group.get(uuid, "default") == group
+        ]
+        return sum(values) / len(values) if values else None
+
+    def gpus(self, group: Group) -> int:
+        return sum(view.group.get(uuid, "default") == group for view in self.nodes.values() for uuid in view.power_w)
+
+    def caps_in_force(self) -> int:
+        return sum(view.capped(uuid) for view in self.nodes.values() for uuid in view.limit_w)
+
+    def lag_s(self, now_ns: int) -> float | None:
+        """Age of the newest feature of the node that is furthest behind."""
+        ends = [view.window_end_ns for view in self.nodes.values() if view.window_end_ns]
+        return max(0.0, (now_ns - min(ends)) / 1e9) if ends else None
+
+    def loop_quantile_ms(self, q: float) -> float | None:
+        ordered = sorted(self.loop_ms)
+        return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
+
+
+def _pairs(counts: Histogram | None) -> dict[int, int]:
+    return dict(zip(counts.index, counts.count, strict=True)) if counts is not None else {}
+
+
+class LiveReader:
+    """Feeds a LiveState from the broker by assign(), without a group. `close()` when done."""
+
+    def __init__(self, bootstrap: str, *, history_s: float) -> None:
+        from confluent_kafka import Consumer, TopicPartition
+
+        self._consumer = Consumer(assigned_consumer_config(bootstrap, "eo-live", offset_reset="latest"))
+        metadata = self._consumer.list_topics(timeout=10)
+        since_ms = int((time.time() - history_s) * 1000)
+        wanted = [
+            TopicPartition(topic.name, partition, since_ms)
+            for topic in (FEATURES, DESIRED, APPLIED)
+            for partition in (metadata.topics[topic.name].partitions if topic.name in metadata.topics else ())
+        ]
+        self._consumer.assign(self._consumer.offsets_for_times(wanted, timeout=10) if wanted else [])
+
+    def poll(self, state: LiveState, timeout_s: float) -> int:
+        """Folds what has arrived; returns the number of messages."""
+        messages: list[Message] = self._consumer.consume(500, timeout_s)
+        for message in messages:
+            if message.error() is None:
+                state.fold(str(message.topic()), message.value())
+        return len(messages)
+
+    def close(self) -> None:
+        self._consumer.close()

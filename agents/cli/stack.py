@@ -1,0 +1,145 @@
+"""The whole loop on this machine: broker, topics, keys, simulated nodes, worker; up, and down in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agents.cli import brokers, topic_admin
+from agents.cli.base import REFUSED, EoError
+from agents.cli.processes import Processes, Usage, alive
+from agents.fleet import registers as fleet_registers
+from streams.contract.layout import Layout
+
+MARK: Final = "demo.json"
+PARTITIONS: Final = 4
+READERS: Final = ("features", "anomaly", "actuation", "ledger", "archive")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: size, policy and length. `seconds` None = until Ctrl-C."""
+
+    nodes: int = 100
+    gpus: int = 8
+    seconds: float | None = None
+    strategy: str = "balanced"
+    mode: str = "on"
+    seed: int = 1
+
+
+class Stack:
+    """One running loop below one data folder."""
+
+    def __init__(self, layout: Layout, plan: Plan, *, say: Say) -> None:
+        self.layout, self.plan, self._say = layout, plan, say
+        self.broker: brokers.BrokerInfo | None = None
+        self.started_ns = time.time_ns()
+        self.processes = Processes(layout.root / "logs", self._env(""))
+        self._own_broker = False
+
+    def _env(self, bootstrap: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "EO_DATA_DIR": str(self.layout.root),
+            "EO_CLUSTER": "demo",
+            "EO_MODE": self.plan.mode,
+            "EO_STRATEGY": self.plan.strategy,
+            "KAFKA_BOOTSTRAP": bootstrap,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    @property
+    def bootstrap(self) -> str:
+        if self.broker is None:
+            raise EoError("the stack is not started; call start() first")
+        return self.broker.bootstrap
+
+    def start(self) -> None:
+        """Broker, keys, topics before any worker, devices at their defaults, then the processes."""
+        from agents.cli.config import ensure_keys
+
+        fresh_folder(self.layout, self._say)
+        before = brokers.status(self.layout)
+        self.broker = brokers.up(self.layout)
+        self._own_broker = before is None and self.broker.kind != "external"
+        self._say(f"broker: {self.broker.label} at {self.broker.bootstrap}")
+        ensure_keys(self.layout)
+        topic_admin.apply(self.broker.bootstrap, partitions=PARTITIONS)
+        fleet_registers.create(self.layout.fleet, cluster="demo", nodes=self.plan.nodes, gpus_per_node=self.plan.gpus)
+        self.processes.env = self._env(self.broker.bootstrap)
+        self.processes.start("worker", "worker")
+        plan = self.plan
+        self.processes.start("fleet", "fleet", f"--nodes={plan.nodes}", f"--gpus={plan.gpus}", f"--seed={plan.seed}")
+
+    def usage(self) -> Usage:
+        """CPU and memory of everything that the loop runs, the broker and this process included."""
+        extra = {"view": os.getpid()}
+        if self.broker is not None and self.broker.pid is not None:
+            extra["broker"] = self.broker.pid
+        return self.processes.usage(extra)
+
+    def settle(self, *, timeout_s: float = 40.0) -> None:
+        """Ends the nodes (they restore their devices), then waits until every job has read what they sent."""
+        self._say("ending the nodes: every limit goes back to the value found before")
+        self.processes.stop("fleet")
+        deadline = time.monotonic() + timeout_s
+        while (behind := self.lag()) and time.monotonic() < deadline:
+            self.processes.revive()
+            time.sleep(0.2)
+        if behind:
+            self._say(f"after {timeout_s:.0f} s these jobs were still behind: {behind}")
+        self.processes.stop("worker", timeout_s=30)
+
+    def lag(self) -> dict[str, int]:
+        """Messages that each job has not committed yet; a job without a commit counts whole."""
+        from agents.cli.lag import committed_lag
+
+        return {job: lag for job in READERS if (lag := committed_lag(self.bootstrap, f"eo-demo-{job}", job))}
+
+    def stop(self) -> None:
+        """Ends what is left; a broker that was there before us stays."""
+        self.processes.stop_all()
+        if self._own_broker:
+            brokers.down(self.layout)
+
+
+def fresh_folder(layout: Layout, say: Say) -> None:
+    """An empty data folder: an earlier demo's folder moves to `<name>-previous`; anything else is refused."""
+    root = layout.root
+    mark = root / MARK
+    if mark.exists():
+        _refuse_running(json.loads(mark.read_text()).get("pid"), root)
+        previous = root.with_name(root.name + "-previous")
+        _remove_tree(previous)
+        brokers.down(layout)
+        root.rename(previous)
+        say(f"the last demo's data moved to {previous}")
+    elif root.exists() and any(root.iterdir()):
+        raise EoError(
+            f"{root} holds data that no demo wrote; set EO_DATA_DIR to another folder, so that yours stays",
+            REFUSED,
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"pid": os.getpid(), "started_ns": time.time_ns()}))
+
+
+def _refuse_running(pid: object, root: Path) -> None:
+    if isinstance(pid, int) and pid != os.getpid() and alive(pid):
+        raise EoError(
+            f"a demo with pid {pid} already runs in {root}; end it, or set EO_DATA_DIR to another folder", REFUSED
+        )
+
+
+def _remove_tree(folder: Path) -> None:
+    import shutil
+
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,124 @@
+"""The twin seen through the node agent's eyes: turns the arrays of all GPUs into each node's columns and engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from agents.fleet.registers import Registers
+from models.twin.cluster import TwinCluster
+from models.twin.histograms import SparseHist
+from streams.contract.records import EngineReading, GpuColumns, Histogram, HostReading
+
+STACK: Final = "llama-3.1-70b/bf16/twin/h100x4"
+WORKLOAD: Final = "llm-conversation"
+
+
+class Bank:
+    """Gives each node its readings; `advance` moves the twin on and refreshes the registers and the columns."""
+
+    def __init__(self, registers: Registers, twin: TwinCluster, *, gpus_per_engine: int) -> None:
+        self.registers, self.twin = registers, twin
+        per_node = registers.gpus_per_node
+        if per_node % gpus_per_engine:
+            raise ValueError(
+                f"{per_node} GPUs per node do not divide into engines of {gpus_per_engine}; choose a multiple"
+            )
+        self.engines_per_node = per_node // gpus_per_engine
+        self._names = (registers.name,) * per_node
+        self._ok = ("ok",) * per_node
+        self._engine_uuids = tuple(
+            registers.uuids[start : start + gpus_per_engine]
+            for start in range(0, len(registers.uuids), gpus_per_engine)
+        )
+        # The counter of a device goes on over a restart of the fleet, as it does over a restart of an agent.
+        self._energy_base_mj = registers.energy_mj.copy()
+        self._columns: dict[str, Sequence[float]] = {}
+        self._engine_columns: dict[str, Sequence[float]] = {}
+        self.refresh()
+
+    def advance(self, dt_s: float) -> None:
+        """Moves the twin by dt under the limits and locks that stand in the registers now."""
+        registers, twin = self.registers, self.twin
+        twin.advance(dt_s, sm_lock_mhz=registers.sm_lock_mhz, limit_w=registers.limit_w)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Copies the twin's state to the registers, and to plain lists once for all nodes."""
+        registers, twin = self.registers, self.twin
+        for column in ("power_w", "sm_mhz", "temp_c", "util_ratio", "throttle"):
+            getattr(registers, column)[:] = getattr(twin, column)
+        registers.energy_mj[:] = self._energy_base_mj + twin.energy_mj
+        self._columns = {
+            "power_w": np.round(twin.power_w, 2).tolist(),
+            "energy_mj": registers.energy_mj.astype(np.int64).tolist(),
+            "limit_w": registers.limit_w.tolist(),
+            "sm_mhz": twin.sm_mhz.astype(np.int64).tolist(),
+            "sm_lock_mhz": registers.sm_lock_mhz.astype(np.int64).tolist(),
+            "util_ratio": np.round(twin.util_ratio, 4).tolist(),
+            "temp_c": np.round(twin.temp_c, 1).tolist(),
+            "throttle": twin.throttle.astype(np.int64).tolist(),
+            "limit_default_w": registers.limit_default_w.tolist(),
+            "limit_min_w": registers.limit_min_w.tolist(),
+            "limit_max_w": registers.limit_max_w.tolist(),
+            "sm_max_mhz": registers.sm_max_mhz.astype(np.int64).tolist(),
+        }
+        counts = (
+            "running",
+            "waiting",
+            "waiting_tokens",
+            "kv_tokens",
+            "prompt_tokens_total",
+            "generation_tokens_total",
+            "requests_total",
+        )
+        self._engine_columns = {name: getattr(twin, name).astype(np.int64).tolist() for name in counts}
+        self._engine_columns["kv_use_ratio"] = np.round(twin.kv_use_ratio, 4).tolist()
+
+    def gpu_columns(self, node_index: int) -> GpuColumns:
+        """One node's GPUs as the contract has them. Memory is not simulated, so it is null."""
+        start = node_index * self.registers.gpus_per_node
+        end = start + self.registers.gpus_per_node
+        part = {name: tuple(values[start:end]) for name, values in self._columns.items()}
+        locks = tuple(lock or None for lock in part.pop("sm_lock_mhz"))
+        return GpuColumns(
+            uuid=self.registers.uuids[start:end],
+            name=self._names,
+            state=self._ok,  # type: ignore[arg-type]  # a tuple of one literal
+            sm_lock_mhz=locks,  # type: ignore[arg-type]  # integers by construction above
+            **part,  # type: ignore[arg-type]
+        )
+
+    def engines(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
+        """The serving engines of one node; histograms count since the last call for that node."""
+        first = node_index * self.engines_per_node
+        return tuple(
+            self._engine(replica, f"{self.registers.nodes[node_index]}/r{slot}", now_ns)
+            for slot, replica in enumerate(range(first, first + self.engines_per_node))
+        )
+
+    def _engine(self, replica: int, name: str, now_ns: int) -> EngineReading:
+        ttft, tbt, e2e = self.twin.take_histograms(replica)
+        values = {column: values[replica] for column, values in self._engine_columns.items()}
+        return EngineReading(
+            engine=name,
+            kind="twin",
+            stack=STACK,
+            workload=WORKLOAD,
+            gpu_uuid=self._engine_uuids[replica],
+            ts_ns=now_ns,
+            ttft=_histogram(ttft),
+            tbt=_histogram(tbt),
+            e2e=_histogram(e2e),
+            **values,  # type: ignore[arg-type]  # integers by construction above
+        )
+
+    def host(self, node_index: int) -> HostReading | None:
+        """Hosts are not simulated here: unknown, not zero."""
+        return None
+
+
+def _histogram(sparse: SparseHist) -> Histogram:
+    return Histogram(index=sparse.index, count=sparse.count, sum_ms=round(sparse.sum_ms, 3))

@@ -1,0 +1,108 @@
+"""Many simulated nodes in one process: the node agent's and the capper's own classes on the twin, driven by one clock.
+
+Nothing here is a shortcut around them: samples go through the spool, commands through verification, limits through the
+capper into registers that outlive the process. Real time or any other: `step` takes the moments as arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+from agents.capper.actuators.twin import TwinActuator, TwinRegisters
+from agents.capper.core import Capper
+from agents.capper.settings import CapperSettings
+from agents.fleet.bank import Bank
+from agents.fleet.registers import Registers
+from agents.node.agent import NodeAgent
+from agents.node.control_loop import ControlLoop
+from agents.node.publisher import EventPublisher
+from agents.node.sources.twin import TwinSource
+from agents.node.spool import Spool
+from models.twin.cluster import TwinCluster
+from streams.contract.layout import Layout
+from streams.contract.signing import KeyRing
+
+SLOTS: Final = 10  # parts of a second; each node samples in one of them, as unsynchronised nodes would
+SLOT_S: Final = 1.0 / SLOTS
+GPUS_PER_ENGINE: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedNode:
+    """One node: its agent, its capper, and the slots of the second in which it works."""
+
+    agent: NodeAgent
+    capper: Capper
+    slot: int
+
+
+class Fleet:
+    """All nodes, moved together. `start` restores what an earlier fleet left set; `close` restores everything."""
+
+    def __init__(self, registers: Registers, twin: TwinCluster, nodes: list[SimulatedNode], bank: Bank) -> None:
+        self.registers, self.twin, self.nodes, self._bank = registers, twin, nodes, bank
+        self._slot = 0
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.capper.start()
+            node.agent.control_step(0.0)
+
+    def step(self, *, wall_ns: int, mono_s: float, dt_s: float = SLOT_S) -> None:
+        """One slot: the twin moves, a tenth of the nodes sample, a fifth control, half tick their leases."""
+        self._bank.advance(dt_s)
+        slot, half = self._slot, self._slot % (SLOTS // 2)
+        for node in self.nodes:
+            if node.slot == slot:
+                node.agent.sample(wall_ns)
+            if node.slot % 2 == slot % 2:
+                node.capper.tick()
+            if node.slot % (SLOTS // 2) == half:
+                node.agent.control_step(mono_s)
+        self._slot = (slot + 1) % SLOTS
+
+    def close(self) -> None:
+        """Puts every device back and spools the acknowledgements of it."""
+        for node in self.nodes:
+            node.capper.restore_all("the fleet is stopping")
+            node.agent.control_step(0.0)
+            node.capper.close()
+            node.agent.close()
+
+
+def build(
+    *,
+    layout: Layout,
+    registers: Registers,
+    twin: TwinCluster,
+    spool: Spool,
+    events: EventPublisher,
+    keyring: KeyRing,
+    monotonic: Callable[[], float],
+    wall_ns: Callable[[], int],
+    settings: CapperSettings | None = None,
+) -> Fleet:
+    """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware."""
+    settings = settings or CapperSettings(opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0)
+    bank = Bank(registers, twin, gpus_per_engine=GPUS_PER_ENGINE)
+    nodes = []
+    for index, name in enumerate(registers.nodes):
+        rows = {uuid: registers.rows[uuid] for uuid in registers.node_uuids(index)}
+        view = cast(TwinRegisters, registers)
+        capper = Capper(
+            node=name,
+            cluster=registers.cluster,
+            settings=settings,
+            power=TwinActuator(view, "power_limit_w", rows),
+            clock=TwinActuator(view, "sm_lock_mhz", rows),
+            folder=layout.capper / name,
+            keyring=keyring,
+            monotonic=monotonic,
+            wall_ns=wall_ns,
+        )
+        control = ControlLoop(name, capper, cluster=registers.cluster, monotonic=monotonic, wall_ns=wall_ns)
+        agent = NodeAgent(registers.cluster, name, [TwinSource(bank, index)], spool, control, events=events)
+        nodes.append(SimulatedNode(agent, capper, index % SLOTS))
+    return Fleet(registers, twin, nodes, bank)

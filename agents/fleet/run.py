@@ -1,0 +1,140 @@
+"""Runs a fleet as a process: one Kafka producer and one reader for all nodes, SIGTERM restores everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agents.fleet import registers as fleet_registers
+from agents.fleet.fleet import GPUS_PER_ENGINE, SLOT_S, Fleet, build
+from agents.fleet.trace import recorded_workload
+from agents.node.commands import CommandReader, ConsumerPort
+from agents.node.producer import ProducerPort, RebuildingProducer
+from agents.node.publisher import EventPublisher, SpoolPublisher
+from agents.node.spool import Spool
+from models.twin.cluster import TwinCluster
+from models.twin.params import TwinParams
+from streams.contract.kafka import assigned_consumer_config, producer_config
+from streams.contract.layout import Layout
+from streams.contract.signing import KeyRing
+
+log = logging.getLogger("eo.fleet")
+CATCH_UP_S = 2.0  # a loop that fell behind further than this drops the lost time instead of racing after it
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """Size and load of a simulated fleet."""
+
+    cluster: str
+    nodes: int
+    gpus: int
+    seed: int = 1
+    thin: float | None = None  # share of the recorded trace that one engine takes; None = the model's default
+
+
+class FleetProcess:
+    """Everything one process needs; `run` returns when it was asked to stop and all is put back and published."""
+
+    def __init__(self, layout: Layout, plan: FleetPlan, *, bootstrap: str) -> None:
+        self._layout = layout
+        self.registers = fleet_registers.create(
+            layout.fleet, cluster=plan.cluster, nodes=plan.nodes, gpus_per_node=plan.gpus
+        )
+        replicas = plan.nodes * plan.gpus // GPUS_PER_ENGINE
+        workload = recorded_workload(replicas=replicas, seed=plan.seed, thin=plan.thin)
+        twin = TwinCluster(
+            replicas=replicas, gpus_per_replica=GPUS_PER_ENGINE, workload=workload, params=TwinParams(), seed=plan.seed
+        )
+        producer = RebuildingProducer(lambda: _producer(bootstrap))
+        self._telemetry_spool = Spool(layout.spool / "fleet")
+        self._event_spool = Spool(layout.spool / "fleet-acks")
+        self.telemetry = SpoolPublisher(self._telemetry_spool, producer)
+        self.events = EventPublisher(self._event_spool, producer)
+        self.fleet: Fleet = build(
+            layout=layout,
+            registers=self.registers,
+            twin=twin,
+            spool=self._telemetry_spool,
+            events=self.events,
+            keyring=KeyRing.load(layout.keyring),
+            monotonic=time.monotonic,
+            wall_ns=time.time_ns,
+        )
+        self.reader = CommandReader(
+            _consumer(bootstrap), None, {n.agent.node: n.agent.command for n in self.fleet.nodes}
+        )
+        self._stop = False
+
+    def stop(self, *_: object) -> None:
+        self._stop = True
+
+    def run(self) -> None:
+        """Ten slots a second until asked to stop, waiting for commands in between."""
+        self.fleet.start()
+        self._write_run_file()
+        due = time.monotonic()
+        try:
+            while not self._stop:
+                self.fleet.step(wall_ns=time.time_ns(), mono_s=time.monotonic())
+                self._pump()
+                due = _next(due, time.monotonic())
+                while (left := due - time.monotonic()) > 0 and not self._stop:
+                    if self.reader.poll(200, left):
+                        self._pump()
+        finally:
+            self.close()
+
+    def _pump(self) -> None:
+        self.events.pump()
+        self.telemetry.pump()
+
+    def close(self, *, drain_s: float = 15.0) -> None:
+        """Restores every device first; then sends what is still in the spools, as far as the broker takes it."""
+        self.fleet.close()
+        self.reader.close()
+        sent = self.events.drain(drain_s) and self.telemetry.drain(drain_s)
+        if not sent:
+            log.warning("the spools keep what the broker did not take within %.0f s; the next start sends it", drain_s)
+        self._event_spool.close()
+        self._telemetry_spool.close()
+        log.info("stopped: %d samples acknowledged, all devices put back", self.telemetry.acked_total)
+
+    def _write_run_file(self) -> None:
+        self._layout.run.mkdir(parents=True, exist_ok=True)
+        entry = {"pid": os.getpid(), "role": "fleet", "started_ns": time.time_ns(), "nodes": len(self.fleet.nodes)}
+        (self._layout.run / "fleet.json").write_text(json.dumps(entry))
+
+
+def _next(due: float, now: float) -> float:
+    due += SLOT_S
+    return due if now - due < CATCH_UP_S else now
+
+
+def _producer(bootstrap: str) -> ProducerPort:
+    from confluent_kafka import Producer
+
+    producer: ProducerPort = Producer(producer_config(bootstrap, "eo-fleet", linger_ms=5))
+    return producer
+
+
+def _consumer(bootstrap: str) -> ConsumerPort:
+    from confluent_kafka import Consumer
+
+    consumer: ConsumerPort = Consumer(assigned_consumer_config(bootstrap, "fleet"))
+    return consumer
+
+
+def main(layout: Layout, plan: FleetPlan, *, bootstrap: str, on_ready: Callable[[], None] | None = None) -> None:
+    """Builds, installs the signal handlers, runs."""
+    process = FleetProcess(layout, plan, bootstrap=bootstrap)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, process.stop)
+    if on_ready is not None:
+        on_ready()
+    process.run()
