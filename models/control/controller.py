@@ -6,10 +6,10 @@ second after three clean windows. It decides inside the bounds it is given and n
 
 from __future__ import annotations
 
-from math import ceil, isfinite
+from math import ceil, exp, isfinite
 from typing import Final
 
-from models.control.forecast import LoadNow, chunk_room, iteration_pair_s, latency
+from models.control.forecast import Latency, LoadNow, chunk_room, expected_pair_s, latency, reachable
 from models.control.learning import Ratios
 from models.control.profiles import StackProfile
 from models.control.release import heat_or_brake, no_signal, no_target
@@ -20,6 +20,8 @@ __all__ = ["ClockBounds", "Decision", "EngineState", "LocalController", "Observe
 DWELL_S: Final = 1.0
 CLEAN_WINDOWS: Final = 3
 DOWN_MHZ: Final = 60  # one step down costs at most 4 % of latency, so a wrong model shows before it hurts
+SLOW_S: Final = 20.0  # a long answer takes about this long
+FULL_CHUNKS_PER_S: Final = 2.0  # prefill rate above which a window surely held a full chunk
 UNKNOWN_STACK_FLOOR: Final = 0.95  # of default: without a profile nothing lower is tried
 
 
@@ -32,6 +34,8 @@ class LocalController:
         self._changed_s = float("-inf")
         self._clean = 0
         self._steady = False
+        self._slow: LoadNow | None = None
+        self._slow_s = 0.0
         self.ratios = Ratios()
 
     def step(
@@ -61,26 +65,36 @@ class LocalController:
     def _predictive(
         self, now_s: float, profile: StackProfile, load: LoadNow, *, targets: Targets, bounds: ClockBounds
     ) -> Decision:
-        fmax = profile.device.fmax_mhz
-        now = latency(profile, (self._lock_mhz or bounds.default_mhz) / fmax, load, self.ratios)
-        if targets.ttft_ms is not None and now.wait_ms > targets.ttft_ms:
-            return self._release(
-                now_s, f"queue wait {now.wait_ms:.0f} ms over the target of {targets.ttft_ms:.0f} ms: default clocks"
-            )
+        self._follow(now_s, load)
         grid = _grid(bounds)
         if not grid:
             return self._release(now_s, "the bounds hold no clock of the device's grid: default clocks")
-        top = latency(profile, grid[-1] / fmax, load, self.ratios).broken(targets)
-        if top is not None:
-            return self._release(now_s, f"{top} even at {grid[-1]} MHz: default clocks")
+        wait_ms = self._at(profile, self._lock_mhz or bounds.default_mhz, load).wait_ms
+        if targets.ttft_ms is not None and wait_ms > targets.ttft_ms:
+            return self._release(
+                now_s, f"queue wait {wait_ms:.0f} ms over the target of {targets.ttft_ms:.0f} ms: default clocks"
+            )
+        goal = reachable(targets, self._at(profile, bounds.default_mhz, load))
+        broken = self._at(profile, grid[-1], load).broken(goal)
+        if broken is not None:
+            return self._release(now_s, f"{broken} even at {grid[-1]} MHz: default clocks")
         low, high = 0, len(grid) - 1
         while low < high:
             middle = (low + high) // 2
-            if latency(profile, grid[middle] / fmax, load, self.ratios).broken(targets) is None:
+            if self._at(profile, grid[middle], load).broken(goal) is None:
                 high = middle
             else:
                 low = middle + 1
         return self._approach(now_s, grid[high], bounds, f"lowest clock that keeps the targets is {grid[high]} MHz")
+
+    def _at(self, profile: StackProfile, mhz: int, load: LoadNow) -> Latency:
+        return latency(profile, mhz / profile.device.fmax_mhz, load=load, slow=self._slow or load, ratios=self.ratios)
+
+    def _follow(self, now_s: float, load: LoadNow) -> None:
+        """The mean load over about the duration of a long answer."""
+        share = 1.0 - exp(-max(0.0, now_s - self._slow_s) / SLOW_S)
+        self._slow = load if self._slow is None else self._slow.towards(load, share)
+        self._slow_s = now_s
 
     def _cautious(self, now_s: float, state: EngineState, bounds: ClockBounds) -> Decision:
         if state.waiting_tokens:
@@ -130,18 +144,17 @@ class LocalController:
 
     def _learn(self, profile: StackProfile, load: LoadNow, bounds: ClockBounds, observed: Observed | None) -> None:
         """Compares the last window with the model, if the lock did not move in it."""
-        if observed is None or not self._steady or load.running == 0:
+        if observed is None or observed.prompt_tokens_per_s is None or not self._steady or load.running == 0:
             return
         mhz = max(self._lock_mhz or bounds.default_mhz, observed.sm_mhz or 0)
-        decode_s, mixed_s = iteration_pair_s(profile, min(1.0, mhz / profile.device.fmax_mhz), load)
-        room = chunk_room(profile, load.running)
-        chunks_per_s = None if load.prompt_tokens_per_s is None else load.prompt_tokens_per_s / room
+        decode_s, mixed_s = expected_pair_s(profile, min(1.0, mhz / profile.device.fmax_mhz), load)
+        chunks_per_s = load.prompt_tokens_per_s / chunk_room(profile, load.running)
         mean_s = _seconds(observed.tbt_mean_ms)
-        if mean_s is not None and chunks_per_s is not None:
+        if mean_s is not None:
             share = min(1.0, chunks_per_s * mean_s)
             self.ratios.learn_mean(mean_s, decode_s=decode_s, mixed_s=mixed_s, mixed_share=share)
         tail_s = _seconds(observed.tbt_p99_ms)
-        if tail_s is not None and chunks_per_s is not None and chunks_per_s >= 2.0:
+        if tail_s is not None and chunks_per_s >= FULL_CHUNKS_PER_S:
             self.ratios.learn_tail(tail_s, mixed_s=mixed_s)
 
 
@@ -153,7 +166,7 @@ def _grid(bounds: ClockBounds) -> range:
 
 def _load(state: EngineState, observed: Observed | None) -> LoadNow:
     """A state that no_signal() has passed: running, waiting tokens and KV tokens are known."""
-    rate = observed.prompt_tokens_per_s if observed is not None else None
+    rate = (observed.prompt_tokens_per_s or 0.0) if observed is not None else 0.0
     return LoadNow(state.running or 0, state.waiting_tokens or 0, state.kv_tokens or 0, rate)
 
 

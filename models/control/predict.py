@@ -10,6 +10,8 @@ from math import sqrt
 
 from models.control.profiles import DeviceCurve, StackProfile
 
+_BISECTIONS = 12  # to a 4,000th of the range: finer than the device's clock grid
+
 
 def clock_factor(curve: DeviceCurve, x: float) -> float:
     """g(x) = x * v(x)**2: clock-dependent power relative to full clock."""
@@ -53,3 +55,25 @@ def board_w(
 def idle_w(curve: DeviceCurve, x: float) -> float:
     """Watts of a GPU that holds a context and has nothing to do."""
     return curve.idle_w + curve.idle_clock_w * clock_factor(curve, x)
+
+
+def capped_clock(
+    stack: StackProfile, x: float, *, running: float, kv_tokens: float, prefill_tokens: float, limit_w: float
+) -> float:
+    """Highest clock up to x whose watts keep the limit; at the clock floor the limit is no longer kept."""
+
+    def keeps(clock: float) -> bool:
+        t_s = iteration_s(stack, clock, running=running, kv_tokens=kv_tokens, prefill_tokens=prefill_tokens)
+        watts = board_w(stack, clock, running=running, kv_tokens=kv_tokens, prefill_tokens=prefill_tokens, t_s=t_s)
+        return watts <= limit_w
+
+    if keeps(x):
+        return x
+    low, high = min(stack.device.fmin_mhz / stack.device.fmax_mhz, x), x
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if keeps(middle):
+            low = middle
+        else:
+            high = middle
+    return low
