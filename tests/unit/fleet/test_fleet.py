@@ -1,0 +1,143 @@
+"""The fleet is the real agent and the real capper on simulated devices: sampled, commanded, expired, restarted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.unit.fleet.conftest import GPUS, NODES, Bench, make_bench
+
+
+def test_each_node_sends_one_simulated_record_a_second_with_all_gpus(bench: Bench) -> None:
+    bench.run(5.0)
+    records = bench.telemetry()
+    assert len(records) == 5 * NODES
+    assert {record.quality for record in records} == {"simulated"}
+    for node in bench.fleet.registers.nodes:
+        assert [r.seq for r in records if r.node == node] == [1, 2, 3, 4, 5]
+    gpu = records[-1].gpu
+    assert gpu is not None
+    assert len(gpu.uuid) == GPUS
+    assert gpu.mem_used_mb is None  # memory is not simulated: unknown, not zero
+    assert gpu.power_w is not None
+    assert min(w for w in gpu.power_w if w is not None) > 50
+
+
+def test_the_energy_counter_rises_with_power_and_survives_a_restart(bench: Bench, tmp_path: Path) -> None:
+    bench.run(20.0)
+    before = bench.fleet.registers.energy_mj.copy()
+    assert (before > 20 * 60 * 1000).all()  # 20 s at more than the idle 60 W
+    stop(bench)
+    again = make_bench(tmp_path)
+    again.run(1.0)
+    assert (again.fleet.registers.energy_mj > before).all()
+
+
+def test_a_granted_node_lowers_its_clocks_and_its_power_and_the_others_stay(bench: Bench) -> None:
+    bench.run(5.0)
+    ack = bench.command(0, bench.envelope(0))
+    assert set(ack.gpu.status) == {"applied"}
+    for _ in range(10):
+        bench.run(3.0)
+        bench.command(0, bench.envelope(0))
+    registers = bench.fleet.registers
+    assert (registers.sm_lock_mhz[:GPUS] > 0).all()
+    assert (registers.limit_w[:GPUS] == 600.0).all()
+    assert (registers.sm_lock_mhz[GPUS:] == 0).all()
+    assert (registers.limit_w[GPUS:] == 700.0).all()
+    rate = np.diff([mean_energy(bench, 0), step_and_mean(bench, 0)])[0]
+    other = np.diff([mean_energy(bench, 1), step_and_mean(bench, 1)])[0]
+    assert rate < other
+
+
+def mean_energy(bench: Bench, node: int) -> float:
+    return float(bench.fleet.registers.energy_mj[node * GPUS : (node + 1) * GPUS].mean())
+
+
+def step_and_mean(bench: Bench, node: int) -> float:
+    bench.command(0, bench.envelope(0))
+    bench.run(4.0)
+    return mean_energy(bench, node)
+
+
+def test_an_unrenewed_lease_puts_every_device_back_within_ttl_plus_one_second(bench: Bench) -> None:
+    bench.command(0, bench.envelope(0, ttl_ms=5000))
+    bench.run(4.0)
+    assert bench.fleet.registers.changed()
+    bench.run(2.0)
+    assert bench.fleet.registers.changed() == ()
+    assert any(ack.event == "expiry" and set(ack.gpu.status) <= {"expired", "restored"} for ack in bench.acks())
+
+
+def test_closing_restores_and_reports_it(bench: Bench) -> None:
+    bench.command(1, bench.envelope(1))
+    bench.run(3.0)
+    stop(bench)
+    assert bench.fleet.registers.changed() == ()
+
+
+def test_a_killed_fleet_leaves_its_limits_and_the_next_start_puts_them_back(bench: Bench, tmp_path: Path) -> None:
+    bench.command(2, bench.envelope(2))
+    bench.run(2.0)
+    changed = bench.fleet.registers.changed()
+    assert len(changed) == GPUS
+    kill(bench)
+    again = make_bench(tmp_path)
+    assert again.fleet.registers.changed() == ()
+    again.run(1.0)
+    assert any("restored" in ack.gpu.status for ack in again.acks())
+
+
+def test_a_command_applied_twice_changes_nothing(bench: Bench) -> None:
+    envelope = bench.envelope(0)
+    first = bench.command(0, envelope)
+    state = bench.fleet.registers.limit_w.copy()
+    second = bench.command(0, envelope)
+    assert second.gpu == first.gpu
+    assert (bench.fleet.registers.limit_w == state).all()
+
+
+def test_a_forged_command_is_refused_with_its_reason(bench: Bench) -> None:
+    envelope = bench.envelope(0)
+    forged = msgspec.structs.replace(envelope, ttl_ms=6000)
+    ack = bench.command(0, forged)
+    assert set(ack.gpu.status) == {"refused"}
+    assert "signature" in ack.gpu.reason[0]
+    assert bench.fleet.registers.changed() == ()
+
+
+def test_holdout_gpus_are_never_touched(bench: Bench) -> None:
+    envelope = bench.envelope(0)
+    gpu = msgspec.structs.replace(envelope.gpu, holdout=(True,) * 4 + (False,) * 4)
+    bench.command(0, bench.envelope(0, gpu=gpu))
+    bench.run(4.0)
+    assert (bench.fleet.registers.limit_w[:4] == 700.0).all()
+    assert (bench.fleet.registers.sm_lock_mhz[:4] == 0).all()
+    assert (bench.fleet.registers.limit_w[4:GPUS] == 600.0).all()
+
+
+@pytest.mark.parametrize("gpus", [6, 10])
+def test_gpus_that_do_not_divide_into_engines_are_refused(gpus: int, tmp_path: Path) -> None:
+    from agents.fleet import registers as fleet_registers
+    from agents.fleet.bank import Bank
+
+    registers = fleet_registers.create(tmp_path, cluster="c", nodes=1, gpus_per_node=gpus)
+    with pytest.raises(ValueError, match="choose a multiple"):
+        Bank(registers, twin=None, gpus_per_engine=4)  # type: ignore[arg-type]  # refused before it is looked at
+
+
+def stop(bench: Bench) -> None:
+    bench.fleet.close()
+    bench.spool.close()
+    bench.acks_spool.close()
+
+
+def kill(bench: Bench) -> None:
+    """What SIGKILL leaves: files and device registers as they are, locks released by the kernel."""
+    for node in bench.fleet.nodes:
+        node.capper._drop_files()
+    bench.spool.close()
+    bench.acks_spool.close()
