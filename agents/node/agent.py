@@ -59,7 +59,7 @@ class NodeAgent:
 
     def sample(self, now_ns: int) -> NodeTelemetry:
         """Reads every source once, makes one record of it and spools it. Raises SpoolError when the disk fails."""
-        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) is not None]
+        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and _says(reading)]
         hit("agent.after_sample")
         record = self._record(readings, now_ns)
         self._spool.append(self._key, codec.encode(record))
@@ -138,3 +138,8 @@ class NodeAgent:
         """Closes the sources; spools and Kafka clients belong to whoever made them."""
         for source in self._sources:
             source.close()
+
+
+def _says(reading: Reading) -> bool:
+    """Whether a reading holds anything: absent hardware reads empty, and must not lend its quality to the rest."""
+    return reading.gpu is not None or reading.host is not None or bool(reading.engines)

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from agents.node import refusal
 from agents.node.capper_client import CapperPort
-from agents.node.engine_signal import Columns, observed, state_of
+from agents.node.engine_signal import Columns, Window, state_of
 from agents.node.envelope import GRANTED, NO_TARGETS, LiveEnvelope, granted
 from agents.node.errors import CapperUnavailable
 from models.control.profiles import profile_for
@@ -79,7 +79,7 @@ class ControlLoop:
         self.node, self.cluster = node, cluster
         self._capper, self._make, self._step_mhz = capper, controllers, step_mhz
         self._monotonic, self._wall_ns = monotonic, wall_ns
-        self._controllers: dict[str, tuple[str, ControllerPort]] = {}
+        self._controllers: dict[str, tuple[str, ControllerPort, Window]] = {}
         self._acks: list[PowerApplied] = []
         self._yielded: set[str] = set()
         self._refused: set[tuple[str, int | None]] = set()
@@ -113,7 +113,7 @@ class ControlLoop:
             self._refused.clear()
         elif "recommended" in statuses:
             # The mode was turned down: what is held goes back now, not at the end of the lease.
-            self._release_all()
+            self.release()
         else:
             self.refusals_total += 1
 
@@ -155,43 +155,43 @@ class ControlLoop:
                 self._yielded.update(event.gpu.uuid)
 
     def _wanted(self, live: LiveEnvelope, telemetry: NodeTelemetry, now_s: float) -> Clocks:
-        fresh = self._telemetry is None or self._telemetry[0] is not telemetry
-        if self._telemetry is None or fresh:
+        if self._telemetry is None or self._telemetry[0] is not telemetry:
             self._telemetry = (telemetry, Columns(telemetry), now_s)
         _, columns, seen_s = self._telemetry
         wanted: Clocks = {}
         for engine in telemetry.engines:
             age_s = (telemetry.ts_ns - engine.ts_ns) / 1e9 + now_s - seen_s
-            mhz = self._engine_clock(live, engine, columns, age_s=age_s, now_s=now_s, fresh=fresh)
+            mhz = self._engine_clock(live, engine, columns, age_s=age_s, now_s=now_s)
             wanted.update(dict.fromkeys(engine.gpu_uuid, mhz))
         return {uuid: mhz for uuid, mhz in wanted.items() if uuid in live.ranges and uuid not in self._yielded}
 
     def _engine_clock(
-        self, live: LiveEnvelope, engine: EngineReading, columns: Columns, *, age_s: float, now_s: float, fresh: bool
+        self, live: LiveEnvelope, engine: EngineReading, columns: Columns, *, age_s: float, now_s: float
     ) -> int | None:
         rows = columns.rows(engine.gpu_uuid)
         bounds = live.bounds(engine.gpu_uuid, default_mhz=columns.sm_max_mhz(rows), step_mhz=self._step_mhz)
         if bounds is None or self._yielded.intersection(engine.gpu_uuid):
             self.reasons[engine.engine] = "not every GPU of the engine is granted"
             return None
-        decision = self._controller(engine).step(
+        controller, window = self._controller(engine)
+        decision = controller.step(
             now_s,
             state_of(engine, age_s),
             targets=live.targets.get(engine.engine, NO_TARGETS),
             bounds=bounds,
             throttle=columns.throttle(rows),
-            observed=observed(engine, columns, rows) if fresh else None,
+            observed=window.observe(engine, columns, rows),
         )
         self.reasons[engine.engine] = decision.reason
         if decision.sm_mhz is None or age_s > STALE_S:
             return None
         return min(max(decision.sm_mhz, bounds.min_mhz), bounds.max_mhz)
 
-    def _controller(self, engine: EngineReading) -> ControllerPort:
+    def _controller(self, engine: EngineReading) -> tuple[ControllerPort, Window]:
         held = self._controllers.get(engine.engine)
         if held is None or held[0] != engine.stack:
-            held = self._controllers[engine.engine] = (engine.stack, self._make(engine.stack))
-        return held[1]
+            held = self._controllers[engine.engine] = (engine.stack, self._make(engine.stack), Window())
+        return held[1], held[2]
 
     # --- clocks ------------------------------------------------------------------------------------------------
 
@@ -209,7 +209,8 @@ class ControlLoop:
         self.locks.update(effective)
         self._refused.update((uuid, mhz) for uuid, mhz in change.items() if effective.get(uuid) != mhz)
 
-    def _release_all(self) -> None:
+    def release(self) -> None:
+        """Gives every lock back now, as at the end of a lease."""
         self.live = None
         try:
             self._apply({}, self.locks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.control.types import EngineState, Observed
+from streams.contract.histogram import pool, quantile
 from streams.contract.records import EngineReading, NodeTelemetry
 
 
@@ -54,9 +55,29 @@ def state_of(engine: EngineReading, age_s: float) -> EngineState:
     return EngineState(age_s, engine.running, engine.waiting, engine.waiting_tokens, engine.kv_tokens)
 
 
-def observed(engine: EngineReading, columns: Columns, rows: Sequence[int]) -> Observed:
-    """What the controller learns its ratios from."""
-    tbt = engine.tbt
-    count = 0 if tbt is None else sum(tbt.count)
-    mean_ms = None if tbt is None or count == 0 else tbt.sum_ms / count
-    return Observed(mean_ms, columns.sm_mhz(rows), columns.power_w(rows))
+class Window:
+    """What one engine showed between two of its readings; asked again about the same one, it repeats only the load."""
+
+    def __init__(self) -> None:
+        self._before: EngineReading | None = None
+        self._rate: float | None = None
+
+    def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int]) -> Observed:
+        """What the controller learns from, once per reading of the engine."""
+        if engine is self._before:
+            return Observed(None, None, None, self._rate)
+        self._rate, self._before = _tokens_per_s(self._before, engine), engine
+        tbt = engine.tbt
+        count = 0 if tbt is None else sum(tbt.count)
+        if tbt is None or count == 0:
+            return Observed(None, columns.sm_mhz(rows), columns.power_w(rows), self._rate)
+        p99_ms = quantile(pool([tbt]), 0.99, tbt.scale)
+        return Observed(tbt.sum_ms / count, columns.sm_mhz(rows), columns.power_w(rows), self._rate, p99_ms)
+
+
+def _tokens_per_s(before: EngineReading | None, now: EngineReading) -> float | None:
+    """Prefill rate between two readings; None when unknown or when the counter began again."""
+    if before is None or before.prompt_tokens_total is None or now.prompt_tokens_total is None:
+        return None
+    seconds, tokens = (now.ts_ns - before.ts_ns) / 1e9, now.prompt_tokens_total - before.prompt_tokens_total
+    return tokens / seconds if seconds > 0 and tokens >= 0 else None

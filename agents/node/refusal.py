@@ -1,4 +1,4 @@
-"""The acknowledgement that the node agent writes itself when no capper answers: refused, on every GPU, with a reason."""
+"""The acknowledgement that the node agent writes itself when no capper answers: refused on every GPU, with a reason."""
 
 from __future__ import annotations
 
