@@ -86,11 +86,21 @@ class Bench:
             reason=("test",) * len(uuids),
         )
         fields: dict[str, object] = {
-            "cluster": registers.cluster, "node": name, "epoch": 1, "seq": self.seq,
-            "issued_at_ns": self.wall_ns(), "sample_ts_ns": self.wall_ns(), "ttl_ms": 5000, "on_expiry": "restore", "mode": "on", "strategy": "aggressive",
-            "policy_version": "test", "gpu": gpu, "reason": "test",
+            "cluster": registers.cluster,
+            "node": name,
+            "epoch": 1,
+            "seq": self.seq,
+            "issued_at_ns": self.wall_ns(),
+            "sample_ts_ns": self.wall_ns(),
+            "ttl_ms": 5000,
+            "on_expiry": "restore",
+            "mode": "on",
+            "strategy": "aggressive",
+            "policy_version": "test",
+            "gpu": gpu,
+            "reason": "test",
             "targets": tuple(LatencyTarget(engine=e, tbt_ms=100.0, ttft_ms=2000.0) for e in sorted(set(engines))),
-        }  # fmt: skip
+        }
         return self.signer.sign(PowerDesired(**(fields | changes)))  # type: ignore[arg-type]
 
     def command(self, node: int, envelope: PowerDesired) -> PowerApplied:

@@ -1,0 +1,145 @@
+"""The live state folds three topics; its figures are checked against hand-made records."""
+
+from __future__ import annotations
+
+from agents.cli.live import LiveState
+from streams.contract.codec import encode
+from streams.contract.histogram import bucket
+from streams.contract.records import (
+    AckColumns,
+    EngineReading,
+    EnvelopeColumns,
+    Histogram,
+    NodeFeatures,
+    PowerApplied,
+    PowerDesired,
+)
+from streams.contract.topics import APPLIED, DESIRED, FEATURES
+
+SECOND = 1_000_000_000
+T0 = 1_790_000_000 * SECOND
+
+
+def desired(holdout: tuple[bool, ...]) -> bytes:
+    count = len(holdout)
+    gpu = EnvelopeColumns(
+        uuid=tuple(f"GPU-{i}" for i in range(count)),
+        min_sm_mhz=tuple(None if h else 1200 for h in holdout),
+        max_sm_mhz=tuple(None if h else 1980 for h in holdout),
+        max_power_w=(None,) * count,
+        engine=tuple(f"e{i}" for i in range(count)),
+        holdout=holdout,
+        reason=("because",) * count,
+    )
+    return encode(
+        PowerDesired(
+            cluster="c",
+            node="n1",
+            epoch=1,
+            seq=1,
+            issued_at_ns=T0,
+            sample_ts_ns=T0,
+            ttl_ms=15000,
+            on_expiry="restore",
+            mode="on",
+            strategy="balanced",
+            policy_version="p",
+            gpu=gpu,
+            reason="because",
+        )
+    )
+
+
+def features(second: int, watts: tuple[float | None, ...], tbt_ms: tuple[float, ...]) -> bytes:
+    engines = tuple(
+        EngineReading(
+            engine=f"e{i}",
+            kind="twin",
+            stack="s",
+            workload="w",
+            gpu_uuid=(f"GPU-{i}",),
+            ts_ns=T0,
+            tbt=Histogram(index=(bucket(value),), count=(100,), sum_ms=100 * value),
+        )
+        for i, value in enumerate(tbt_ms)
+    )
+    return encode(
+        NodeFeatures(
+            cluster="c",
+            node="n1",
+            boot_id="b",
+            seq=second,
+            window_end_ns=T0 + second * SECOND,
+            emitted_ns=T0,
+            quality="simulated",
+            uuid=tuple(f"GPU-{i}" for i in range(len(watts))),
+            features={"power_w_last": watts},
+            engines=engines,
+        )
+    )
+
+
+def applied(limit_w: float, previous_w: float, lock: int | None) -> bytes:
+    gpu = AckColumns(
+        uuid=("GPU-0",),
+        status=("applied",),
+        reason=("ok",),
+        requested_limit_w=(limit_w,),
+        effective_limit_w=(limit_w,),
+        previous_limit_w=(previous_w,),
+        requested_sm_mhz=(lock,),
+        effective_sm_mhz=(lock,),
+        measured_w=(400.0,),
+    )
+    return encode(
+        PowerApplied(
+            cluster="c",
+            node="n1",
+            ts_ns=T0 + 250_000_000,
+            event="command",
+            epoch=1,
+            seq=1,
+            gpu=gpu,
+            quality="simulated",
+            sample_ts_ns=T0,
+        )
+    )
+
+
+def test_groups_come_from_envelopes_and_unknown_watts_do_not_count() -> None:
+    state = LiveState()
+    state.fold(DESIRED.name, desired((False, True, False)))
+    state.fold(FEATURES.name, features(1, (300.0, 500.0, None), (20.0, 40.0, 20.0)))
+    assert state.mean_power_w("controlled") == 300.0
+    assert state.mean_power_w("hold-out") == 500.0
+    assert (state.gpus("controlled"), state.gpus("hold-out")) == (2, 1)
+
+
+def test_p99_is_pooled_over_the_last_minute_only() -> None:
+    state = LiveState()
+    state.fold(DESIRED.name, desired((False, True)))
+    state.fold(FEATURES.name, features(1, (1.0, 1.0), (200.0, 40.0)))
+    state.fold(FEATURES.name, features(100, (1.0, 1.0), (20.0, 40.0)))
+    ours, base = state.tbt["controlled"].p99_ms(), state.tbt["hold-out"].p99_ms()
+    assert ours is not None
+    assert base is not None
+    assert abs(ours / 20.0 - 1) < 0.03
+    assert abs(base / 40.0 - 1) < 0.03
+
+
+def test_loop_time_is_read_back_minus_sample_and_caps_need_a_lowered_value() -> None:
+    state = LiveState()
+    state.fold(APPLIED.name, applied(700.0, 700.0, None))
+    assert state.caps_in_force() == 0
+    state.fold(APPLIED.name, applied(600.0, 700.0, None))
+    assert state.caps_in_force() == 1
+    state.fold(APPLIED.name, applied(700.0, 700.0, 1500))
+    assert state.caps_in_force() == 1
+    assert state.loop_quantile_ms(0.5) == 250.0
+
+
+def test_what_does_not_decode_is_counted_not_raised() -> None:
+    state = LiveState()
+    state.fold(FEATURES.name, b"{")
+    assert state.counts == {"undecodable": 1}
+    assert state.lag_s(T0) is None
