@@ -84,7 +84,7 @@ def key_problems(layout: Layout) -> list[str]:
             found.append(f"{error}.")
             continue
         mode = stat.S_IMODE(path.stat().st_mode)
-        if load is Signer.load and mode & 0o077:
+        if path != layout.keyring and mode & 0o077:
             found.append(f"{path} has mode {mode:04o}, others may read it; `chmod 600 {path}`.")
     return found
 
