@@ -14,9 +14,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.sinks.parquet import HOUR_NS, hour_of
+from streams.sinks.parquet import HOUR_NS
 from streams.sinks.schemas import FEATURES, KNOWN_FEATURES
 from streams.store.errors import NoFeatures, StoreError, UnknownFeature
+from streams.store.files import files, relation
 from streams.store.online import ttl_ns
 from streams.store.point_in_time import as_of, connect, quoted
 
@@ -41,24 +42,17 @@ class OfflineStore:
     """Feature rows below an archive folder."""
 
     def __init__(self, archive: Path) -> None:
-        self._folder = archive / f"topic={FEATURES.name}"
+        self._archive = archive
 
     def files(self, start_ns: int | None = None, end_ns: int | None = None) -> list[Path]:
         """Parquet files whose hour overlaps [start, end], oldest first."""
-        found: list[Path] = []
-        for folder in sorted(self._folder.glob("date=*/hour=*")):
-            hour = hour_of(folder)
-            if hour is None or (start_ns is not None and (hour + 1) * HOUR_NS <= start_ns):
-                continue
-            if end_ns is None or hour * HOUR_NS <= end_ns:
-                found += sorted(folder.glob("*.parquet"))
-        return found
+        return files(self._archive, FEATURES.name, start_ns=start_ns, end_ns=end_ns)
 
     def features(self) -> tuple[str, ...]:
         """Names of the features that the newest file has; raises NoFeatures for an empty archive."""
         newest = self._some_files(None, None)[-1:]
         with connect() as connection:
-            return _features_of(connection, _source(newest))
+            return _features_of(connection, relation(newest))
 
     def history(
         self, gpu_uuid: str, feature: str, *, start_ns: int | None = None, end_ns: int | None = None, limit: int = 1000
@@ -69,7 +63,7 @@ class OfflineStore:
             NoFeatures: the archive has no features in that time.
             UnknownFeature: no file of that time has the feature.
         """
-        source = _source(self._some_files(start_ns, end_ns))
+        source = relation(self._some_files(start_ns, end_ns))
         with connect() as connection:
             present = _features_of(connection, source)
             if feature not in present:
@@ -95,7 +89,7 @@ class OfflineStore:
         newest = self._some_files(None, None)[-1]
         with connect() as connection:
             rows = connection.execute(
-                f"SELECT DISTINCT uuid FROM {_source(sorted(newest.parent.glob('*.parquet')))} ORDER BY uuid"
+                f"SELECT DISTINCT uuid FROM {relation(sorted(newest.parent.glob('*.parquet')))} ORDER BY uuid"
             ).fetchall()
         return tuple(row[0] for row in rows)
 
@@ -107,17 +101,17 @@ class OfflineStore:
             StoreError: an entity column is missing, null, or has a name that the answer needs.
         """
         start_ns, end_ns = _span(entities, ttl_s)
-        files = self._some_files(start_ns, end_ns)
+        source = relation(self._some_files(start_ns, end_ns))
         with connect() as connection:
-            present = _features_of(connection, _source(files))
-            return as_of(connection, entities, source=_source(files), present=present, ttl_s=ttl_s)
+            present = _features_of(connection, source)
+            return as_of(connection, entities, source=source, present=present, ttl_s=ttl_s)
 
     def _some_files(self, start_ns: int | None, end_ns: int | None) -> list[Path]:
-        files = self.files(start_ns, end_ns)
-        if not files:
+        found = self.files(start_ns, end_ns)
+        if not found:
             when = "" if start_ns is None and end_ns is None else " in that time"
-            raise NoFeatures(f"the archive {self._folder.parent} has no features{when}; run `eo worker` to fill it")
-        return files
+            raise NoFeatures(f"the archive {self._archive} has no features{when}; run `eo worker` to fill it")
+        return found
 
 
 def _span(entities: pa.Table, ttl_s: Mapping[str, float]) -> tuple[int, int]:
@@ -127,11 +121,6 @@ def _span(entities: pa.Table, ttl_s: Mapping[str, float]) -> tuple[int, int]:
     found = pc.min_max(entities["ts_ns"]).as_py()
     oldest_ns = int(found["min"]) - max(map(ttl_ns, ttl_s.values()), default=0)
     return oldest_ns - LATEST_BACKLOG_NS, int(found["max"])
-
-
-def _source(files: list[Path]) -> str:
-    names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
 def _features_of(connection: duckdb.DuckDBPyConnection, source: str) -> tuple[str, ...]:
