@@ -223,4 +223,4 @@ class ControlLoop:
         self.locks.clear()
         if not self._unavailable:
             self._unavailable = True
-            log.error("%s", error)
+            log.warning("%s", error)

@@ -204,6 +204,10 @@ class EventPublisher:
     def idle(self) -> bool:
         return self._publisher.idle
 
+    def use(self, producer: ProducerPort | RebuildingProducer) -> None:
+        """Publishes through another producer from now on, from the first acknowledgement in doubt."""
+        self._publisher = SpoolPublisher(self._spool, producer, APPLIED, headers=applied_headers)
+
     def put(self, ack: PowerApplied) -> None:
         """Stores one acknowledgement; it is on its way from now on, whatever happens to Kafka."""
         self._spool.append(ack.node.encode(), codec.encode(ack))

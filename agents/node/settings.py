@@ -1,0 +1,151 @@
+"""Settings of the node agent: a TOML file, then EO_NODE_* on top. Standard library only; nothing is touched here.
+
+A name that does not exist is refused with the nearest one: a setting that is silently ignored runs a node with a value
+that nobody chose.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+from agents.node.errors import SettingsError
+
+ENV_PREFIX: Final = "EO_NODE_"
+CONFIG_NAME: Final = "EO_NODE_CONFIG"
+
+
+def _hostname() -> str:
+    return socket.gethostname() or "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What one node agent does. Times in seconds, sizes in megabytes (10**6 bytes); "" = not used."""
+
+    config: str = ""  # the TOML file that the rest came from
+    cluster: str = "default"  # also EO_CLUSTER, which all processes of a cluster share
+    name: str = ""  # this node's name, the key of its records; "" = the host's name
+    sources: tuple[str, ...] = ("nvml", "procfs")  # in order of trust: the first that knows a value gives it
+    sample_interval_s: float = 1.0  # one record each; 1 s is what the stream jobs expect
+    control_interval_s: float = 0.5  # local loop; an engine signal lives for 2 s
+    spool_dir: str = ""  # "" = <data folder>/spool/<node>
+    spool_max_mb: int = 512  # oldest records are dropped above it; 512 holds about 40 hours of 8 GPUs
+    capper_socket: str = ""  # "" = <data folder>/capper/<node>/capper.sock
+    metrics_host: str = "127.0.0.1"  # numbers about a cluster's load are not for everybody
+    metrics_port: int = 9465  # 0 = any free port, -1 = no exporter
+    procfs_root: str = "/"  # where proc/ and sys/ lie; a container mounts the host's elsewhere
+    replay_path: str = ""  # recording for the source "replay"
+    replay_speed: float = 1.0  # recorded seconds per second; 0 = one record per sample
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def node(self) -> str:
+        return self.name or _hostname()
+
+    def source_options(self, source: str) -> dict[str, object]:
+        """What a source's factory gets."""
+        options: dict[str, dict[str, object]] = {
+            "procfs": {"root": self.procfs_root},
+            "replay": {"path": self.replay_path, "speed": self.replay_speed},
+        }
+        return options.get(source, {})
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> NodeSettings:
+        """Settings from the file that EO_NODE_CONFIG names, if any, and from the environment, which wins.
+
+        Raises:
+            SettingsError: a name that does not exist (with the nearest one), or a value out of its bounds.
+        """
+        given = {name: text for name, text in env.items() if name.startswith(ENV_PREFIX)}
+        settings = cls()
+        if path := given.get(CONFIG_NAME):
+            settings = _merge(settings, _table(Path(path)), path)
+        shared = {"cluster": env["EO_CLUSTER"]} if env.get("EO_CLUSTER") else {}
+        own = {name.removeprefix(ENV_PREFIX).lower(): _parse(name, text) for name, text in given.items()}
+        return _merge(settings, {**shared, **own}, "the environment")
+
+
+def _check(s: NodeSettings) -> None:
+    bounds: tuple[tuple[str, float, float], ...] = (
+        ("sample_interval_s", 0.1, 60),
+        ("control_interval_s", 0.1, 2),
+        ("spool_max_mb", 16, 1_000_000),
+        ("metrics_port", -1, 65535),
+        ("replay_speed", 0, 10_000),
+    )
+    for name, low, high in bounds:
+        value = getattr(s, name)
+        if not low <= value <= high:
+            raise SettingsError(f"{name} is {value:g}; give {low:g} to {high:g}")
+    if not s.sources:
+        raise SettingsError("sources is empty; name at least one, e.g. procfs")
+    if "replay" in s.sources and not s.replay_path:
+        raise SettingsError("source replay needs a recording; give its path with EO_NODE_REPLAY_PATH")
+    if s.log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise SettingsError(f"log_level is {s.log_level!r}; one of DEBUG, INFO, WARNING, ERROR")
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return dict(tomllib.loads(path.read_text()).get("node", {}))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); correct {CONFIG_NAME}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+
+
+def _kinds() -> dict[str, str]:
+    return {field.name: str(field.type) for field in fields(NodeSettings)}
+
+
+def _parse(name: str, text: str) -> object:
+    """The environment's text as the field's type; an unknown name stays text, and `_merge` refuses it."""
+    kind = _kinds().get(name.removeprefix(ENV_PREFIX).lower(), "str")
+    try:
+        if kind.startswith("tuple"):
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        return int(text) if kind == "int" else float(text) if kind == "float" else text
+    except ValueError:
+        raise SettingsError(f"{name} is {text!r}, which is not {_said(kind)}") from None
+
+
+def _merge(settings: NodeSettings, found: Mapping[str, object], where: str) -> NodeSettings:
+    kinds = _kinds()
+    for name in found:
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(kinds)}"
+            raise SettingsError(f"{where} names {_as_written(name, where)}, which is no setting of the agent; {hint}")
+    values = {name: _typed(name, value, kinds[name], where) for name, value in found.items()}
+    return replace(settings, **cast(dict[str, Any], values))
+
+
+def _as_written(name: str, where: str) -> str:
+    return ENV_PREFIX + name.upper() if where == "the environment" else repr(name)
+
+
+def _typed(name: str, value: object, kind: str, where: str) -> object:
+    """TOML's value as the field's type: whole numbers count as floats, a list as a tuple; all else must fit."""
+    if kind.startswith("tuple") and isinstance(value, list):
+        value = tuple(value)
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    wanted = {"t": tuple, "i": int, "f": float, "s": str}[kind[0]]
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise SettingsError(f"{where} sets {name} to {value!r}, which is not {_said(kind)}")
+    return value
+
+
+def _said(kind: str) -> str:
+    return {"t": "a list of names", "i": "a whole number", "f": "a number", "s": "a text"}[kind[0]]
