@@ -80,7 +80,7 @@ class Capper:
             CapperError: another capper holds the folder, a file cannot be read or trusted, no GPU can be listed.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
             self.folder_lock.acquire()
         except OSError as error:
             raise CapperError(

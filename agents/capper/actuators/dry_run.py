@@ -19,7 +19,7 @@ class DryRunActuator:
         self._pretended: dict[str, float | None] = {}
         self.knob: Knob = inner.knob
         self.name = f"dry_run({inner.name})"
-        self.capability = (*inner.capability, f"{inner.knob}.dry_run")
+        self.capability: tuple[str, ...] = (*inner.capability, f"{inner.knob}.dry_run")
 
     def uuids(self) -> tuple[str, ...]:
         return self._inner.uuids()

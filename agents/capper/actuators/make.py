@@ -1,4 +1,4 @@
-"""Actuators by the name in the settings or in a save file. The twin is not made here: its registers belong to the fleet."""
+"""Actuators by their name in the settings or in a save file; the twin's are made by whoever owns its registers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""NVML sessions for the two NVIDIA actuators: handles by UUID, vendor errors translated once, new sessions after a loss.
+"""NVML sessions for the two NVIDIA actuators: handles by UUID, vendor errors translated once, reopened after a loss.
 
 The bindings are imported at the first call, so that a node without NVIDIA hardware never loads them. Handles die with a
-lost GPU or a reloaded driver: after such an error the session is opened again, at most once a second.
+lost GPU or a reloaded driver: after such an error the session is opened again, at most once in 5 s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agents.capper.actuators.errors import ActuatorError, DeviceLost, NotPermitted, NotSupported, OutOfRange
 
-_REOPEN_S: Final = 1.0
+_REOPEN_S: Final = 5.0
 # NVML_ERROR_*: UNINITIALIZED, NOT_FOUND, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED
 _GONE: Final = {
     1: "driver gone",
@@ -24,7 +24,7 @@ _GONE: Final = {
     15: "lost",
     16: "needs reset",
 }
-_NEW_SESSION: Final = frozenset({1, 6, 9, 15, 16})
+_SESSION_GONE: Final = frozenset({1, 9, 12})
 
 
 def bindings() -> Any:
@@ -48,12 +48,13 @@ class NvmlTable:
 
     def uuids(self) -> tuple[str, ...]:
         """Every GPU that answers, in the driver's order. Raises ActuatorError."""
-        self._open()
+        if not self._handles:
+            self._open()
         return tuple(self._handles)
 
     def call(self, uuid: str, function: str, *arguments: object) -> Any:
         """One NVML function on one GPU. Raises ActuatorError with the GPU, the function and NVML's own words."""
-        if uuid not in self._handles:
+        if uuid not in self._handles and self._monotonic() >= self._next_open_s:
             self._open()
         handle = self._handles.get(uuid)
         if handle is None:
@@ -61,9 +62,14 @@ class NvmlTable:
         try:
             return getattr(self._lib, function)(handle, *arguments)
         except self._errors() as error:
-            if getattr(error, "value", None) in _NEW_SESSION:
-                self._handles.clear()
+            self._forget(uuid, getattr(error, "value", None))
             raise translate(error, f"{uuid}: {function}{arguments or '()'}") from error
+
+    def _forget(self, uuid: str, code: int | None) -> None:
+        if code in _SESSION_GONE:
+            self._handles.clear()
+        elif code in _GONE:
+            self._handles.pop(uuid, None)
 
     def constant(self, name: str) -> int:
         """A constant of the bindings. Opens the session when there is none."""
@@ -84,13 +90,8 @@ class NvmlTable:
         return (lib.NVMLError, lib.NVMLLibraryMismatchError)
 
     def _open(self) -> None:
-        """A session and handles; once a second at most, because a missing driver answers slowly."""
-        if self._handles:
-            return
-        now_s = self._monotonic()
-        if now_s < self._next_open_s:
-            raise DeviceLost("NVML did not open; the next try is due within a second")
-        self._next_open_s = now_s + _REOPEN_S
+        """A new session and new handles. Callers ask at most once in 5 s: a missing driver answers slowly."""
+        self._next_open_s = self._monotonic() + _REOPEN_S
         self.close()
         lib = self._given or bindings()
         try:

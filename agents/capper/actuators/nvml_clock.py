@@ -26,7 +26,7 @@ class NvmlClockActuator:
     quality: Quality = "measured"
     settle_s = 0.25  # clocks take some tens of milliseconds to fall
     exact_readback = False
-    capability = ("sm_lock_mhz.set", "sm_lock_mhz.readback=sm_clock_below_lock")
+    capability: tuple[str, ...] = ("sm_lock_mhz.set", "sm_lock_mhz.readback=sm_clock_below_lock")
 
     def __init__(self, table: NvmlTable) -> None:
         self._nvml = table

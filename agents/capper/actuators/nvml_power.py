@@ -20,7 +20,7 @@ class NvmlPowerActuator:
     quality: Quality = "measured"
     settle_s = 0.0
     exact_readback = True
-    capability = ("power_limit_w.set", "power_limit_w.readback=exact")
+    capability: tuple[str, ...] = ("power_limit_w.set", "power_limit_w.readback=exact")
 
     def __init__(self, table: NvmlTable) -> None:
         self._nvml = table

@@ -47,7 +47,7 @@ class TwinActuator:
         self._values = registers.limit_w if knob == "power_limit_w" else registers.sm_lock_mhz
         self.knob: Knob = knob
         self.name = "twin_power" if knob == "power_limit_w" else "twin_clock"
-        self.capability = (f"{knob}.set", f"{knob}.readback=exact")
+        self.capability: tuple[str, ...] = (f"{knob}.set", f"{knob}.readback=exact")
 
     def uuids(self) -> tuple[str, ...]:
         return tuple(self._rows)

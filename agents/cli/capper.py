@@ -1,0 +1,80 @@
+"""`eo capper`: runs the one privileged process of a node. It sets nothing unless its owner opted in."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agents.cli.base import DONE, FAILED, USAGE, EoError
+from streams.contract.layout import Layout
+
+if TYPE_CHECKING:
+    from agents.capper.actuators.base import Actuator
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--node", default=socket.gethostname(), help="name of this node (default: the host's)")
+    parser.add_argument("--cluster", default=os.environ.get("EO_CLUSTER", "default"), help="name of the cluster")
+    parser.add_argument("--config", type=Path, help="TOML file with a [capper] table; EO_CAPPER_* wins over it")
+    parser.add_argument("--actuator", choices=("nvml", "dry-run", "twin"), help="what to set; overrides the settings")
+    parser.epilog = "example: EO_CAPPER_OPT_IN=1 EO_CAPPER_MAX_MODE=canary eo capper --node gpu-17"
+
+
+def run(args: argparse.Namespace) -> int:
+    from agents.capper import run as capper_run
+    from agents.capper import settings as capper_settings
+    from agents.capper.errors import CapperError, SettingsError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    layout = Layout.from_env()
+    try:
+        settings = capper_settings.load(args.config)
+        settings = replace(settings, actuator=args.actuator) if args.actuator else settings
+        power, clock = actuators(settings.actuator, layout)
+        capper_run.serve(
+            node=args.node,
+            cluster=args.cluster,
+            settings=settings,
+            power=power,
+            clock=clock,
+            folder=layout.capper / args.node,
+            keyring=capper_run.load_keyring(layout.keyring),
+            ready=lambda: print(_ready(args.node, settings), file=sys.stderr, flush=True),
+        )
+    except SettingsError as error:
+        raise EoError(str(error), USAGE) from error
+    except CapperError as error:
+        raise EoError(str(error), FAILED) from error
+    return DONE
+
+
+def _ready(node: str, settings: object) -> str:
+    opt_in, mode = getattr(settings, "opt_in", False), getattr(settings, "max_mode", "observe")
+    allowed = f"obeys commands up to mode {mode}" if opt_in else "refuses every command: opt_in is false"
+    return f"capper of {node} is ready and {allowed}"
+
+
+def actuators(kind: str, layout: Layout) -> tuple[Actuator, Actuator]:
+    """(power, clock) actuators by kind: nvml, dry-run or twin. Raises EoError when they cannot be had."""
+    from agents.capper.actuators.make import make
+    from agents.capper.actuators.twin import TwinActuator
+
+    if kind != "twin":
+        return make(kind)
+    try:
+        registers = importlib.import_module("agents.fleet.registers").open_registers(layout.fleet)
+    except OSError as error:
+        raise EoError(
+            f"the simulated devices in {layout.fleet} cannot be opened ({error.strerror or error}); start a fleet once"
+        ) from error
+    return (
+        TwinActuator(registers, "power_limit_w", registers.rows),
+        TwinActuator(registers, "sm_lock_mhz", registers.rows),
+    )
