@@ -19,7 +19,11 @@ def files(archive: Path, dataset: str, *, start_ns: int | None = None, end_ns: i
     return found
 
 
-def relation(paths: list[Path]) -> str:
-    """The files as an SQL relation; a column that an older file lacks is null there."""
+def relation(paths: list[Path], *, row_numbers: bool = False) -> str:
+    """The files as an SQL relation; a column that an older file lacks is null there.
+
+    `row_numbers` adds file_row_number, which keeps the order of rows within one message.
+    """
     names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
-    return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+    options = "union_by_name = true, hive_partitioning = false" + (", file_row_number = true" if row_numbers else "")
+    return f"read_parquet([{names}], {options})"

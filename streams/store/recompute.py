@@ -114,7 +114,7 @@ def archived(archive: Path, *, start_ns: int, end_ns: int) -> pa.Table:
         raise NoFeatures(f"the archive {archive} has no telemetry in that time; `eo worker archive` fills it")
     engines = files(archive, ENGINE.name, start_ns=since_ns, end_ns=end_ns)
     with connect() as connection:
-        query = _telemetry_query(relation(gpus), relation(engines) if engines else None)
+        query = _telemetry_query(relation(gpus), relation(engines, row_numbers=True) if engines else None)
         return connection.sql(query, params={"since": since_ns, "end": end_ns}).to_arrow_table()
 
 
@@ -124,11 +124,14 @@ def _telemetry_query(gpus: str, engines: str | None) -> str:
     between = "ts_ns > $since AND ts_ns <= $end"
     if engines is None:
         return f"SELECT {identity}, {quantities}, NULL::DOUBLE AS tokens FROM {gpus} t WHERE {between}"
+    # Two engines on one GPU: the later one in the message that knows its tokens counts, as in the stream.
     return f"""
-        WITH share AS (
-            SELECT node, boot_id, seq, engine, any_value(generation_tokens_total / len(gpu_uuid)) AS tokens
-            FROM {engines} WHERE {between} AND len(gpu_uuid) > 0 GROUP BY ALL
-        )
+        WITH reported AS (
+            SELECT node, boot_id, seq, unnest(gpu_uuid) AS uuid, file_row_number AS place,
+                generation_tokens_total / len(gpu_uuid) AS tokens
+            FROM {engines} WHERE {between} AND generation_tokens_total IS NOT NULL
+        ),
+        share AS (SELECT node, boot_id, seq, uuid, arg_max(tokens, place) AS tokens FROM reported GROUP BY ALL)
         SELECT {identity}, {quantities}, share.tokens
-        FROM {gpus} t LEFT JOIN share USING (node, boot_id, seq, engine) WHERE {between}
+        FROM {gpus} t LEFT JOIN share USING (node, boot_id, seq, uuid) WHERE {between}
     """

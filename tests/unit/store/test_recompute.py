@@ -41,8 +41,12 @@ def telemetry(
         temp_c=column(30, 80),
         throttle=tuple(int(generator.choice([0, 1, 4, 8, 64])) for _ in GPUS),
     )
-    engine = r.EngineReading(
-        engine="e0", kind="twin", stack="s", workload="w", gpu_uuid=GPUS[:2], ts_ns=0, generation_tokens_total=seq * 613
+    engines = [("e0", GPUS[:2], seq * 613), ("e1", GPUS[1:2], None if seq % 3 else seq * 99), ("e2", GPUS[:1], None)]
+    readings = tuple(
+        r.EngineReading(
+            engine=name, kind="twin", stack="s", workload="w", gpu_uuid=gpus, ts_ns=0, generation_tokens_total=total
+        )
+        for name, gpus, total in engines
     )
     return r.NodeTelemetry(
         cluster="c",
@@ -53,7 +57,7 @@ def telemetry(
         source=("twin",),
         quality="simulated",
         gpu=gpu,
-        engines=(engine,),
+        engines=readings,
     )
 
 
@@ -62,6 +66,16 @@ def stored(folder: Path, records: list[r.NodeTelemetry]) -> None:
     for dataset, table in tables.items():
         for hour, part in by_hour(table):
             write(folder, dataset, hour, partition=0, table=part)
+
+
+def shares(record: r.NodeTelemetry) -> dict[str, float]:
+    """Tokens of each GPU: its share of the last engine that knows them."""
+    return {
+        uuid: engine.generation_tokens_total / len(engine.gpu_uuid)
+        for engine in record.engines
+        for uuid in engine.gpu_uuid
+        if engine.generation_tokens_total is not None
+    }
 
 
 class Rings:
@@ -73,12 +87,7 @@ class Rings:
 
     def push(self, record: r.NodeTelemetry) -> dict[str, Any]:
         assert record.gpu is not None
-        tokens = {
-            uuid: engine.generation_tokens_total / len(engine.gpu_uuid)
-            for engine in record.engines
-            for uuid in engine.gpu_uuid
-            if engine.generation_tokens_total is not None
-        }
+        tokens = shares(record)
         self._shift(self.ts_ns, [record.ts_ns] * len(record.gpu.uuid))
         for name, ring in self.columns.items():
             values = [tokens.get(uuid) for uuid in record.gpu.uuid] if name == "tokens" else getattr(record.gpu, name)
@@ -146,22 +155,9 @@ def test_chunks_and_order_of_rows_change_no_bit(seed: int, seconds: int, chunk: 
 
 def rows_of(records: list[r.NodeTelemetry]) -> pa.Table:
     """Telemetry rows without an archive; tokens joined by hand."""
-    table = to_tables(r.NodeTelemetry, Batch(0, list(range(len(records))), [None] * len(records), records))[
-        "telemetry.node"
-    ]
-    tokens = [
-        next(
-            (
-                e.generation_tokens_total / 2
-                for e in record.engines
-                if uuid in e.gpu_uuid and e.generation_tokens_total is not None
-            ),
-            None,
-        )
-        for record in records
-        for uuid in GPUS
-    ]
-    return table.append_column("tokens", pa.array(tokens, pa.float64()))
+    batch = Batch(0, list(range(len(records))), [None] * len(records), records)
+    tokens = [shares(record).get(uuid) for record in records for uuid in GPUS]
+    return to_tables(r.NodeTelemetry, batch)["telemetry.node"].append_column("tokens", pa.array(tokens, pa.float64()))
 
 
 def test_a_sample_that_was_archived_twice_counts_once() -> None:
