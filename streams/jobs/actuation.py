@@ -23,10 +23,10 @@ from streams.contract.signing import KeyRing, Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, INTENT, Topic
 from streams.errors import StreamsError
 from streams.jobs.actuation_decide import Decider
-from streams.jobs.actuation_intents import IntentBook, IntentReader, take
+from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
 from streams.jobs.actuation_latency import LatencyPools
 from streams.jobs.actuation_state import SNAPSHOT_VERSION, Block, Freeze, NodeState, Options, PartitionState, Snapshot
-from streams.jobs.actuation_writer import Token, WriterThread
+from streams.jobs.actuation_writer import Token, Writer, WriterThread
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 
 NAME: Final = "actuation"
@@ -43,6 +43,15 @@ class ActuationJob:
     name = NAME
     topics: tuple[Topic, ...] = (FEATURES, ANOMALY, APPLIED)
 
+    def __init__(
+        self,
+        open_intents: Callable[[JobContext], Intents] | None = None,
+        writers: Callable[[JobContext, Options], Callable[[int], Writer]] | None = None,
+    ) -> None:
+        """The two ways to Kafka besides the runtime's may be replaced, for tests."""
+        self._open_intents = open_intents or _intent_reader
+        self._writers = writers or _writer_factory
+
     def start(self, ctx: JobContext) -> None:
         """Opens the intents and, unless the mode is observe, the way out. Raises StreamsError naming a missing key."""
         self._ctx = ctx
@@ -53,8 +62,9 @@ class ActuationJob:
         self._decider = Decider(self._options, chosen, self._pools, self._book)
         self._parts: dict[int, PartitionState] = {}
         self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
-        self._intents = IntentReader(ctx.settings.bootstrap, f"eo-{self._options.cluster}-{NAME}-intents")
-        self._writer = None if self._options.mode == "observe" else WriterThread(_writer_factory(ctx, self._options))
+        self._intents = self._open_intents(ctx)
+        observe = self._options.mode == "observe"
+        self._writer = None if observe else WriterThread(self._writers(ctx, self._options))
         ctx.log.info("actuation: mode %s, strategy %s", self._options.mode, self._options.strategy)
 
     def assign(self, partitions: frozenset[int]) -> None:
@@ -307,7 +317,11 @@ def _keyring(ctx: JobContext) -> KeyRing:
     return KeyRing.load(path) if path.exists() else KeyRing({})
 
 
-def _writer_factory(ctx: JobContext, options: Options) -> Callable[[int], PartitionWriter]:
+def _intent_reader(ctx: JobContext) -> Intents:
+    return IntentReader(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-intents")
+
+
+def _writer_factory(ctx: JobContext, options: Options) -> Callable[[int], Writer]:
     try:
         signer = Signer.load(ctx.layout.actuation_key)
     except (OSError, ValueError) as error:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from streams.contract import codec
 from streams.contract.errors import ContractError, SignatureInvalid
@@ -117,6 +117,17 @@ class RawIntent(NamedTuple):
     key: bytes | None
     value: bytes | None
     old: bool  # written before this reader started
+
+
+class Intents(Protocol):
+    """A source of intents."""
+
+    @property
+    def caught_up(self) -> bool: ...
+
+    def poll(self, most: int = 200) -> Iterable[RawIntent]: ...
+
+    def close(self) -> None: ...
 
 
 class IntentReader:

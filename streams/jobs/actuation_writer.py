@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,11 +23,9 @@ Token = tuple[str, int, int]  # topic, partition, last offset
 class Writer(Protocol):
     """What the thread needs of a PartitionWriter."""
 
-    epoch: int
-
     def open(self, *, epoch_floor: int = 0, timeout_s: float = 30.0) -> int: ...
 
-    def write(self, drafts: list[PowerDesired]) -> int: ...
+    def write(self, drafts: Sequence[PowerDesired]) -> int: ...
 
     def close(self) -> None: ...
 
