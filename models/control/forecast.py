@@ -43,12 +43,12 @@ class Latency:
     e2e_ms: float
 
     def broken(self, targets: Targets) -> str | None:
-        """The first bound that does not hold, as words; None when all hold."""
-        if targets.tbt_ms is not None and self.tbt_ms > targets.tbt_ms:
+        """The first bound that does not hold, as words; None when all hold. A bound that is not a number never holds."""
+        if targets.tbt_ms is not None and not self.tbt_ms <= targets.tbt_ms:
             return f"time between tokens {self.tbt_ms:.1f} ms over {targets.tbt_ms:.1f} ms"
-        if targets.ttft_ms is not None and self.ttft_ms > targets.ttft_ms:
+        if targets.ttft_ms is not None and not self.ttft_ms <= targets.ttft_ms:
             return f"time to first token {self.ttft_ms:.0f} ms over {targets.ttft_ms:.0f} ms"
-        if targets.e2e_ms is not None and self.e2e_ms > targets.e2e_ms:
+        if targets.e2e_ms is not None and not self.e2e_ms <= targets.e2e_ms:
             return f"end-to-end {self.e2e_ms:.0f} ms over {targets.e2e_ms:.0f} ms"
         return None
 

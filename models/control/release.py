@@ -30,8 +30,8 @@ def no_signal(state: EngineState | None) -> str | None:
     """No engine signal, an incomplete one or one older than STALE_S."""
     if state is None:
         return "no engine signal: default clocks"
-    if not state.age_s <= STALE_S:
-        return f"engine signal is {state.age_s:.1f} s old, more than {STALE_S:g} s: default clocks"
+    if not -STALE_S <= state.age_s <= STALE_S:
+        return f"engine signal is {state.age_s:.1f} s old, bound {STALE_S:g} s: default clocks"
     if state.running is None or state.waiting_tokens is None or state.kv_tokens is None:
         return "engine signal lacks running, waiting tokens or KV tokens: default clocks"
     return None

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _STEP_S = 0.25  # longest time over which limits settle and temperatures move at once
+_SAME_S = 1e-9  # times are sums of floats: two stops this close are one
 
 
 class TwinCluster:
@@ -60,7 +61,9 @@ class TwinCluster:
         self._check(dt_s, sm_lock_mhz, limit_w)
         until = self.now_s + dt_s
         busy_before = self.engine.busy_s.copy()
-        self._boards.ask(self.now_s, sm_lock_mhz=np.asarray(sm_lock_mhz, dtype=np.float64), limit_w=limit_w)
+        self._boards.ask(
+            self.now_s, sm_lock_mhz=np.array(sm_lock_mhz, dtype=np.float64), limit_w=np.array(limit_w, dtype=np.float64)
+        )
         for stop in self._stops(until):
             self._step_to(stop)
         self.util_ratio = self._per_gpu(np.clip((self.engine.busy_s - busy_before) / dt_s, 0.0, 1.0))
@@ -69,7 +72,8 @@ class TwinCluster:
         count = int(np.ceil((until - self.now_s) / _STEP_S - 1e-9))
         regular = np.linspace(self.now_s, until, max(count, 1) + 1)[1:].tolist()
         extra = self._sensor.edges(self.now_s, until) + self._boards.landings(until)
-        return sorted({*regular, *extra} - {self.now_s})
+        ahead = sorted({*regular, *extra} - {self.now_s})
+        return [stop for stop, after in zip(ahead, [*ahead[1:], np.inf], strict=True) if after - stop > _SAME_S]
 
     def _step_to(self, stop: float) -> None:
         dt_s = stop - self.now_s

@@ -31,7 +31,7 @@ class Histograms:
         """Counts value_s of each row `weight` times; a row may appear only once in a call."""
         value_ms = value_s * 1e3
         bucket = np.ceil(np.log2(value_ms) * _PER_OCTAVE).astype(np.int64) - 1
-        np.clip(bucket, 0, _BUCKETS - 1, out=bucket)
+        bucket = np.minimum(np.maximum(bucket, 0), _BUCKETS - 1)
         self._count[rows, bucket] += np.asarray(weight, dtype=np.int64)
         self._sum_ms[rows] += value_ms * weight
 

@@ -35,7 +35,7 @@ class BoxcarSensor:
         window, period = self._params.window_s, self._params.period_s
         last = floor((until_s + _EDGE) / period) * period
         wanted = (last - window, last, last + period - window)
-        return [edge for edge in wanted if after_s + _EDGE < edge <= until_s + _EDGE]
+        return [min(edge, until_s) for edge in wanted if after_s + _EDGE < edge <= until_s + _EDGE]
 
     def mark(self, now_s: float, energy_j: Array) -> None:
         """Opens or closes a window if now_s is such an edge; any other time is ignored."""
