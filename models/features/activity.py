@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from models.features.window import Floats, Window, mean, ratio
+from models.features.window import Floats, Window, count, mean, ratio
 
 # NVML clock event reasons that hold a working GPU back: software power cap, hardware slowdown, software and hardware
 # thermal slowdown, hardware power brake (nvml.h, nvmlClocksEventReason*). Idle and application clocks are none.
@@ -25,5 +25,7 @@ def sm_mhz_mean_60s(window: Window) -> Floats:
 
 def throttle_ratio_60s(window: Window) -> Floats:
     """Share of the known samples in which a cap, heat or the power brake held the clock down, 0..1."""
-    held = (window.filled("throttle").astype(np.int64) & THROTTLED) != 0
-    return ratio(np.count_nonzero(held, axis=1).astype(np.float64), window.count("throttle"))
+    reasons = np.zeros(len(window.ts_ns))
+    rows = np.flatnonzero(window.total("throttle"))  # the others have no reason at all
+    reasons[rows] = count((window.filled("throttle")[rows].astype(np.int64) & THROTTLED) != 0)
+    return ratio(reasons, window.count("throttle"))

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.window import WIDTH, Floats, Mask, Window
+from models.features.window import WIDTH, Floats, Mask, Stamps, Window
 
 # No GPU board draws this much (the largest of 2026 are rated 1,400 W): a faster counter was reset or is broken.
 MOST_W: Final = 3000.0
@@ -22,9 +22,9 @@ def energy_j_delta(window: Window) -> Floats:
     known = window.known("energy_mj")
     rows = np.arange(len(known))
     before = _last(known[:, :-1], WIDTH - 1)
-    counter, age = window.columns["energy_mj"], window.age_s()
+    counter, ts = window.columns["energy_mj"], window.ts_ns
     delta_j = (counter[:, -1] - counter[rows, before]) / MJ_PER_J
-    usable = known[:, -1] & known[rows, before] & _plausible(delta_j, age[rows, before])
+    usable = known[:, -1] & known[rows, before] & _plausible(delta_j, ts[:, -1] - ts[rows, before])
     return np.where(usable, delta_j, np.nan)
 
 
@@ -38,10 +38,10 @@ def j_per_token_60s(window: Window) -> Floats:
     both = window.known("energy_mj") & window.known("tokens")
     rows = np.arange(len(both))
     first, last = np.argmax(both, axis=1), _last(both, WIDTH)
-    energy, tokens, age = window.columns["energy_mj"], window.columns["tokens"], window.age_s()
+    energy, tokens, ts = window.columns["energy_mj"], window.columns["tokens"], window.ts_ns
     spent_j = (energy[rows, last] - energy[rows, first]) / MJ_PER_J
     made = tokens[rows, last] - tokens[rows, first]
-    usable = both[rows, last] & (made > 0.0) & _plausible(spent_j, age[rows, first] - age[rows, last])
+    usable = both[rows, last] & (made > 0.0) & _plausible(spent_j, ts[rows, last] - ts[rows, first])
     out = np.full(len(both), np.nan)
     np.divide(spent_j, made, out=out, where=usable)
     return out
@@ -53,5 +53,5 @@ def _last(known: Mask, width: int) -> NDArray[np.intp]:
     return (width - 1) - from_the_right
 
 
-def _plausible(delta_j: Floats, elapsed_s: Floats) -> Mask:
-    return (delta_j >= 0.0) & (delta_j <= MOST_W * elapsed_s)
+def _plausible(delta_j: Floats, elapsed_ns: Stamps) -> Mask:
+    return (delta_j >= 0.0) & (delta_j <= MOST_W * (elapsed_ns / 1e9))

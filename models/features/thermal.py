@@ -15,12 +15,12 @@ S_PER_MIN: Final = 60.0
 def temp_slope_c_per_min(window: Window) -> Floats:
     """Least-squares slope of temperature over time, degrees C per minute; NaN below 10 known samples.
 
-    sum((x - mean x) * (y - mean y)) / sum((x - mean x)^2) over the known samples, x in minutes.
+    (n sum(xy) - sum(x) sum(y)) / (n sum(x^2) - sum(x)^2) over the n known samples, x in minutes before the newest.
     """
-    known, count = window.known("temp_c"), window.count("temp_c")
-    minutes = np.where(known, window.age_s() / -S_PER_MIN, 0.0)
-    temp = window.filled("temp_c")
-    x = np.where(known, minutes - ratio(total(minutes), count)[:, None], 0.0)
-    y = temp - ratio(total(temp), count)[:, None]
-    slope = ratio(total(np.where(known, x * y, 0.0)), total(x * x))
+    temp, sum_y, count = window.filled("temp_c"), window.total("temp_c"), window.count("temp_c")
+    minutes = np.where(window.known("temp_c"), window.age_s(), 0.0)
+    minutes /= -S_PER_MIN
+    sum_x = total(minutes)
+    spread = count * total(minutes * minutes) - sum_x * sum_x
+    slope = ratio(count * total(minutes * temp) - sum_x * sum_y, spread)
     return np.where(count >= LEAST_SAMPLES, slope, np.nan)

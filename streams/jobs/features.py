@@ -1,0 +1,212 @@
+"""The features job: telemetry of nodes in, features of GPUs out, a whole fetch at a time.
+
+It keeps 64 samples per GPU in memory, drops what it has seen before, and rebuilds its windows after a restart by
+reading the last minute again, so that a restart changes no output. It judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from models.features.registry import FEATURES, compute_all
+from streams.contract.errors import ContractError
+from streams.contract.records import JobState
+from streams.contract.topics import FEATURES as OUTPUT
+from streams.contract.topics import TELEMETRY, Topic
+from streams.jobs import features_wire as wire
+from streams.jobs.base import ConsumerRecord, JobContext, Outcome
+from streams.jobs.decode import bury
+from streams.jobs.features_state import PartitionState, Sample
+from streams.replay import Replay
+
+NAME: Final = "features"
+CHUNK: Final = 64  # nodes computed at once: 512 GPUs, so that an array of one column (256 kB) stays in the cache
+STATE_VERSION: Final = 1
+SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new window after a restart of the worker
+
+
+class SavedMarks(msgspec.Struct):
+    """Snapshot of a partition: valid at the offset from which its windows can be read again."""
+
+    marks: dict[str, dict[str, int]]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Messages since the start: read = new + duplicates + dead; `gpus` counts feature rows sent."""
+
+    new: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    gpus: int = 0
+
+
+class FeaturesJob:
+    """See streams.jobs.base.Job."""
+
+    name = NAME
+    topics: tuple[Topic, ...] = (TELEMETRY,)
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._states: dict[int, PartitionState] = {}
+        self._changed: set[int] = set()
+        self._ctx: JobContext
+
+    def start(self, ctx: JobContext) -> None:
+        self._ctx = ctx
+
+    def assign(self, partitions: frozenset[int]) -> None:
+        """Nothing yet: how far a partition must be read again is known with its first record."""
+
+    def revoke(self, partitions: frozenset[int]) -> None:
+        for partition in sorted(partitions & self._changed):
+            self._save(partition)
+        for partition in partitions:
+            self._states.pop(partition, None)
+        self._changed -= partitions
+
+    def process(self, topic: Topic, partition: int, records: Sequence[ConsumerRecord]) -> Outcome:
+        state = self._states.get(partition)
+        if state is None:
+            state = self._states[partition] = self._recover(partition, records[0])
+        for window_samples in rounds(self._samples(partition, state, records)):
+            self._emit(state, window_samples)
+        self._changed.add(partition)
+        return Outcome.ACK
+
+    def tick(self) -> Iterable[tuple[str, int, int]]:
+        for partition in sorted(self._changed):
+            if self._ctx.state.due(NAME, partition):
+                self._save(partition)
+                self._changed.discard(partition)
+        return ()
+
+    def stop(self) -> None:
+        self._ctx.log.info("%s", self.counts)
+
+    # --- in ---
+
+    def _samples(self, partition: int, state: PartitionState, records: Sequence[ConsumerRecord]) -> list[Sample]:
+        out = []
+        for record in records:
+            try:
+                value = wire.decode(record.value)
+                sample = Sample(record.offset, value, wire.tokens(value))
+            except ContractError as error:
+                self.counts.dead += 1
+                bury(self._ctx, TELEMETRY, partition, record, reason=str(error), job=NAME)
+                continue
+            if state.is_new(value):
+                out.append(sample)
+            else:
+                self.counts.duplicates += 1
+        self.counts.new += len(out)
+        return out
+
+    # --- out ---
+
+    def _emit(self, state: PartitionState, samples: Sequence[Sample]) -> None:
+        window = state.append(samples)
+        matrix = np.array(list(compute_all(window).values()))
+        emitted_ns = self._ctx.wall_ns()
+        start = 0
+        for sample in samples:
+            gpu = sample.value.gpu
+            if gpu is None or not gpu.uuid:
+                continue
+            stop = start + len(gpu.uuid)
+            self._send(sample.value, gpu, matrix[:, start:stop].tolist(), emitted_ns)
+            start = stop
+        self.counts.gpus += start
+
+    def _send(
+        self, value: wire.TelemetryUsed, gpu: wire.GpuUsed, features: Sequence[list[float]], emitted_ns: int
+    ) -> None:
+        out = wire.FeaturesOut(
+            cluster=value.cluster,
+            node=value.node,
+            boot_id=value.boot_id,
+            seq=value.seq,
+            window_end_ns=value.ts_ns,
+            emitted_ns=emitted_ns,
+            quality=value.quality,
+            uuid=gpu.uuid,
+            features=dict(zip(FEATURE_NAMES, features, strict=True)),
+            name=gpu.name,
+            engines=value.engines,
+        )
+        self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), wire.HEADERS)
+
+    # --- recovery ---
+
+    def _save(self, partition: int) -> None:
+        back, marks = self._states[partition].marks(SILENT_NS)
+        if back is not None:
+            self._ctx.state.save(NAME, partition, SavedMarks(marks), {TELEMETRY.name: back}, STATE_VERSION)
+
+    def _recover(self, partition: int, first: ConsumerRecord) -> PartitionState:
+        """Windows as they stood before this record, from the snapshot's offset or from ten minutes of records."""
+        begun, state = self._ctx.monotonic(), PartitionState()
+        saved = self._saved(partition, first.offset)
+        if saved is not None:
+            state.load_marks(msgspec.json.decode(saved.data, type=SavedMarks).marks)
+        with Replay(self._ctx.settings.bootstrap, f"{self._ctx.settings.group(NAME)}-recovery") as replay:
+            low, _ = replay.bounds(TELEMETRY.name, partition)
+            if saved is not None:
+                start = saved.offsets[TELEMETRY.name]
+            elif first.offset > low:
+                start = replay.offset_at(TELEMETRY.name, partition, first.timestamp - SILENT_NS // 1_000_000)
+            else:
+                start = first.offset
+            for chunk in replay.read(TELEMETRY.name, partition, start=max(low, start), end=first.offset):
+                self._remember(state, chunk)
+        self._ctx.log.info(
+            "partition %d: read again %d..%d in %.2f s (%s)",
+            partition,
+            max(low, start),
+            first.offset,
+            self._ctx.monotonic() - begun,
+            "from a snapshot" if saved is not None else "no usable snapshot",
+        )
+        return state
+
+    def _saved(self, partition: int, first: int) -> JobState | None:
+        saved = self._ctx.state.load(NAME, partition)
+        if saved is None or saved.data_version != STATE_VERSION:
+            return None
+        return saved if 0 <= saved.offsets.get(TELEMETRY.name, -1) <= first else None
+
+    def _remember(self, state: PartitionState, records: Sequence[ConsumerRecord]) -> None:
+        samples = []
+        for record in records:
+            try:
+                value = wire.decode(record.value)
+                sample = Sample(record.offset, value, wire.tokens(value))
+            except ContractError:
+                continue  # it went to the dead-letter queue when it was first read
+            if state.is_new(value):
+                samples.append(sample)
+        for round_samples in rounds(samples):
+            state.append(round_samples)
+
+
+FEATURE_NAMES: Final = tuple(feature.name for feature in FEATURES)
+
+
+def rounds(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """The same samples in rounds of at most CHUNK in which each node stands once, each node's in order."""
+    out: list[list[Sample]] = []
+    seen: dict[str, int] = {}
+    for sample in samples:
+        turn = seen.get(sample.value.node, 0)
+        seen[sample.value.node] = turn + 1
+        if turn == len(out):
+            out.append([])
+        out[turn].append(sample)
+    return [one[at : at + CHUNK] for one in out for at in range(0, len(one), CHUNK)]

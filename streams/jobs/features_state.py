@@ -1,0 +1,178 @@
+"""What the features job remembers of one partition: the last 64 samples of each GPU and what each node has sent.
+
+Samples lie in one array, oldest to newest, with room for 32 more before a row is moved back to its start: appending
+costs one write, and a window is one contiguous slice. No Kafka and no clock here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Floats, Window
+from streams.jobs.features_wire import GPU_COLUMNS, TelemetryUsed
+
+ROOM: Final = WIDTH + 32
+FIRST_ROWS: Final = 256
+OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
+UNKNOWN: Final = (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One telemetry message that counts, with its place in the partition."""
+
+    offset: int
+    value: TelemetryUsed
+    tokens: Mapping[str, float] | None
+
+
+@dataclass(slots=True)
+class Node:
+    """One node: the newest sequence number of each boot, its GPUs' rows, and the samples that its window may hold."""
+
+    seqs: dict[str, int] = field(default_factory=dict)
+    boot_id: str = ""
+    uuid: list[str] = field(default_factory=list)
+    rows: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    by_uuid: dict[str, int] = field(default_factory=dict)
+    recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=WIDTH))  # ts_ns, offset, seq
+
+
+class PartitionState:
+    """State of one partition."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.newest_ns = 0
+        self._used = 0
+        self._values = np.full((FIRST_ROWS, len(COLUMNS), ROOM), np.nan)
+        self._ts = np.full((FIRST_ROWS, ROOM), NEVER_NS, np.int64)
+        self._newest = np.full(FIRST_ROWS, WIDTH - 2, np.intp)  # place of the newest sample of each row
+
+    # --- identity: (node, boot_id, seq) ---
+
+    def is_new(self, value: TelemetryUsed) -> bool:
+        """Whether this message has not been counted; notes it when it has not."""
+        node = self.nodes.get(value.node)
+        if node is None:
+            node = self.nodes[value.node] = Node()
+        last = node.seqs.get(value.boot_id, -1)
+        if value.seq <= last:
+            return False
+        if last < 0 and len(node.seqs) >= OLD_BOOTS:
+            del node.seqs[next(iter(node.seqs))]
+        node.seqs[value.boot_id] = value.seq
+        return True
+
+    # --- windows ---
+
+    def append(self, samples: Sequence[Sample]) -> Window:
+        """Adds one sample of each of these (different) nodes; returns the windows of their GPUs, in order."""
+        rows = np.concatenate([self._rows(sample.value) for sample in samples])
+        for sample in samples:
+            self._note(sample)
+        counts = [len(sample.value.gpu.uuid) if sample.value.gpu else 0 for sample in samples]
+        stamps = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), counts)
+        self._make_room(rows)
+        at = self._newest[rows] + 1
+        self._newest[rows] = at
+        self._ts[rows, at] = stamps
+        self._values[rows, :, at] = _columns(samples)
+        return self._windows(rows, at)
+
+    def _windows(self, rows: NDArray[np.intp], at: NDArray[np.intp]) -> Window:
+        start = at - (WIDTH - 1)
+        ts = np.lib.stride_tricks.sliding_window_view(self._ts, WIDTH, axis=1)[rows, start]
+        values = np.lib.stride_tricks.sliding_window_view(self._values, WIDTH, axis=2)[rows, :, start]
+        return Window(ts, {name: values[:, column] for column, name in enumerate(COLUMNS)})
+
+    def _make_room(self, rows: NDArray[np.intp]) -> None:
+        full = rows[self._newest[rows] == ROOM - 1]
+        if len(full):
+            keep = slice(ROOM - (WIDTH - 1), ROOM)
+            self._values[full, :, : WIDTH - 1] = self._values[full, :, keep]
+            self._ts[full, : WIDTH - 1] = self._ts[full, keep]
+            self._newest[full] = WIDTH - 2
+
+    def _rows(self, value: TelemetryUsed) -> NDArray[np.intp]:
+        node = self.nodes[value.node]
+        if node.boot_id != value.boot_id:
+            self._clear(node)
+            node.boot_id = value.boot_id
+        uuid = value.gpu.uuid if value.gpu is not None else []
+        if uuid != node.uuid:
+            node.rows = np.array([self._row(node, one) for one in uuid], np.intp)
+            node.uuid = uuid
+        return node.rows
+
+    def _row(self, node: Node, uuid: str) -> int:
+        row = node.by_uuid.get(uuid)
+        if row is None:
+            if self._used == len(self._ts):
+                self._grow()
+            row = node.by_uuid[uuid] = self._used
+            self._used += 1
+        return row
+
+    def _grow(self) -> None:
+        more = len(self._ts)
+        self._values = np.concatenate((self._values, np.full((more, len(COLUMNS), ROOM), np.nan)))
+        self._ts = np.concatenate((self._ts, np.full((more, ROOM), NEVER_NS, np.int64)))
+        self._newest = np.concatenate((self._newest, np.full(more, WIDTH - 2, np.intp)))
+
+    def _clear(self, node: Node) -> None:
+        """A new boot begins a new window."""
+        rows = np.array(list(node.by_uuid.values()), np.intp)
+        self._values[rows], self._ts[rows], self._newest[rows] = np.nan, NEVER_NS, WIDTH - 2
+        node.recent.clear()
+
+    def _note(self, sample: Sample) -> None:
+        value = sample.value
+        self.nodes[value.node].recent.append((value.ts_ns, sample.offset, value.seq))
+        self.newest_ns = max(self.newest_ns, value.ts_ns)
+
+    # --- snapshots ---
+
+    def marks(self, silent_ns: int) -> tuple[int | None, dict[str, dict[str, int]]]:
+        """Where to read again from to have every window back, and what each node had sent before that offset.
+
+        A node silent for longer than `silent_ns` does not hold the offset back: after a restart its window is new.
+        None when no window has a sample.
+        """
+        back: int | None = None
+        marks: dict[str, dict[str, int]] = {}
+        for name, node in self.nodes.items():
+            marks[name] = dict(node.seqs)
+            if not node.recent or node.recent[-1][0] < self.newest_ns - silent_ns:
+                continue
+            horizon = node.recent[-1][0] - SPAN_NS
+            _, offset, seq = next(entry for entry in node.recent if entry[0] > horizon)
+            marks[name][node.boot_id] = seq - 1
+            back = offset if back is None else min(back, offset)
+        return back, marks
+
+    def load_marks(self, marks: Mapping[str, Mapping[str, int]]) -> None:
+        """Starts from marks, before anything is read again."""
+        for name, seqs in marks.items():
+            self.nodes[name] = Node(seqs=dict(seqs))
+
+
+def _columns(samples: Sequence[Sample]) -> Floats:
+    """Values of all GPUs of these samples, shape (GPUs, columns), unknown = NaN."""
+    flat: list[list[float | None]] = [[] for _ in COLUMNS]
+    for sample in samples:
+        gpu = sample.value.gpu
+        if gpu is None:
+            continue
+        unknown = UNKNOWN * len(gpu.uuid)
+        for index, name in enumerate(GPU_COLUMNS):
+            flat[index] += getattr(gpu, name) or unknown
+        flat[-1] += unknown if sample.tokens is None else map(sample.tokens.get, gpu.uuid)
+    return np.array(flat, np.float64).T
+
