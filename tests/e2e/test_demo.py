@@ -18,37 +18,12 @@ from agents.cli.processes import alive, read_json
 from agents.fleet.registers import open_registers
 
 NODES, GPUS = 6, 8
-KEYS = set(
-    [
-        "data_dir",
-        "broker",
-        "seconds",
-        "nodes",
-        "gpus",
-        "samples",
-        "features",
-        "anomalies",
-        "commands",
-        "applied",
-        "refused",
-        "restored",
-        "not_restored",
-        "lost",
-        "duplicates",
-        "dlq",
-        "archived_rows",
-        "power_w_controlled_mean",
-        "power_w_holdout_mean",
-        "saving_ratio",
-        "saving_interval",
-        "p99_latency_ms_controlled",
-        "p99_latency_ms_holdout",
-        "loop_ms_p50",
-        "loop_ms_p99",
-        "cpu_core_seconds",
-        "rss_mb",
-    ]
-)
+KEYS = {
+    *("data_dir", "broker", "seconds", "nodes", "gpus", "samples", "features", "anomalies", "commands", "applied"),
+    *("refused", "restored", "not_restored", "lost", "duplicates", "dlq", "archived_rows", "power_w_controlled_mean"),
+    *("power_w_holdout_mean", "saving_ratio", "saving_interval", "p99_latency_ms_controlled", "p99_latency_ms_holdout"),
+    *("loop_ms_p50", "loop_ms_p99", "cpu_core_seconds", "rss_mb"),
+}
 
 
 class Demo:
