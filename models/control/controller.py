@@ -6,6 +6,7 @@ second after three clean windows. It decides inside the bounds it is given and n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, exp, isfinite
 from typing import Final
 
@@ -69,26 +70,23 @@ class LocalController:
         grid = _grid(bounds)
         if not grid:
             return self._release(now_s, "the bounds hold no clock of the device's grid: default clocks")
-        wait_ms = self._at(profile, self._lock_mhz or bounds.default_mhz, load).wait_ms
+        met = load.one_more()
+        slow = None if targets.e2e_ms is None else self._slow
+
+        def at(mhz: int) -> Latency:
+            return latency(profile, mhz / profile.device.fmax_mhz, load=met, slow=slow, ratios=self.ratios)
+
+        wait_ms = at(self._lock_mhz or bounds.default_mhz).wait_ms
         if targets.ttft_ms is not None and wait_ms > targets.ttft_ms:
             return self._release(
                 now_s, f"queue wait {wait_ms:.0f} ms over the target of {targets.ttft_ms:.0f} ms: default clocks"
             )
-        goal = reachable(targets, self._at(profile, bounds.default_mhz, load))
-        broken = self._at(profile, grid[-1], load).broken(goal)
+        goal = reachable(targets, at(bounds.default_mhz))
+        broken = at(grid[-1]).broken(goal)
         if broken is not None:
             return self._release(now_s, f"{broken} even at {grid[-1]} MHz: default clocks")
-        low, high = 0, len(grid) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self._at(profile, grid[middle], load).broken(goal) is None:
-                high = middle
-            else:
-                low = middle + 1
-        return self._approach(now_s, grid[high], bounds, f"lowest clock that keeps the targets is {grid[high]} MHz")
-
-    def _at(self, profile: StackProfile, mhz: int, load: LoadNow) -> Latency:
-        return latency(profile, mhz / profile.device.fmax_mhz, load=load, slow=self._slow or load, ratios=self.ratios)
+        lowest = _lowest(grid, lambda mhz: at(mhz).broken(goal) is None)
+        return self._approach(now_s, lowest, bounds, f"lowest clock that keeps the targets is {lowest} MHz")
 
     def _follow(self, now_s: float, load: LoadNow) -> None:
         """The mean load over about the duration of a long answer."""
@@ -162,6 +160,18 @@ def _grid(bounds: ClockBounds) -> range:
     """Clocks of the device's grid inside the bounds, not above default."""
     low = ceil(bounds.min_mhz / bounds.step_mhz) * bounds.step_mhz
     return range(low, min(bounds.max_mhz, bounds.default_mhz) + 1, bounds.step_mhz)
+
+
+def _lowest(grid: range, holds: Callable[[int], bool]) -> int:
+    """Lowest clock that holds, given that the highest does and that a higher clock is never slower."""
+    low, high = 0, len(grid) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if holds(grid[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return grid[high]
 
 
 def _load(state: EngineState, observed: Observed | None) -> LoadNow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Final
 
 from models.control.learning import Ratios
@@ -22,6 +23,10 @@ class LoadNow:
     waiting_tokens: float
     kv_tokens: float
     prompt_tokens_per_s: float
+
+    def one_more(self) -> LoadNow:
+        """With the next request already running: what it will meet."""
+        return LoadNow(self.running + 1, self.waiting_tokens, self.kv_tokens, self.prompt_tokens_per_s)
 
     def towards(self, newer: LoadNow, share: float) -> LoadNow:
         """Moved to a newer load by a share: an exponential mean."""
@@ -43,7 +48,7 @@ class Latency:
     e2e_ms: float
 
     def broken(self, targets: Targets) -> str | None:
-        """The first bound that does not hold, as words; None when all hold. A bound that is not a number never holds."""
+        """The first bound that does not hold, as words; None when all hold. A NaN bound never holds."""
         if targets.tbt_ms is not None and not self.tbt_ms <= targets.tbt_ms:
             return f"time between tokens {self.tbt_ms:.1f} ms over {targets.tbt_ms:.1f} ms"
         if targets.ttft_ms is not None and not self.ttft_ms <= targets.ttft_ms:
@@ -76,18 +81,18 @@ def expected_pair_s(stack: StackProfile, x: float, load: LoadNow) -> tuple[float
     return decode, iteration_s(stack, held, running=running, kv_tokens=kv, prefill_tokens=room)
 
 
-def latency(stack: StackProfile, x: float, *, load: LoadNow, slow: LoadNow, ratios: Ratios) -> Latency:
+def latency(stack: StackProfile, x: float, *, load: LoadNow, slow: LoadNow | None, ratios: Ratios) -> Latency:
     """Predicted latency at clock x: the queue drains in full chunks, then a typical prompt, then a long answer.
 
-    `slow` is the mean load over a long answer's duration; a momentary burst does not last that long.
+    `slow` is the mean load over a long answer's duration, because a momentary burst does not last that long; None
+    when nobody asks for the end-to-end time, which is then not a number.
     """
-    one_more = replace(load, running=load.running + 1)
-    decode, mixed = iteration_pair_s(stack, x, one_more)
+    decode, mixed = iteration_pair_s(stack, x, load)
     decode, mixed = decode * ratios.decode, mixed * ratios.prefill
-    room = chunk_room(stack, one_more.running)
+    room = chunk_room(stack, load.running)
     wait = load.waiting_tokens / room * mixed
     first = stack.typical_prompt_tokens / room * mixed
-    answer = first + stack.long_output_tokens * mean_gap_s(stack, x, slow, ratios)
+    answer = nan if slow is None else first + stack.long_output_tokens * mean_gap_s(stack, x, slow, ratios)
     return Latency(max(decode, mixed) * 1e3, wait * 1e3, (wait + first) * 1e3, answer * 1e3)
 
 
