@@ -279,7 +279,7 @@ class Capper:
             else:
                 return
         except ActuatorError as error:
-            self._keeper.lose(gpu, error)
+            self._keeper.lose(gpu, knob, error)
         self._keeper.settle()
 
     def _lock(self, knob: Knob, refused_as: str = "") -> int | None:

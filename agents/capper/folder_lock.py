@@ -29,7 +29,7 @@ class FolderLock:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise FolderHeld(
-                f"another capper (pid {holder}) holds {self._path.parent}; stop that process first, it puts back what it set"
+                f"another capper (pid {holder}) holds {self._path.parent}; stop it first, it puts back what it set"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

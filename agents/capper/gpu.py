@@ -35,7 +35,6 @@ class Gpu:
     shunned_until_s: float = 0.0
     restoring: bool = False  # a put-back failed: the save is kept, the next try is due at retry_at_s
     retry_at_s: float = 0.0
-    unreadable: bool = False
     knobs: tuple[Knob, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -67,9 +67,9 @@ class Keeper:
             if knob.foreign():
                 self.yield_to_others(gpu, f"{knob.actuator.knob} was changed by others to {knob.read()}", now_s)
                 self.settle()
-            gpu.unreadable = False
+            knob.unreadable = False
         except ActuatorError as error:
-            self.lose(gpu, error)
+            self.lose(gpu, knob, error)
 
     # -- leases that end -----------------------------------------------------------------------------------------------
 
@@ -157,10 +157,10 @@ class Keeper:
         row = Row(gpu.uuid, "refused", f"not_actuatable: {problem}{left}"[:400], gpu)
         self._emit("not_actuatable", [row], self._mark.value)
 
-    def lose(self, gpu: Gpu, error: ActuatorError) -> None:
-        """A GPU that cannot be read: told once until it can be read again."""
-        if not gpu.unreadable:
-            gpu.unreadable = True
+    def lose(self, gpu: Gpu, knob: Knob, error: ActuatorError) -> None:
+        """A knob that cannot be read: told once until it can be read again."""
+        if not knob.unreadable:
+            knob.unreadable = True
             self._emit("not_actuatable", [Row(gpu.uuid, "refused", f"device: {error}"[:400], gpu)], self._mark.value)
 
     def _emit(self, event: Event, rows: Sequence[Row], mark: tuple[int, int], lease: Lease | None = None) -> None:

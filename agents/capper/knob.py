@@ -42,13 +42,24 @@ class PutBack:
 class Knob:
     """Reads, sets and restores one knob; remembers the claim that the save file holds."""
 
-    __slots__ = ("_bounds", "_sleep", "_tolerance", "actuator", "changed_at_s", "claim", "set_calls", "uuid")
+    __slots__ = (
+        "_bounds",
+        "_sleep",
+        "_tolerance",
+        "actuator",
+        "changed_at_s",
+        "claim",
+        "set_calls",
+        "unreadable",
+        "uuid",
+    )
 
     def __init__(self, actuator: Actuator, uuid: str, sleep: Callable[[float], None]) -> None:
         self.actuator, self.uuid, self._sleep = actuator, uuid, sleep
         self.claim: Claim | None = None
         self.changed_at_s = -math.inf
         self.set_calls = 0
+        self.unreadable = False  # told already that the device does not answer
         self._bounds: Bounds | None = None
         self._tolerance = TOLERANCE[actuator.knob]
 

@@ -27,7 +27,7 @@ T0_NS = 1_700_000_000_000_000_000
 def columns(
     uuids: Sequence[str] = GPUS,
     *,
-    watts: float | None | Sequence[float | None] = 500.0,
+    watts: float | Sequence[float | None] | None = 500.0,
     low: int | None = 900,
     high: int | None = 1980,
     holdout: Sequence[bool] | None = None,

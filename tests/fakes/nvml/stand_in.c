@@ -69,12 +69,19 @@ static nvmlReturn_t map_state(void) {
     return state->magic == MAGIC ? NVML_SUCCESS : NVML_ERROR_CORRUPTED_INFOROM;
 }
 
-/* The clock follows the lock, and falls further when the limit bites. */
-static uint32_t sm_clock(const gpu_t *g) {
+/* The clock that load and lock ask for, and the power that goes with it. */
+static uint32_t wanted_clock(const gpu_t *g) {
     uint32_t clock = g->util_percent ? g->sm_max_mhz : g->sm_min_mhz;
     if (g->lock_max_mhz && clock > g->lock_max_mhz) clock = g->lock_max_mhz;
     if (g->lock_min_mhz && clock < g->lock_min_mhz) clock = g->lock_min_mhz;
-    double wanted = g->demand_mw * ((double)clock / g->sm_max_mhz);
+    return clock;
+}
+static double wanted_mw(const gpu_t *g) { return g->demand_mw * ((double)wanted_clock(g) / g->sm_max_mhz); }
+
+/* The clock falls further when the limit bites. */
+static uint32_t sm_clock(const gpu_t *g) {
+    double wanted = wanted_mw(g);
+    uint32_t clock = wanted_clock(g);
     if (wanted > g->limit_mw) clock = (uint32_t)(clock * (g->limit_mw / wanted));
     return clock < g->sm_min_mhz ? g->sm_min_mhz : clock;
 }
@@ -84,7 +91,7 @@ static void advance(gpu_t *g) {
     uint64_t t = now_ns();
     double dt = (double)(t - g->last_ns) / 1e9;
     if (dt <= 0) return;
-    double target = g->demand_mw * ((double)sm_clock(g) / g->sm_max_mhz);
+    double target = wanted_mw(g);
     if (target > g->limit_mw) target = g->limit_mw;
     if (target < g->idle_mw) target = g->idle_mw;
     double share = g->lag_ms ? dt / (dt + g->lag_ms / 1e3) : 1.0;
@@ -290,8 +297,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetSupportedGraphicsClocks(nvmlDevice_t handle, un
 }
 EXPORT nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t handle, unsigned long long *reasons) {
     READ(handle);
-    double wanted = g->demand_mw * ((double)(g->lock_max_mhz ? g->lock_max_mhz : g->sm_max_mhz) / g->sm_max_mhz);
-    *reasons = g->reasons | (wanted > g->limit_mw ? nvmlClocksEventReasonSwPowerCap : 0) |
+    *reasons = g->reasons | (wanted_mw(g) > g->limit_mw ? nvmlClocksEventReasonSwPowerCap : 0) |
                (g->util_percent ? 0 : nvmlClocksEventReasonGpuIdle);
     return NVML_SUCCESS;
 }
