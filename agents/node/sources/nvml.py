@@ -126,8 +126,8 @@ class NvmlSource:
                 log.warning("%s", self._reason)
         for uuid, device in self._devices.items():
             device.renew(found.get(uuid))
-        for uuid in found.keys() - self._devices.keys():
-            self._devices[uuid] = Device(uuid, found[uuid])
+        for uuid, handle in found.items():
+            self._devices.setdefault(uuid, Device(uuid, handle))
         if self._devices.keys() - found.keys():
             log.warning("%d known GPUs do not answer after a new start", len(self._devices.keys() - found.keys()))
 
