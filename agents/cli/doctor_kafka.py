@@ -32,11 +32,16 @@ def checks(
     found = [guarded("listeners", lambda: _listeners(bootstrap, timeout_s))]
     if found[0].verdict == "fail":
         return found
+    writer = f"actuation-{env.get('EO_CLUSTER') or 'default'}-doctor"
     found += [
-        guarded(
-            "group coordinator", lambda: _answers(ready.group_coordinator(bootstrap, timeout_s), "consumer groups")
+        _coordinator(
+            "group coordinator", ready.group_coordinator(bootstrap, timeout_s), "READ on the group prefix `eo-`"
         ),
-        guarded("transactions", lambda: _answers(ready.transaction_coordinator(bootstrap, timeout_s), "transactions")),
+        _coordinator(
+            "transactions",
+            ready.transaction_coordinator(bootstrap, timeout_s, name=writer),
+            "WRITE on the transactional id prefix `actuation-` (the actuation job alone needs it)",
+        ),
         guarded("topics", lambda: topics(bootstrap)),
         guarded("rights", lambda: rights(bootstrap), otherwise="warn"),
     ]
@@ -48,13 +53,13 @@ def _listeners(bootstrap: str, timeout_s: float) -> str:
     return f"{bootstrap} answers; clients go to " + ", ".join(f"{host}:{port}" for _, host, port in found)
 
 
-def _answers(reason: str | None, what: str) -> str:
-    if reason is not None:
-        raise EoError(
-            f"the coordinator of {what} does not answer ({reason}); a broker that just started needs a few seconds, "
-            "a broker without this feature cannot run the actuation job."
-        )
-    return f"the coordinator of {what} answers"
+def _coordinator(name: str, reason: str | None, right: str) -> Check:
+    if reason is None:
+        return Check(name, "ok", "its coordinator answers")
+    if "uthoriz" in reason:
+        return Check(name, "warn", f"this user may not use it ({reason}); give it {right}.")
+    told = "a broker that has just started needs some seconds, one without this feature cannot run the actuation job."
+    return Check(name, "fail", f"its coordinator does not answer ({reason}); {told}")
 
 
 def topics(bootstrap: str) -> str:
