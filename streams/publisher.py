@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 from streams.contract import codec
@@ -18,7 +17,7 @@ from streams.contract.records import Record
 from streams.contract.topics import DLQ, topic_of
 from streams.errors import DeliveryFailed
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = list[tuple[str, bytes]]
 QUEUE_MESSAGES: Final = 200_000
 FULL_WAIT_S: Final = 60.0  # a queue that stays full this long means no broker: the worker stops and says so
 log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ class Publisher:
         headers = codec.headers(record, source=source, traceparent=traceparent)
         self.send_raw(topic_of(type(record)).name, key.encode(), codec.encode(record), headers)
 
-    def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None = None) -> None:
         """Publishes bytes. Waits only while the producer's queue is full.
 
         Raises:
@@ -93,7 +92,7 @@ class Publisher:
         while True:
             try:
                 self._producer.produce(
-                    topic, key=key, value=value, headers=list(headers), on_delivery=receipt.delivered
+                    topic, key=key, value=value, headers=headers or [], on_delivery=receipt.delivered
                 )
                 return
             except BufferError:

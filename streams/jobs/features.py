@@ -21,11 +21,11 @@ from streams.contract.topics import TELEMETRY, Topic
 from streams.jobs import features_wire as wire
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury
-from streams.jobs.features_state import PartitionState, Sample
+from streams.jobs.features_state import MOST_PER_NODE, PartitionState, Sample
 from streams.replay import Replay
 
 NAME: Final = "features"
-CHUNK: Final = 64  # nodes computed at once: 512 GPUs, so that an array of one column (256 kB) stays in the cache
+CHUNK: Final = 64  # messages computed at once: 512 GPUs, so that an array of one column (256 kB) stays in the cache
 STATE_VERSION: Final = 1
 SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new window after a restart of the worker
 
@@ -75,8 +75,8 @@ class FeaturesJob:
         state = self._states.get(partition)
         if state is None:
             state = self._states[partition] = self._recover(partition, records[0])
-        for window_samples in rounds(self._samples(partition, state, records)):
-            self._emit(state, window_samples)
+        for part in chunks(self._samples(partition, state, records)):
+            self._emit(state, part)
         self._changed.add(partition)
         return Outcome.ACK
 
@@ -192,21 +192,28 @@ class FeaturesJob:
                 continue  # it went to the dead-letter queue when it was first read
             if state.is_new(value):
                 samples.append(sample)
-        for round_samples in rounds(samples):
-            state.append(round_samples)
+        for part in chunks(samples):
+            state.append(part)
 
 
 FEATURE_NAMES: Final = tuple(feature.name for feature in FEATURES)
 
 
-def rounds(samples: Iterable[Sample]) -> list[list[Sample]]:
-    """The same samples in rounds of at most CHUNK in which each node stands once, each node's in order."""
+def chunks(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """The same samples in order, cut so that each part can be appended at once.
+
+    A part has at most CHUNK samples and MOST_PER_NODE of one node, and a node keeps its boot and GPUs within it.
+    """
     out: list[list[Sample]] = []
-    seen: dict[str, int] = {}
+    last: dict[str, tuple[int, wire.TelemetryUsed]] = {}
     for sample in samples:
-        turn = seen.get(sample.value.node, 0)
-        seen[sample.value.node] = turn + 1
-        if turn == len(out):
+        value = sample.value
+        turn, before = last.get(value.node, (0, value))
+        same = value.boot_id == before.boot_id and wire.uuids(value) == wire.uuids(before)
+        if not out or len(out[-1]) == CHUNK or turn == MOST_PER_NODE or not same:
             out.append([])
-        out[turn].append(sample)
-    return [one[at : at + CHUNK] for one in out for at in range(0, len(one), CHUNK)]
+            last.clear()
+            turn = 0
+        out[-1].append(sample)
+        last[value.node] = (turn + 1, value)
+    return out

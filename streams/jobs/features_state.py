@@ -1,7 +1,7 @@
 """What the features job remembers of one partition: the last 64 samples of each GPU and what each node has sent.
 
-Samples lie in one array, oldest to newest, with room for 32 more before a row is moved back to its start: appending
-costs one write, and a window is one contiguous slice. No Kafka and no clock here.
+Samples lie in one array, oldest to newest, with room for 33 more before a row is moved back to its start: appending
+costs one write, and the window of every sample of a batch is one contiguous slice. No Kafka and no clock here.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Floats, Window
-from streams.jobs.features_wire import GPU_COLUMNS, TelemetryUsed
+from streams.jobs.features_wire import TelemetryUsed, uuids
 
 ROOM: Final = WIDTH + 32
+MOST_PER_NODE: Final = ROOM - (WIDTH - 1)
 FIRST_ROWS: Final = 256
 OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
 UNKNOWN: Final = (None,)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One telemetry message that counts, with its place in the partition."""
 
     offset: int
@@ -73,18 +73,35 @@ class PartitionState:
     # --- windows ---
 
     def append(self, samples: Sequence[Sample]) -> Window:
-        """Adds one sample of each of these (different) nodes; returns the windows of their GPUs, in order."""
-        rows = np.concatenate([self._rows(sample.value) for sample in samples])
-        for sample in samples:
-            self._note(sample)
-        counts = [len(sample.value.gpu.uuid) if sample.value.gpu else 0 for sample in samples]
-        stamps = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), counts)
-        self._make_room(rows)
-        at = self._newest[rows] + 1
-        self._newest[rows] = at
-        self._ts[rows, at] = stamps
+        """Adds these samples in their order; returns one window per GPU of each, in the same order.
+
+        A node may stand in it MOST_PER_NODE times, with the same boot and the same GPUs each time.
+        """
+        per_sample = [self._rows(sample.value) for sample in samples]
+        turns = self._turns(samples)
+        sizes = [len(rows) for rows in per_sample]
+        rows = np.concatenate(per_sample)
+        turn = np.repeat(np.array(turns, np.intp), sizes)
+        self._make_room(rows, turn)
+        at = self._newest[rows] + 1 + turn
+        self._ts[rows, at] = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), sizes)
         self._values[rows, :, at] = _columns(samples)
-        return self._windows(rows, at)
+        window = self._windows(rows, at)
+        np.maximum.at(self._newest, rows, at)
+        return window
+
+    def _turns(self, samples: Sequence[Sample]) -> list[int]:
+        """How many samples of the same node stand before each one; notes what each node has sent."""
+        seen: dict[str, int] = {}
+        out = []
+        for sample in samples:
+            value = sample.value
+            turn = seen.get(value.node, 0)
+            seen[value.node] = turn + 1
+            out.append(turn)
+            self.nodes[value.node].recent.append((value.ts_ns, sample.offset, value.seq))
+            self.newest_ns = max(self.newest_ns, value.ts_ns)
+        return out
 
     def _windows(self, rows: NDArray[np.intp], at: NDArray[np.intp]) -> Window:
         start = at - (WIDTH - 1)
@@ -92,12 +109,12 @@ class PartitionState:
         values = np.lib.stride_tricks.sliding_window_view(self._values, WIDTH, axis=2)[rows, :, start]
         return Window(ts, {name: values[:, column] for column, name in enumerate(COLUMNS)})
 
-    def _make_room(self, rows: NDArray[np.intp]) -> None:
-        full = rows[self._newest[rows] == ROOM - 1]
+    def _make_room(self, rows: NDArray[np.intp], turn: NDArray[np.intp]) -> None:
+        full = np.unique(rows[self._newest[rows] + 1 + turn >= ROOM])
         if len(full):
-            keep = slice(ROOM - (WIDTH - 1), ROOM)
-            self._values[full, :, : WIDTH - 1] = self._values[full, :, keep]
-            self._ts[full, : WIDTH - 1] = self._ts[full, keep]
+            history = np.arange(WIDTH - 1) + (self._newest[full] - (WIDTH - 2))[:, None]
+            self._values[full, :, : WIDTH - 1] = np.take_along_axis(self._values[full], history[:, None, :], axis=2)
+            self._ts[full, : WIDTH - 1] = np.take_along_axis(self._ts[full], history, axis=1)
             self._newest[full] = WIDTH - 2
 
     def _rows(self, value: TelemetryUsed) -> NDArray[np.intp]:
@@ -105,7 +122,7 @@ class PartitionState:
         if node.boot_id != value.boot_id:
             self._clear(node)
             node.boot_id = value.boot_id
-        uuid = value.gpu.uuid if value.gpu is not None else []
+        uuid = uuids(value)
         if uuid != node.uuid:
             node.rows = np.array([self._row(node, one) for one in uuid], np.intp)
             node.uuid = uuid
@@ -131,11 +148,6 @@ class PartitionState:
         rows = np.array(list(node.by_uuid.values()), np.intp)
         self._values[rows], self._ts[rows], self._newest[rows] = np.nan, NEVER_NS, WIDTH - 2
         node.recent.clear()
-
-    def _note(self, sample: Sample) -> None:
-        value = sample.value
-        self.nodes[value.node].recent.append((value.ts_ns, sample.offset, value.seq))
-        self.newest_ns = max(self.newest_ns, value.ts_ns)
 
     # --- snapshots ---
 
@@ -171,8 +183,7 @@ def _columns(samples: Sequence[Sample]) -> Floats:
         if gpu is None:
             continue
         unknown = UNKNOWN * len(gpu.uuid)
-        for index, name in enumerate(GPU_COLUMNS):
-            flat[index] += getattr(gpu, name) or unknown
+        for column, values in zip(flat, gpu.columns(), strict=False):
+            column += values or unknown  # grows in place
         flat[-1] += unknown if sample.tokens is None else map(sample.tokens.get, gpu.uuid)
     return np.array(flat, np.float64).T
-

@@ -16,7 +16,7 @@ from streams.contract.records import Int64, Quality, Texts
 
 Column = list[float | None] | None
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-HEADERS: Final = (("content-type", CONTENT_TYPE.encode()), ("schema", str(SCHEMA_VERSION).encode()))
+HEADERS: Final = [("content-type", CONTENT_TYPE.encode()), ("schema", str(SCHEMA_VERSION).encode())]
 NO_ENGINES: Final = msgspec.Raw(b"[]")
 
 
@@ -31,6 +31,10 @@ class GpuUsed(msgspec.Struct):
     util_ratio: Column = None
     temp_c: Column = None
     throttle: Column = None
+
+    def columns(self) -> tuple[Column, ...]:
+        """The numeric columns in the order of GPU_COLUMNS."""
+        return (self.power_w, self.energy_mj, self.sm_mhz, self.util_ratio, self.temp_c, self.throttle)
 
 
 class EngineUsed(msgspec.Struct):
@@ -102,10 +106,15 @@ def _check(gpu: GpuUsed) -> None:
     size = len(gpu.uuid)
     if len(set(gpu.uuid)) != size:
         raise ContractError("NodeTelemetry: a GPU is named twice in uuid")
-    for name in ("name", *GPU_COLUMNS):
-        column = getattr(gpu, name)
+    for position, column in enumerate((*gpu.columns(), gpu.name)):
         if column is not None and len(column) != size:
+            name = (*GPU_COLUMNS, "name")[position]
             raise ContractError(f"NodeTelemetry: column {name} has {len(column)} values for {size} GPUs")
+
+
+def uuids(value: TelemetryUsed) -> list[str]:
+    """The GPUs of a message; empty for a node without any."""
+    return value.gpu.uuid if value.gpu is not None else []
 
 
 def tokens(value: TelemetryUsed) -> dict[str, float] | None:
