@@ -137,7 +137,7 @@ def page(results: list[Result], *, nodes: int, gpus: int) -> str:
         "",
         f"`eo bench stream --nodes {nodes} --gpus {gpus}` on a real broker of its own, {PARTITIONS} partitions,",
         f"backlog of {nodes} nodes x {SECONDS_OF_BACKLOG} s at 1 Hz. Each reader is pinned to one core and does the",
-        "whole work: read, decode, nine features per GPU over 60 s, encode, write, wait for the acknowledgement, commit.",
+        "whole work: read, decode, nine features per GPU over 60 s, encode, write, have it acknowledged, commit.",
         f"{platform.machine()}, {os.cpu_count()} cores shared with the broker, Python {platform.python_version()}.",
         "",
         "```",

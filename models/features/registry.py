@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from models.features import activity, energy, power, thermal
 from models.features.definition import FeatureDef
 from models.features.window import Floats, Window
@@ -58,13 +56,9 @@ FEATURES: Final = (
     FeatureDef("util_ratio_mean_60s", "1", 60.0, ("util_ratio",), "mean(util_ratio)", activity.util_ratio_mean_60s),
     FeatureDef("sm_mhz_mean_60s", "MHz", 60.0, ("sm_mhz",), "mean(sm_mhz)", activity.sm_mhz_mean_60s),
 )
-DECIMALS: Final = 6
 BY_NAME: Final = {feature.name: feature for feature in FEATURES}
 
 
 def compute_all(window: Window) -> dict[str, Floats]:
-    """Every registered feature of every GPU, in the order of the table, rounded to DECIMALS.
-
-    Rounding here, for stream and offline alike, halves the bytes of a message; a microwatt is below every sensor.
-    """
-    return {feature.name: np.round(feature.compute(window), DECIMALS) for feature in FEATURES}
+    """Every registered feature of every GPU, in the order of the table."""
+    return {feature.name: feature.compute(window) for feature in FEATURES}
