@@ -14,7 +14,6 @@ from agents.cli.known_names import KAFKA_NAMES, PREFIX, known_names
 
 Origin = Literal["env", "file", "default"]
 SECRET: Final = re.compile(r"PASSWORD|SECRET|TOKEN|_PEM$", re.IGNORECASE)
-ROOMS: Final = {"agent": "agents.node", "capper": "agents.capper"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,11 @@ class Setting:
 
 def settings(env: Mapping[str, str], file: Path | None = None) -> list[Setting]:
     """All settings: the worker's, the node agent's, the capper's, then names that several processes read."""
-    rows = [*_worker(env), *(row for process in ROOMS for row in _light(process, env, file))]
-    shared = known_names() - {row.name for row in rows} - KAFKA_NAMES | {"KAFKA_BOOTSTRAP"}
-    names = [*sorted(shared), *sorted(name for name in KAFKA_NAMES if name in env)]
+    rows = [*_worker(env), *(row for light in LIGHT for row in _light(light, env, file))]
     known = {row.name for row in rows}
-    return rows + [_setting(name, env.get(name), "all", env) for name in names if name not in known]
+    shared = known_names() - KAFKA_NAMES | {"KAFKA_BOOTSTRAP"}
+    names = [*sorted(shared - known), *sorted(name for name in KAFKA_NAMES if name in env)]
+    return rows + [_setting(name, env.get(name), "all", env) for name in names]
 
 
 def problems(env: Mapping[str, str], file: Path | None = None) -> list[str]:
@@ -43,30 +42,43 @@ def problems(env: Mapping[str, str], file: Path | None = None) -> list[str]:
         importlib.import_module("streams.settings").from_env()
     except ValueError as error:
         found += _sentences(error)
-    for process in ROOMS:
-        module, refusal = _room(process)
-        if module is None:
-            continue
+    for light in LIGHT:
         try:
-            module.load(file, env)
-        except refusal as error:
+            light.load(env, file)
+        except light.refusal() as error:
             found.append(f"{str(error).rstrip('.')}.")
     return found
 
 
-def _room(process: str) -> tuple[Any, type[Exception]]:
-    """The settings module of a light process and the error that it raises; (None, ...) when it has none."""
-    try:
-        module = importlib.import_module(f"{ROOMS[process]}.settings")
-    except ModuleNotFoundError:
-        return None, ValueError
-    refusal: type[Exception] = importlib.import_module(f"{ROOMS[process]}.errors").SettingsError
-    return (module if hasattr(module, "load") else None), refusal
+@dataclass(frozen=True, slots=True)
+class Light:
+    """A process whose settings are a plain dataclass from a TOML file and the environment."""
+
+    process: str
+    room: str
+
+    def module(self) -> Any:
+        return importlib.import_module(f"{self.room}.settings")
+
+    def refusal(self) -> type[Exception]:
+        refused: type[Exception] = importlib.import_module(f"{self.room}.errors").SettingsError
+        return refused
+
+    def load(self, env: Mapping[str, str], file: Path | None) -> Any:
+        """The settings as the process would have them. The agent's file is named in its environment."""
+        module = self.module()
+        if self.process == "capper":
+            return module.load(file, env)
+        return module.NodeSettings.from_env({**env, **({module.CONFIG_NAME: str(file)} if file else {})})
+
+
+LIGHT: Final = (Light("agent", "agents.node"), Light("capper", "agents.capper"))
 
 
 def _setting(name: str, value: object, process: str, env: Mapping[str, str], *, from_file: bool = False) -> Setting:
     hidden = SECRET.search(name) is not None
-    text = "-" if value is None or value in ("", ()) else "***" if hidden else str(value)
+    plain = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = "-" if value is None or plain == "" else "***" if hidden else plain
     return Setting(name, text, "env" if name in env else "file" if from_file else "default", process)
 
 
@@ -84,20 +96,18 @@ def _worker(env: Mapping[str, str]) -> list[Setting]:
     return rows
 
 
-def _light(process: str, env: Mapping[str, str], file: Path | None) -> list[Setting]:
-    module, refusal = _room(process)
-    if module is None:
-        return []
+def _light(light: Light, env: Mapping[str, str], file: Path | None) -> list[Setting]:
+    named = {name: text for name, text in env.items() if name.endswith("_CONFIG")}
     try:
-        plain, filed, loaded = module.load(None, {}), module.load(file, {}), module.load(file, env)
-    except refusal:
-        return []
-    prefix = getattr(module, "ENV_PREFIX", PREFIX)
+        plain, filed, loaded = light.load({}, None), light.load(named, file), light.load(env, file)
+    except light.refusal():
+        return []  # `eo config check` says why
+    prefix = light.module().ENV_PREFIX
     return [
         _setting(
             prefix + field.name.upper(),
             getattr(loaded, field.name),
-            process,
+            light.process,
             env,
             from_file=getattr(filed, field.name) != getattr(plain, field.name),
         )

@@ -62,7 +62,7 @@ def test_every_verb_of_the_broker_refuses_it(layout: Layout, monkeypatch: pytest
 
 def test_origins_and_secrets(tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "eo.toml"
-    file.write_text("[capper]\nopt_in = true\npower_floor_w = 200\n")
+    file.write_text("[node]\nmetrics_port = 9999\n[capper]\nopt_in = true\npower_floor_w = 200\n")
     env = {"EO_HOLDOUT_RATIO": "0.2", "EO_CAPPER_POWER_FLOOR_W": "250", "EO_KAFKA_SASL_PASSWORD": "hush"}
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -71,6 +71,7 @@ def test_origins_and_secrets(tmp_path: Path, layout: Layout, monkeypatch: pytest
     assert (rows["EO_TTL_MS"].value, rows["EO_TTL_MS"].origin) == ("15000", "default")
     assert (rows["EO_CAPPER_OPT_IN"].value, rows["EO_CAPPER_OPT_IN"].origin) == ("True", "file")
     assert (rows["EO_CAPPER_POWER_FLOOR_W"].value, rows["EO_CAPPER_POWER_FLOOR_W"].origin) == ("250.0", "env")
+    assert (rows["EO_NODE_METRICS_PORT"].value, rows["EO_NODE_METRICS_PORT"].origin) == ("9999", "file")
     assert rows["EO_KAFKA_SASL_PASSWORD"].value == "***"
 
 
