@@ -1,0 +1,91 @@
+-- question: Do controlled engines keep their latency against the hold-out, in the same minutes?
+-- param: hours = 24.0 (h, back from the newest row)
+-- columns:
+--   arm: controlled = a command was applied in the minute; holdout = flagged in an envelope
+--   engines: engines
+--   tokens: gaps between tokens counted
+--   tbt_p50_ms: median time between tokens, ms
+--   tbt_p99_ms: p99 time between tokens, ms
+--   ttft_p50_ms: median time to first token, ms
+--   ttft_p99_ms: p99 time to first token, ms
+--   e2e_p99_ms: p99 request duration, ms
+--   tbt_p99_to_holdout_ratio: its p99 time between tokens over the hold-out's
+--   ttft_p99_to_holdout_ratio: its p99 time to first token over the hold-out's
+--   simulated_ratio: share of simulated readings, 0..1
+-- Quantiles come from pooled histograms (2.2 % wide buckets, interpolated inside), never from means of quantiles.
+WITH arm_rows AS MATERIALIZED (
+    SELECT * FROM engine_arm WHERE minute >= since($hours)
+),
+
+both_arms AS (
+    SELECT minute FROM arm_rows GROUP BY minute HAVING min(arm) <> max(arm)
+),
+
+readings AS (
+    SELECT arms.arm, engines.*
+    FROM engine_minute AS engines
+    INNER JOIN arm_rows AS arms USING (minute, engine)
+    SEMI JOIN both_arms USING (minute)
+    WHERE engines.minute >= since($hours)
+),
+
+flat AS (
+    SELECT arm, 'tbt' AS kind, unnest(tbt_index) AS bucket, unnest(tbt_count) AS hits FROM readings
+    UNION ALL
+    SELECT arm, 'ttft', unnest(ttft_index), unnest(ttft_count) FROM readings
+    UNION ALL
+    SELECT arm, 'e2e', unnest(e2e_index), unnest(e2e_count) FROM readings
+),
+
+ranked AS (
+    SELECT
+        arm, kind, bucket, sum(hits) AS hits,
+        sum(sum(hits)) OVER (PARTITION BY arm, kind ORDER BY bucket) AS seen,
+        sum(sum(hits)) OVER (PARTITION BY arm, kind) AS total
+    FROM flat
+    GROUP BY arm, kind, bucket
+),
+
+quantiles AS (
+    SELECT
+        arm, kind, max(total) AS total,
+        min(bucket_ms(bucket, 1 - (seen - 0.5 * total) / hits)) FILTER (seen >= 0.5 * total) AS p50_ms,
+        min(bucket_ms(bucket, 1 - (seen - 0.99 * total) / hits)) FILTER (seen >= 0.99 * total) AS p99_ms
+    FROM ranked
+    GROUP BY arm, kind
+),
+
+arms AS (
+    SELECT arm, count(DISTINCT engine) AS engines, sum(simulated_samples) / sum(samples) AS simulated
+    FROM readings
+    GROUP BY arm
+),
+
+wide AS (
+    SELECT
+        arm,
+        max(total) FILTER (kind = 'tbt') AS tokens,
+        max(p50_ms) FILTER (kind = 'tbt') AS tbt_p50_ms,
+        max(p99_ms) FILTER (kind = 'tbt') AS tbt_p99_ms,
+        max(p50_ms) FILTER (kind = 'ttft') AS ttft_p50_ms,
+        max(p99_ms) FILTER (kind = 'ttft') AS ttft_p99_ms,
+        max(p99_ms) FILTER (kind = 'e2e') AS e2e_p99_ms
+    FROM quantiles
+    GROUP BY arm
+)
+
+SELECT
+    arm,
+    engines,
+    tokens::BIGINT AS tokens,
+    round(tbt_p50_ms, 3) AS tbt_p50_ms,
+    round(tbt_p99_ms, 3) AS tbt_p99_ms,
+    round(ttft_p50_ms, 3) AS ttft_p50_ms,
+    round(ttft_p99_ms, 3) AS ttft_p99_ms,
+    round(e2e_p99_ms, 3) AS e2e_p99_ms,
+    round(tbt_p99_ms / max(tbt_p99_ms) FILTER (arm = 'holdout') OVER (), 4) AS tbt_p99_to_holdout_ratio,
+    round(ttft_p99_ms / max(ttft_p99_ms) FILTER (arm = 'holdout') OVER (), 4) AS ttft_p99_to_holdout_ratio,
+    round(simulated, 4) AS simulated_ratio
+FROM arms
+LEFT JOIN wide USING (arm)
+ORDER BY arm

@@ -1,0 +1,14 @@
+-- question: In which arm of the comparison was a GPU in a minute?
+-- columns:
+--   minute: start of the minute, UTC
+--   uuid: GPU
+--   arm: holdout = flagged in any envelope; controlled = a command was applied or clamped in this minute
+SELECT acks.minute, acks.uuid, CASE WHEN flags.holdout THEN 'holdout' ELSE 'controlled' END AS arm
+FROM command_minute AS acks
+LEFT JOIN gpu_holdout AS flags USING (uuid)
+WHERE acks.granted > 0 AND NOT coalesce(flags.holdout, false)
+UNION ALL
+SELECT minutes.minute, minutes.uuid, 'holdout' AS arm
+FROM gpu_minute AS minutes
+INNER JOIN gpu_holdout AS flags USING (uuid)
+WHERE flags.holdout

@@ -1,0 +1,15 @@
+-- question: In which arm of the comparison was an engine in a minute?
+-- columns:
+--   minute: start of the minute, UTC
+--   engine: serving engine
+--   arm: holdout when any of its GPUs is; controlled when a command was applied on any of them
+WITH members AS (
+    SELECT DISTINCT engine, uuid, start_of_hour(minute) AS hour
+    FROM gpu_minute
+    WHERE engine IS NOT NULL
+)
+
+SELECT arms.minute, members.engine, max(arms.arm) AS arm
+FROM gpu_arm AS arms
+INNER JOIN members ON arms.uuid = members.uuid AND start_of_hour(arms.minute) = members.hour
+GROUP BY arms.minute, members.engine
