@@ -6,7 +6,7 @@ out; `archived` is the only function that reads files, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models.features.definition import FeatureDef
-from models.features.registry import FEATURES
-from models.features.window import COLUMNS, SPAN_NS, WIDTH, Floats, Stamps, of_series
+from models.features.registry import FEATURES, compute_all
+from models.features.window import COLUMNS, SPAN_NS, WIDTH, Floats, of_series
 from streams.sinks.schemas import ENGINE, TELEMETRY
 from streams.store.errors import NoFeatures, StoreError
 from streams.store.files import files, relation
@@ -28,7 +27,7 @@ CHUNK: Final = 4096  # samples of one GPU computed at once: 64 windows' worth of
 Indices = npt.NDArray[np.int64]
 
 
-def recompute(telemetry: pa.Table, *, features: Sequence[FeatureDef] = FEATURES) -> pa.Table:
+def recompute(telemetry: pa.Table) -> pa.Table:
     """One feature row per telemetry row (one GPU and sample), each sample once, in the order of node, boot, GPU, seq.
 
     `telemetry` has node, boot_id, seq, uuid, ts_ns and the quantities of models.features.window.COLUMNS; one that is
@@ -44,30 +43,17 @@ def recompute(telemetry: pa.Table, *, features: Sequence[FeatureDef] = FEATURES)
     rows = telemetry.select(IDENTITY).take(pa.array(order))
     stamps = telemetry["ts_ns"].to_numpy()[order]
     columns = {name: _floats(telemetry, name)[order] for name in COLUMNS if name in telemetry.column_names}
-    values = {feature.name: np.full(len(order), np.nan) for feature in features}
+    values = {feature.name: np.full(len(order), np.nan) for feature in FEATURES}
     for start, end in pairwise([*starts, len(order)]):
         for at, ready, window_from in _chunks(int(start), int(end)):
             part = {name: column[window_from:ready] for name, column in columns.items()}
-            _compute(features, stamps[window_from:ready], part, values, at=at, ready=ready)
+            found = compute_all(of_series(stamps[window_from:ready], part))
+            for name, column in found.items():
+                values[name][at:ready] = column[at - window_from :]
     rows = rows.append_column("emitted_ns", rows["ts_ns"])
     for name, column in values.items():
         rows = rows.append_column(name, pa.array(column, mask=np.isnan(column)))
     return rows
-
-
-def _compute(
-    features: Sequence[FeatureDef],
-    stamps: Stamps,
-    part: dict[str, Floats],
-    values: dict[str, Floats],
-    *,
-    at: int,
-    ready: int,
-) -> None:
-    window = of_series(stamps, part)
-    fresh = ready - at
-    for feature in features:
-        values[feature.name][at:ready] = feature.compute(window)[-fresh:]
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int, int]]:

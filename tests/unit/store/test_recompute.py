@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.features.registry import FEATURES
+from models.features.registry import FEATURES, compute_all
 from models.features.window import COLUMNS, NEVER_NS, WIDTH, Window
 from streams.contract import records as r
 from streams.sinks.parquet import by_hour, write
@@ -20,45 +20,7 @@ from streams.store import recompute as recomputing
 from streams.store.errors import NoFeatures, StoreError
 from streams.store.recompute import archived, recompute
 from tests.unit.store.makers import T0, S
-
-GPUS = ("GPU-a", "GPU-b", "GPU-c")
-
-
-def telemetry(
-    seq: int, generator: np.random.Generator, *, boot_id: str = "boot", ts_ns: int | None = None
-) -> r.NodeTelemetry:
-    """One node second with gaps: counters that rise, floats with many digits, values missing here and there."""
-
-    def column(low: float, high: float) -> tuple[float | None, ...]:
-        return tuple(None if generator.random() < 0.1 else float(generator.uniform(low, high)) for _ in GPUS)
-
-    gpu = r.GpuColumns(
-        uuid=GPUS,
-        power_w=column(60, 700),
-        energy_mj=tuple(10**12 + seq * 350_000 + int(generator.integers(0, 9999)) for _ in GPUS),
-        sm_mhz=tuple(int(generator.integers(200, 1980)) for _ in GPUS),
-        util_ratio=column(0, 1),
-        temp_c=column(30, 80),
-        throttle=tuple(int(generator.choice([0, 1, 4, 8, 64])) for _ in GPUS),
-    )
-    engines = [("e0", GPUS[:2], seq * 613), ("e1", GPUS[1:2], None if seq % 3 else seq * 99), ("e2", GPUS[:1], None)]
-    readings = tuple(
-        r.EngineReading(
-            engine=name, kind="twin", stack="s", workload="w", gpu_uuid=gpus, ts_ns=0, generation_tokens_total=total
-        )
-        for name, gpus, total in engines
-    )
-    return r.NodeTelemetry(
-        cluster="c",
-        node="n1",
-        boot_id=boot_id,
-        seq=seq,
-        ts_ns=T0 + seq * S if ts_ns is None else ts_ns,
-        source=("twin",),
-        quality="simulated",
-        gpu=gpu,
-        engines=readings,
-    )
+from tests.unit.store.telemetry import GPUS, as_bytes, shares, telemetry
 
 
 def stored(folder: Path, records: list[r.NodeTelemetry]) -> None:
@@ -66,16 +28,6 @@ def stored(folder: Path, records: list[r.NodeTelemetry]) -> None:
     for dataset, table in tables.items():
         for hour, part in by_hour(table):
             write(folder, dataset, hour, partition=0, table=part)
-
-
-def shares(record: r.NodeTelemetry) -> dict[str, float]:
-    """Tokens of each GPU: its share of the last engine that knows them."""
-    return {
-        uuid: engine.generation_tokens_total / len(engine.gpu_uuid)
-        for engine in record.engines
-        for uuid in engine.gpu_uuid
-        if engine.generation_tokens_total is not None
-    }
 
 
 class Rings:
@@ -93,7 +45,7 @@ class Rings:
             values = [tokens.get(uuid) for uuid in record.gpu.uuid] if name == "tokens" else getattr(record.gpu, name)
             self._shift(ring, np.array(values, np.float64))
         window = Window(self.ts_ns, self.columns)
-        return {feature.name: feature.compute(window) for feature in FEATURES}
+        return dict(compute_all(window))
 
     @staticmethod
     def _shift(ring: Any, values: Any) -> None:
@@ -110,11 +62,6 @@ def streamed(records: list[r.NodeTelemetry]) -> dict[tuple[str, int, str], dict[
         for index, uuid in enumerate(GPUS):
             out[record.boot_id, record.seq, uuid] = {name: as_bytes(column[index]) for name, column in values.items()}
     return out
-
-
-def as_bytes(value: float | None) -> bytes:
-    """The exact double; every NaN and null is one unknown."""
-    return b"unknown" if value is None or np.isnan(value) else np.float64(value).tobytes()
 
 
 def recomputed(table: pa.Table) -> dict[tuple[str, int, str], dict[str, bytes]]:
