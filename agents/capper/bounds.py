@@ -87,16 +87,19 @@ def allowed_clocks(
             f"ceiling: the lock found before us, {ceiling} MHz, is below {floor} MHz, the lowest allowed here"
         )
     window = min(max(asked_low, floor), ceiling), min(asked_high, ceiling)
+    if bounds.grid and not any(window[0] <= step <= window[1] for step in bounds.grid):
+        raise NotAllowed(f"value: the device has no clock within {window[0]}-{window[1]} MHz")
     same = window == (asked_low, asked_high)
     text = "" if same else f"{asked_low}-{asked_high} MHz held to {window[0]}-{window[1]} MHz, the bounds of this GPU"
     return ClockWindow(*window, text)
 
 
 def snap(mhz: int, window: ClockWindow, grid: tuple[float, ...]) -> float:
-    """The grid's lowest clock at or above the wanted one (latency first), else its highest within the window."""
+    """The grid's lowest clock at or above the wanted one (latency first), else its highest within the window.
+
+    `allowed_clocks` has made sure that the window holds a clock of the grid.
+    """
     if not grid:
         return float(mhz)
-    above = [step for step in grid if mhz <= step <= window.high]
-    if above:
-        return min(above)
-    return max((step for step in grid if window.low <= step <= mhz), default=float(mhz))
+    inside = [step for step in grid if window.low <= step <= window.high]
+    return min((step for step in inside if step >= mhz), default=max(inside))

@@ -43,12 +43,21 @@ class Holdings:
         )
         self.gpus: dict[str, Gpu] = {}
         self.held: tuple[tuple[Gpu, Knob], ...] = ()
+        self.behind = False  # the file still lists values that were put back; written again at the next tick
 
     def load(self) -> None:
         """Lists the GPUs and takes over every claim of the save file. Raises CapperError."""
         saved = savefile.load(self._folder)
-        reach = [*(self._power.uuids() if self._power else ()), *(self._clock.uuids() if self._clock else ())]
-        self.gpus = {uuid: self._gpu(uuid) for uuid in dict.fromkeys(reach)}
+        powers = dict.fromkeys(self._power.uuids() if self._power else ())
+        clocks = dict.fromkeys(self._clock.uuids() if self._clock else ())
+        self.gpus = {
+            uuid: Gpu(
+                uuid,
+                self._knob(self._power, uuid) if uuid in powers else None,
+                self._knob(self._clock, uuid) if uuid in clocks else None,
+            )
+            for uuid in {**powers, **clocks}
+        }
         if saved is None or saved.empty:
             return
         self._check_actuators(saved)
@@ -57,11 +66,6 @@ class Holdings:
             gpu = self.gpus.setdefault(uuid, Gpu(uuid, self._knob(self._power, uuid), self._knob(self._clock, uuid)))
             _take_over(gpu.power, saved.power.get(uuid))
             _take_over(gpu.clock, saved.clock.get(uuid))
-
-    def _gpu(self, uuid: str) -> Gpu:
-        power = self._knob(self._power, uuid) if self._power and uuid in self._power.uuids() else None
-        clock = self._knob(self._clock, uuid) if self._clock and uuid in self._clock.uuids() else None
-        return Gpu(uuid, power, clock)
 
     def _knob(self, actuator: Actuator | None, uuid: str) -> Knob | None:
         return None if actuator is None else Knob(actuator, uuid, self._sleep)
@@ -107,11 +111,15 @@ class Holdings:
         self._on_disk = saved
 
     def release(self) -> None:
-        """As sync, after values were put back: a file that cannot be written then only means one more restore later."""
+        """As sync, after values were put back: a file that cannot be written then means one more restore later."""
         try:
             self.sync()
         except OSError as error:
-            log.warning("%s keeps values that were put back already (%s)", self._folder, error.strerror)
+            if not self.behind:
+                log.warning("%s keeps values that were put back already (%s)", self._folder, error.strerror)
+            self.behind = True
+        else:
+            self.behind = False
 
 
 def _with(base: Saved, power: dict[str, SavedKnob], clock: dict[str, SavedKnob]) -> Saved:

@@ -54,6 +54,8 @@ class Keeper:
 
     def tick(self, now_s: float) -> None:
         """Ends leases that are over, repeats failed restores, and looks for foreign changes."""
+        if self._holdings.behind:
+            self.settle()
         if now_s >= self._due_s:
             self._expire([gpu for gpu in self._all if gpu.lease and now_s >= gpu.lease.expires_s], now_s)
             retry = [gpu for gpu in self._all if gpu.restoring and now_s >= gpu.retry_at_s]

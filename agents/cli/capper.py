@@ -9,8 +9,9 @@ import os
 import socket
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError
 from streams.contract.layout import Layout
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = capper_settings.load(args.config)
         settings = replace(settings, actuator=args.actuator) if args.actuator else settings
-        power, clock = actuators(settings.actuator, layout)
+        power, clock = actuators(settings.actuator, layout, args.node)
         capper_run.serve(
             node=args.node,
             cluster=args.cluster,
@@ -61,20 +62,22 @@ def _ready(node: str, settings: object) -> str:
     return f"capper of {node} is ready and {allowed}"
 
 
-def actuators(kind: str, layout: Layout) -> tuple[Actuator, Actuator]:
-    """(power, clock) actuators by kind: nvml, dry-run or twin. Raises EoError when they cannot be had."""
+def actuators(kind: str, layout: Layout, node: str) -> tuple[Actuator, Actuator]:
+    """(power, clock) actuators of a node by kind: nvml, dry-run or twin. Raises EoError when they cannot be had."""
     from agents.capper.actuators.make import make
     from agents.capper.actuators.twin import TwinActuator
 
     if kind != "twin":
         return make(kind)
+    registers = _registers(layout.fleet)
+    rows = {uuid: row for uuid, row in registers.rows.items() if registers.node_name(uuid) == node}
+    return TwinActuator(registers, "power_limit_w", rows), TwinActuator(registers, "sm_lock_mhz", rows)
+
+
+@cache
+def _registers(folder: Path) -> Any:
+    """The simulated devices, opened once per command. Imported here only: it brings numpy."""
     try:
-        registers = importlib.import_module("agents.fleet.registers").open_registers(layout.fleet)
-    except OSError as error:
-        raise EoError(
-            f"the simulated devices in {layout.fleet} cannot be opened ({error.strerror or error}); start a fleet once"
-        ) from error
-    return (
-        TwinActuator(registers, "power_limit_w", registers.rows),
-        TwinActuator(registers, "sm_lock_mhz", registers.rows),
-    )
+        return importlib.import_module("agents.fleet.registers").open_registers(folder)
+    except (OSError, ValueError) as error:
+        raise EoError(f"the simulated devices cannot be opened: {error}") from error

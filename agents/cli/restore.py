@@ -162,7 +162,7 @@ def _offline(layout: Layout, folder: Path, node: str, *, dry_run: bool) -> list[
     saved = savefile.load(folder)
     if saved is None or saved.empty:
         return []
-    power, clock = actuators(_kind(saved.power_actuator or saved.clock_actuator), layout)
+    power, clock = actuators(_kind(saved.power_actuator or saved.clock_actuator), layout, node)
     rows = offline.restore(folder, power, clock, dry_run=dry_run)
     return [
         Line(node, row.uuid, row.knob, row.before, row.previous if dry_run else row.after, row.state, row.problem)

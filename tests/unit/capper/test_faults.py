@@ -263,3 +263,18 @@ class TestFiles:
         rig.power.values["GPU-b"], rig.clock.values["GPU-b"] = gone
         rig.run(1.25)
         assert rig.untouched()
+
+    def test_a_file_that_lags_behind_is_written_as_soon_as_it_can_be(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(folder: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        rig.grant(1)
+        monkeypatch.setattr(durable, "sync_folder", full)
+        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: full(path))
+        rig.run(11)
+        assert rig.untouched() and (rig.folder / "save.json").exists()
+        monkeypatch.undo()
+        rig.run(0.25)
+        assert not (rig.folder / "save.json").exists()
