@@ -17,7 +17,7 @@ from tests.contracts.golden import V1, record_of
 from tests.properties.contract_strategies import INT64, RECORDS, record
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-MANY = settings(max_examples=300, deadline=None)
+MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAUGHTY = [b"NaN", b"-Infinity", b"1e999", b"9" * 400, b"[" * 5000, b'{"":' * 5000, b"\xff", b'"\\ud800"', b"\x00", b""]
 
 
