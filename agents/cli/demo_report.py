@@ -71,7 +71,9 @@ def read_topic(bootstrap: str, topic: Topic) -> Iterator[bytes | None]:
     """Every value of a topic from its start to the end as it stood when the reading began."""
     from confluent_kafka import Consumer, TopicPartition
 
-    consumer = Consumer(assigned_consumer_config(bootstrap, "eo-count") | {"enable.partition.eof": True})
+    consumer = Consumer(
+        assigned_consumer_config(bootstrap, "eo-count") | {"enable.partition.eof": True, "log_level": 0}
+    )
     try:
         partitions = consumer.list_topics(topic.name, timeout=10).topics[topic.name].partitions
         consumer.assign([TopicPartition(topic.name, partition, 0) for partition in partitions])

@@ -15,7 +15,7 @@ from streams.contract.records import Histogram, NodeFeatures, PowerApplied, Powe
 from streams.contract.topics import APPLIED, DESIRED, FEATURES
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
+    from confluent_kafka import Message, TopicPartition
 
 WINDOW_S: Final = 60
 Group = str  # "controlled", "hold-out" or "default"
@@ -168,17 +168,28 @@ class LiveReader:
     """Feeds a LiveState from the broker by assign(), without a group. `close()` when done."""
 
     def __init__(self, bootstrap: str, *, history_s: float) -> None:
-        from confluent_kafka import Consumer, TopicPartition
+        from confluent_kafka import Consumer
 
-        self._consumer = Consumer(assigned_consumer_config(bootstrap, "eo-live", offset_reset="latest"))
+        # Quiet: a broker that goes away at the end of a demo is no news on the screen.
+        self._consumer = Consumer(assigned_consumer_config(bootstrap, "eo-live") | {"log_level": 0})
+        self._consumer.assign(self._places(history_s))
+
+    def _places(self, history_s: float) -> list[TopicPartition]:
+        """Where to begin: the end of each partition, or the first message of the last `history_s` seconds."""
+        from confluent_kafka import OFFSET_END, TopicPartition
+
         metadata = self._consumer.list_topics(timeout=10)
-        since_ms = int((time.time() - history_s) * 1000)
         wanted = [
-            TopicPartition(topic.name, partition, since_ms)
+            (topic.name, partition)
             for topic in (FEATURES, DESIRED, APPLIED)
             for partition in (metadata.topics[topic.name].partitions if topic.name in metadata.topics else ())
         ]
-        self._consumer.assign(self._consumer.offsets_for_times(wanted, timeout=10) if wanted else [])
+        if not wanted or history_s <= 0:
+            return [TopicPartition(topic, partition, OFFSET_END) for topic, partition in wanted]
+        since_ms = int((time.time() - history_s) * 1000)
+        return list(
+            self._consumer.offsets_for_times([TopicPartition(*place, since_ms) for place in wanted], timeout=10)
+        )
 
     def poll(self, state: LiveState, timeout_s: float) -> int:
         """Folds what has arrived; returns the number of messages."""
