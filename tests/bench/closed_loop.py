@@ -38,13 +38,14 @@ class Margins:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One run. `floor_ratio` is the lowest clock that the envelope grants, as a share of default."""
+    """One run. `floor_ratio`: lowest clock that the envelope grants; `ceiling_ratio`: its power limit; of default."""
 
     pairs: int = 20
     seconds: float = 120.0
     warmup_s: float = 60.0
     period_s: float = 0.5
     floor_ratio: float = 0.5
+    ceiling_ratio: float = 1.0
     target_every_s: float = 5.0
     target_window_s: float = 60.0
     margins: Margins = field(default_factory=Margins)
@@ -95,6 +96,7 @@ class ClosedLoop:
         self._bounds = ClockBounds(floor, default, default, int(self._device.step_mhz))
         self._locks = np.zeros(self._twin.gpus)
         self._limits = np.full(self._twin.gpus, self._device.limit_default_w)
+        self._limits[: setting.pairs * self._gpus] *= setting.ceiling_ratio
         self._prompt_before = np.zeros(2 * setting.pairs)
         self._recent: list[tuple[float, tuple[Counts, Counts, Counts]]] = []
         self._targets = Targets(None, None, None)
