@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import duckdb
 
 ROLLUP: Final = "_rollup"
+INTERNAL: Final = "internal"  # schema of helper tables, so that SHOW TABLES shows what is meant for users
 MACROS: Final = (
     # The newest row, not the clock, is "now": an archive of last week answers as it did then.
     "CREATE MACRO since(hours) AS "
@@ -54,7 +55,7 @@ def open_archive(layout: Layout) -> duckdb.DuckDBPyConnection:
 
 
 def open_reader(
-    archive: Path, *, leave_out: Collection[Path] = (), only: Collection[str] | None = None, threads: int | None = None
+    archive: Path, *, leave_out: Collection[Path] = (), only: Collection[str] | None = None, memory: str | None = None
 ) -> Archive:
     """The same with what was left out.
 
@@ -66,7 +67,7 @@ def open_reader(
     found: dict[str, list[HourFiles]] = {}
     for name, hours in archive_files.datasets(archive).items():
         found[name] = [_whole(hour, faults) for hour in hours]
-    connection = _connect(threads)
+    connection = _connect(memory)
     newest = _newest(connection, found)
     connection.execute("SET VARIABLE newest_ts = ?", [newest])
     define_macros(connection)
@@ -134,15 +135,17 @@ def _whole(hour: HourFiles, faults: dict[Path, str]) -> HourFiles:
     return HourFiles(hour.hour, hour.folder, tuple(good))
 
 
-def _connect(threads: int | None) -> duckdb.DuckDBPyConnection:
+def _connect(memory: str | None) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect(
         ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
     connection.execute("SET TimeZone = 'UTC'")
-    if threads is not None:
-        connection.execute(f"SET threads = {int(threads)}")
+    # What does not fit into memory fails: a reader leaves no temporary files behind.
+    connection.execute("SET temp_directory = ''")
+    if memory is not None:
+        connection.execute("SET memory_limit = ?", [memory])
     return connection
 
 
@@ -168,11 +171,11 @@ def create_source(
     connection: duckdb.DuckDBPyConnection, view: str, dataset: schemas.Dataset, files: Iterable[Path]
 ) -> None:
     """A view over files of one dataset; columns that old files lack are null, and without files it is empty."""
-    empty = f"{dataset.name.replace('.', '_')}_columns"
-    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [empty]).fetchall():
-        connection.register("empty_rows", dataset.plain_schema.empty_table())
-        connection.execute(f"CREATE TABLE {empty} AS SELECT * FROM empty_rows")
-        connection.unregister("empty_rows")
+    empty = f"{INTERNAL}.{view_name(dataset.name)}_columns"
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL}")
+    connection.register("empty_rows", dataset.plain_schema.empty_table())
+    connection.execute(f"CREATE TABLE IF NOT EXISTS {empty} AS SELECT * FROM empty_rows")
+    connection.unregister("empty_rows")
     rows = f"SELECT * FROM {empty}"
     if listed := list(files):
         rows += f" UNION ALL BY NAME SELECT * FROM {_parquet(listed)}"
@@ -201,8 +204,9 @@ def _create_rollup(
             made = rollup_path(archive, rollup.name, hour, path)
             usable = made.exists() and archive_files.footer_fault(made) is None
             (ready if usable else rest).append(made if usable else path)
-    create_source(connection, f"{rollup.name}_rest", dataset, rest)
-    counted = rollup.sql.replace("source_rows", f"{rollup.name}_rest")
+    uncounted = f"{INTERNAL}.{rollup.name}_rest"
+    create_source(connection, uncounted, dataset, rest)
+    counted = rollup.sql.replace("source_rows", uncounted)
     union = f" UNION ALL BY NAME SELECT * FROM {_parquet(ready)}" if ready else ""
     connection.execute(f"CREATE VIEW {rollup.name} AS SELECT * FROM ({counted}){union}")
 
