@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from agents.fleet import registers as fleet_registers
 from agents.fleet.fleet import GPUS_PER_ENGINE, SLOT_S, Fleet, build
 from agents.fleet.trace import recorded_workload
@@ -24,6 +26,7 @@ from streams.contract.layout import Layout
 from streams.contract.signing import KeyRing
 
 log = logging.getLogger("eo.fleet")
+WARM_UP_S = 30.0  # the engines start with their load in flight, not empty
 CATCH_UP_S = 2.0  # a loop that fell behind further than this drops the lost time instead of racing after it
 
 
@@ -51,6 +54,10 @@ class FleetProcess:
         twin = TwinCluster(
             replicas=replicas, gpus_per_replica=GPUS_PER_ENGINE, workload=workload, params=TwinParams(), seed=plan.seed
         )
+        unlocked = np.zeros(len(self.registers.uuids))
+        twin.advance(WARM_UP_S, sm_lock_mhz=unlocked, limit_w=self.registers.limit_default_w)
+        for replica in range(replicas):
+            twin.take_histograms(replica)
         producer = RebuildingProducer(lambda: _producer(bootstrap))
         self._telemetry_spool = Spool(layout.spool / "fleet")
         self._event_spool = Spool(layout.spool / "fleet-acks")
