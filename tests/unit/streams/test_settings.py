@@ -1,0 +1,53 @@
+"""Settings: nothing by default that could cap a cluster, and impossible combinations are refused with both values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from streams.settings import WorkerSettings, from_env, worker_env
+
+
+def test_defaults_cap_nothing() -> None:
+    settings = WorkerSettings()
+    assert settings.mode == "observe"
+    assert settings.holdout_ratio >= 0.1
+
+
+def test_the_environment_is_read_with_the_prefix_and_the_known_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EO_CLUSTER", "west")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "host:9")
+    monkeypatch.setenv("OPTIMIZATION_INTERVAL", "10")
+    monkeypatch.setenv("EO_DATA_DIR", "/data")
+    settings = from_env()
+    assert (settings.cluster, settings.bootstrap, settings.envelope_interval_s) == ("west", "host:9", 10.0)
+    assert settings.layout.archive == Path("/data/archive")
+    assert settings.group("features") == "eo-west-features"
+
+
+def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = from_env(bootstrap="h:1", cluster="c", data_dir=Path("/d"))
+    for name, value in worker_env(first).items():
+        monkeypatch.setenv(name, value)
+    assert (from_env().bootstrap, from_env().cluster, from_env().data_dir) == ("h:1", "c", Path("/d"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"holdout_ratio": 0.05}, "greater than or equal to 0.1"),
+        ({"ttl_ms": 31_000}, "less than or equal to 30000"),
+        ({"mode": "full"}, "'observe', 'recommend', 'canary' or 'on'"),
+        ({"cluster": "no spaces"}, "should match pattern"),
+        ({"heartbeat_s": 11.0}, "heartbeat_s 11.0 < session_s 10.0 <= request_s 20.0 must hold"),
+        ({"rebalance_s": 20.0}, "rebalance_s 20.0 must stay below request_s 20.0"),
+        ({"archive_flush_s": 40.0}, "archive_flush_s 40.0 must be at most half of stall_s 60.0"),
+        ({"colour": "red"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_bound(wrong: dict[str, object], text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        from_env(**wrong)
+    assert text in str(caught.value)
