@@ -25,6 +25,7 @@ log = logging.getLogger("eo.agent")
 ASK_AGAIN_S: Final = 5.0
 POLL_S: Final = 0.5
 QUEUE_MB: Final = 16  # of librdkafka, over all topics: the spool holds the rest
+WINDOW: Final = 256  # records in flight: five thousand a second at twenty rounds a second
 FETCH_KB: Final = 256  # commands are small and rare
 
 
@@ -88,7 +89,7 @@ class KafkaSide:
             self._told = True
             return False
         producer = RebuildingProducer(lambda: _producer(address, self._node))
-        self._telemetry = SpoolPublisher(self._spools[0], producer)
+        self._telemetry = SpoolPublisher(self._spools[0], producer, window=WINDOW)
         self.events.use(producer)
         log.info("publishing to %s", address)
         if self._read_commands:

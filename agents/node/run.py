@@ -34,7 +34,7 @@ from streams.contract.records import NodeTelemetry
 log = logging.getLogger("eo.agent")
 PUMP_S: Final = 0.05
 DRAIN_S: Final = 5.0
-SEGMENT_BYTES: Final = 4_000_000
+SEGMENT_BYTES: Final = 1_000_000  # also what the spool keeps in memory
 Command = tuple[bytes, int]
 
 
