@@ -91,21 +91,24 @@ class Processes:
             self.stop(role, timeout_s=timeout_s)
 
     def usage(self, extra: Mapping[str, int] | None = None) -> Usage:
-        """CPU and memory by role, descendants included; `extra` adds processes by pid (the broker)."""
-        roots = {child.role: child.process.pid for child in self.children.values()} | dict(extra or {})
+        """CPU and memory by role, descendants of children included; `extra` adds single processes by pid."""
         rss: dict[str, float] = {}
-        for role, pid in roots.items():
-            for member in (pid, *descendants(pid)):
-                if (seen := _stat(member)) is not None:
-                    name = _role_of(member, role)
-                    self._cpu[member] = (name, seen[0])
-                    rss[name] = rss.get(name, 0.0) + seen[1]
+        for child in self.children.values():
+            for member in (child.process.pid, *descendants(child.process.pid)):
+                self._see(member, _role_of(member, child.role), rss)
+        for role, pid in (extra or {}).items():
+            self._see(pid, role, rss)
         cpu: dict[str, float] = {}
         for name, seconds in self._cpu.values():
             cpu[name] = cpu.get(name, 0.0) + seconds
         # What has ended keeps the memory that it had when it was last seen.
         self._rss.update(rss)
         return Usage(cpu, dict(self._rss))
+
+    def _see(self, pid: int, role: str, rss: dict[str, float]) -> None:
+        if (seen := _stat(pid)) is not None:
+            self._cpu[pid] = (role, seen[0])
+            rss[role] = rss.get(role, 0.0) + seen[1]
 
 
 def end(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:

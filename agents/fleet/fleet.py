@@ -41,8 +41,8 @@ class SimulatedNode:
 class Fleet:
     """All nodes, moved together. `start` restores what an earlier fleet left set; `close` restores everything."""
 
-    def __init__(self, registers: Registers, twin: TwinCluster, nodes: list[SimulatedNode], bank: Bank) -> None:
-        self.registers, self.twin, self.nodes, self._bank = registers, twin, nodes, bank
+    def __init__(self, registers: Registers, nodes: list[SimulatedNode], bank: Bank, events: EventPublisher) -> None:
+        self.registers, self.nodes, self._bank, self._events = registers, nodes, bank, events
         self._slot = 0
 
     def start(self) -> None:
@@ -66,8 +66,9 @@ class Fleet:
     def close(self) -> None:
         """Puts every device back and spools the acknowledgements of it."""
         for node in self.nodes:
-            node.capper.restore_all("the fleet is stopping")
-            node.agent.control_step(0.0)
+            ack = node.capper.restore_all("the fleet is stopping")
+            if ack.gpu.uuid:
+                self._events.put(ack)
             node.capper.close()
             node.agent.close()
 
@@ -105,4 +106,4 @@ def build(
         control = ControlLoop(name, capper, cluster=registers.cluster, monotonic=monotonic, wall_ns=wall_ns)
         agent = NodeAgent(registers.cluster, name, [TwinSource(bank, index)], spool, control, events=events)
         nodes.append(SimulatedNode(agent, capper, index % SLOTS))
-    return Fleet(registers, twin, nodes, bank)
+    return Fleet(registers, nodes, bank, events)

@@ -49,8 +49,8 @@ ranked AS (
 quantiles AS (
     SELECT
         arm, kind, max(total) AS total,
-        min(bucket_ms(bucket, 1 - (seen - 0.5 * total) / hits)) FILTER (seen >= 0.5 * total) AS p50_ms,
-        min(bucket_ms(bucket, 1 - (seen - 0.99 * total) / hits)) FILTER (seen >= 0.99 * total) AS p99_ms
+        arg_min(bucket_ms(bucket, 1 - (seen - 0.5 * total) / hits), bucket) FILTER (seen >= 0.5 * total) AS p50_ms,
+        arg_min(bucket_ms(bucket, 1 - (seen - 0.99 * total) / hits), bucket) FILTER (seen >= 0.99 * total) AS p99_ms
     FROM ranked
     GROUP BY arm, kind
 ),

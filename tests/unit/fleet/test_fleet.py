@@ -75,8 +75,10 @@ def test_an_unrenewed_lease_puts_every_device_back_within_ttl_plus_one_second(be
 def test_closing_restores_and_reports_it(bench: Bench) -> None:
     bench.command(1, bench.envelope(1))
     bench.run(3.0)
-    stop(bench)
+    bench.fleet.close()
     assert bench.fleet.registers.changed() == ()
+    last = bench.acks()[-1]
+    assert (last.event, set(last.gpu.status), len(last.gpu.uuid)) == ("restore", {"restored"}, GPUS)
 
 
 def test_a_killed_fleet_leaves_its_limits_and_the_next_start_puts_them_back(bench: Bench, tmp_path: Path) -> None:
