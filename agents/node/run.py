@@ -51,8 +51,8 @@ class AgentProcess:
     """
 
     def __init__(self, settings: NodeSettings, layout: Layout, *, bootstrap: Callable[[], str | None]) -> None:
-        self.settings, self._layout = settings, layout
-        node = settings.node
+        self.settings = settings
+        sources, node = self._sources(), settings.node
         folder = Path(settings.spool_dir) if settings.spool_dir else layout.spool / node
         max_bytes = settings.spool_max_mb * 1_000_000
         segment = min(SEGMENT_BYTES, max_bytes // 8)
@@ -62,7 +62,7 @@ class AgentProcess:
         self.kafka = KafkaSide(node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive)
         self._capper = SocketCapper(Path(settings.capper_socket or layout.capper / node / "capper.sock"))
         control = ControlLoop(node, self._capper, cluster=settings.cluster)
-        self.agent = NodeAgent(settings.cluster, node, self._sources(), self.spool, control, events=self.kafka.events)
+        self.agent = NodeAgent(settings.cluster, node, sources, self.spool, control, events=self.kafka.events)
         self._stop = threading.Event()
         self._server: WSGIServer | None = None
         self._run_file = layout.run / f"agent-{node}.json"

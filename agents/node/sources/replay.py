@@ -1,12 +1,12 @@
-"""A recorded file of telemetry, one NodeTelemetry as JSON per line, played again at any speed.
+"""A recorded file of telemetry, NodeTelemetry as JSON, played again at any speed.
 
-The recorded quality and capability are kept; time stamps become those of the replay, so that a recording reads like a
-live node. Only one line is held in memory.
+One record per line, or indented as `eo read --json` prints it, one after the other. The recorded quality and capability are kept; time stamps become those of the replay, so that a recording reads like a
+live node. Only two records are held in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ class ReplaySource:
     """Plays a recording.
 
     Args:
-        path: JSON lines of NodeTelemetry, oldest first.
+        path: records of NodeTelemetry as JSON, oldest first.
         speed: recorded seconds per second; 0 = one record per reading, whatever the time.
         loop: begin again at the end; otherwise the reading fails there.
     """
@@ -96,9 +96,8 @@ class ReplaySource:
     def _records(self) -> Iterator[NodeTelemetry]:
         try:
             with self._path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield self._decoded(line, number)
+                for number, text in _texts(file):
+                    yield self._decoded(text, number)
         except OSError as error:
             raise SourceError(f"recording {self._path} cannot be read ({error.strerror}); check the path") from error
 
@@ -107,3 +106,20 @@ class ReplaySource:
             return codec.decode(NodeTelemetry, line)
         except ContractError as error:
             raise SourceError(f"recording {self._path}, line {number}: {error}; mend or remove the line") from error
+
+
+def _texts(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(line number, text) of each record: a line, or an indented object that ends with a brace at the margin."""
+    open_text = b""
+    for number, line in enumerate(lines, 1):
+        if open_text:
+            open_text += line
+            if line.rstrip() == b"}":
+                yield number, open_text
+                open_text = b""
+        elif line.rstrip() == b"{":
+            open_text = line
+        elif line.strip():
+            yield number, line
+    if open_text:
+        yield number, open_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agents.node.errors import SourceError
@@ -83,6 +84,17 @@ def test_bad_recordings_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="speed -1 is below 0"):
         ReplaySource(bad, speed=-1)
     source.close()
+
+
+def test_indented_records_play_too(tmp_path: Path) -> None:
+    path = tmp_path / "indented.json"
+    texts = [msgspec.json.format(codec.encode(telemetry(T0 + n * SECOND))) for n in range(2)]
+    path.write_bytes(b"\n".join(texts) + b"\n")
+    source = ReplaySource(path, speed=0, loop=False)
+    assert [source.read(n).gpu for n in range(2)] == [telemetry().gpu] * 2
+    path.write_bytes(texts[0][:-2])
+    with pytest.raises(SourceError, match="line .*NodeTelemetry"):
+        ReplaySource(path).read(1)
 
 
 def test_every_shipped_recording_plays() -> None:
