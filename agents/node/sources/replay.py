@@ -1,7 +1,8 @@
 """A recorded file of telemetry, NodeTelemetry as JSON, played again at any speed.
 
-One record per line, or indented as `eo read --json` prints it, one after the other. The recorded quality and capability are kept; time stamps become those of the replay, so that a recording reads like a
-live node. Only two records are held in memory.
+One record per line, or indented as `eo read --json` prints it, one after the other. The recorded quality and capability
+are kept; time stamps become those of the replay, so that a recording reads like a live node. Only two records are held
+in memory.
 """
 
 from __future__ import annotations

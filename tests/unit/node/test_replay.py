@@ -93,7 +93,7 @@ def test_indented_records_play_too(tmp_path: Path) -> None:
     source = ReplaySource(path, speed=0, loop=False)
     assert [source.read(n).gpu for n in range(2)] == [telemetry().gpu] * 2
     path.write_bytes(texts[0][:-2])
-    with pytest.raises(SourceError, match="line .*NodeTelemetry"):
+    with pytest.raises(SourceError, match=r"line .*NodeTelemetry"):
         ReplaySource(path).read(1)
 
 
