@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--node", default=socket.gethostname(), help="name of this node (default: the host's)")
-    parser.add_argument("--cluster", default=os.environ.get("EO_CLUSTER", "default"), help="name of the cluster")
+    node = os.environ.get("EO_NODE_NAME") or socket.gethostname()
+    cluster = os.environ.get("EO_NODE_CLUSTER") or os.environ.get("EO_CLUSTER") or "default"
+    parser.add_argument("--node", default=node, help="this node's name (default: EO_NODE_NAME, then the host's name)")
+    parser.add_argument("--cluster", default=cluster, help="name of the cluster (default: EO_CLUSTER)")
     parser.add_argument("--config", type=Path, help="TOML file with a [capper] table; EO_CAPPER_* wins over it")
     parser.add_argument("--actuator", choices=("nvml", "dry-run", "twin"), help="what to set; overrides the settings")
     parser.epilog = "example: EO_CAPPER_OPT_IN=1 EO_CAPPER_MAX_MODE=canary eo capper --node gpu-17"
@@ -32,11 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from agents.capper import run as capper_run
     from agents.capper import settings as capper_settings
     from agents.capper.errors import CapperError, SettingsError
+    from agents.cli.known_names import refuse_misspelt
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     layout = Layout.from_env()
     try:
         settings = capper_settings.load(args.config)
+        refuse_misspelt(os.environ)
         settings = replace(settings, actuator=args.actuator) if args.actuator else settings
         power, clock = actuators(settings.actuator, layout, args.node)
         capper_run.serve(

@@ -101,12 +101,13 @@ def _connect(path: Path) -> socket.socket | None:
     connection.settimeout(10)
     try:
         connection.connect(str(path))
-    except (FileNotFoundError, ConnectionRefusedError):
+    except (FileNotFoundError, ConnectionRefusedError, PermissionError):
+        # A dead capper leaves its socket, perhaps the agent's own: the folder's lock says who lives, not this file.
         connection.close()
         return None
     except OSError as error:
         connection.close()
-        raise EoError(f"{path} cannot be reached ({error.strerror or error}); run this as root") from error
+        raise EoError(f"{path} cannot be reached ({error.strerror or error}); see the capper's log") from error
     return connection
 
 

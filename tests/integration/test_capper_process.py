@@ -161,13 +161,14 @@ def test_a_socket_that_nobody_serves_does_not_stop_a_restore(capper: CapperProce
 @pytest.mark.parametrize(
     ("more", "code", "text"),
     [
+        ({"EO_DATA_DIRR": "x"}, 2, "EO_DATA_DIRR is no setting, did you mean EO_DATA_DIR?"),
         (
             {"EO_CAPPER_OPTIN": "1"},
             2,
             "the environment names 'optin', which is no setting of the capper; did you mean 'opt_in'?",
         ),
         (
-            {"EO_FAKE_NVML_STATE": "/nowhere"},
+            {"FAKE_NVML_STATE": "/nowhere"},
             1,
             "the GPUs of node n1 cannot be listed: NVML does not open: Driver Not Loaded",
         ),

@@ -1,5 +1,5 @@
 /* A stand-in for libnvidia-ml.so.1: the real C boundary, simulated devices. All state lives in one file that every
- * process maps (EO_FAKE_NVML_STATE), so a test turns knobs from outside and a second process sees what was set.
+ * process maps (FAKE_NVML_STATE), so a test turns knobs from outside and a second process sees what was set.
  * The structs below are mirrored in driver.py; change both.
  */
 #define _GNU_SOURCE
@@ -53,7 +53,7 @@ static uint64_t now_ns(void) {
 }
 
 static nvmlReturn_t map_state(void) {
-    const char *path = getenv("EO_FAKE_NVML_STATE");
+    const char *path = getenv("FAKE_NVML_STATE");
     struct stat info;
     if (!path) return NVML_ERROR_DRIVER_NOT_LOADED;
     int fd = open(path, O_RDWR | O_CLOEXEC);
