@@ -44,3 +44,20 @@ def committed_lag(bootstrap: str, group: str, job: str) -> int:
     lags = partition_lags(bootstrap, group, job)
     # A commit marker follows each transaction: an input that only holds markers after the commit is read to its end.
     return sum(lag for (topic, _), lag in lags.items() if lag > (1 if topic == DESIRED.name else 0))
+
+
+def settled_groups(bootstrap: str, groups: tuple[str, ...]) -> tuple[str, ...]:
+    """The groups whose members have their partitions; empty while the broker cannot say."""
+    from confluent_kafka import ConsumerGroupState, KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, **security()})
+    answers = admin.describe_consumer_groups(list(groups), request_timeout=5)
+    settled = []
+    for group, answer in answers.items():
+        try:
+            if answer.result().state == ConsumerGroupState.STABLE:
+                settled.append(group)
+        except KafkaException:
+            continue  # a group that nobody joined yet
+    return tuple(settled)

@@ -76,8 +76,22 @@ class Stack:
         fleet_registers.create(self.layout.fleet, cluster="demo", nodes=self.plan.nodes, gpus_per_node=self.plan.gpus)
         self.processes.env = self._env(self.broker.bootstrap)
         self.processes.start("worker", "worker")
+        self._await_jobs()
         plan = self.plan
         self.processes.start("fleet", "fleet", f"--nodes={plan.nodes}", f"--gpus={plan.gpus}", f"--seed={plan.seed}")
+
+    def _await_jobs(self, *, timeout_s: float = 40.0) -> None:
+        """Until every job has its partitions: what nodes send before that would only be measured as a slow start."""
+        from agents.cli.lag import settled_groups
+
+        groups = tuple(f"eo-demo-{job}" for job in READERS)
+        deadline = time.monotonic() + timeout_s
+        while len(settled := settled_groups(self.bootstrap, groups)) < len(groups):
+            if time.monotonic() > deadline:
+                missing = ", ".join(sorted(set(groups) - set(settled)))
+                self._say(f"after {timeout_s:.0f} s these jobs had not joined yet: {missing}; going on without them")
+                return
+            time.sleep(0.25)
 
     def usage(self) -> Usage:
         """CPU and memory of everything that the loop runs, the broker and this process included."""
