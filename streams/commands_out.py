@@ -21,6 +21,7 @@ from streams.contract.records import PowerDesired
 from streams.contract.signing import KeyRing, Signer
 from streams.contract.topics import DESIRED, FEATURES
 from streams.errors import StreamsError
+from streams.jobs.actuation_retry import patiently
 from streams.replay import Replay
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,18 @@ class PartitionWriter:
         self._producer = Producer(self._producer_config())
         try:
             self._producer.init_transactions(timeout_s)
+            found = patiently(lambda: self._highest_epoch(timeout_s), timeout_s=timeout_s)
         except KafkaException as error:
             raise _translate(error, self.partition) from error
-        highest = max(self._highest_epoch(timeout_s), epoch_floor)
+        highest = max(found, epoch_floor)
         self.epoch = (highest or self._wall_ns() // 10**9) + 1
-        log.info("commands of partition %d: epoch %d follows %d", self.partition, self.epoch, highest)
+        log.info(
+            "commands of partition %d: epoch %d follows %d (%d commands not counted)",
+            self.partition,
+            self.epoch,
+            highest,
+            self.forged_total,
+        )
         return self.epoch
 
     def _producer_config(self) -> dict[str, str | int | float | bool]:
@@ -155,16 +163,21 @@ class PartitionWriter:
     def _epoch_of(self, raw: bytes | None) -> int:
         try:
             command = codec.decode(PowerDesired, raw)
+            if command.cluster != self.cluster:
+                return 0
             if self._keyring is not None:
                 self._keyring.verify(command)
         except ContractError as error:
             self.forged_total += 1
-            log.warning("%s/%d: a command was not counted: %s", DESIRED.name, self.partition, error)
+            if self.forged_total == 1:  # the number follows; one example is enough
+                log.warning("%s/%d: a command is not counted: %s", DESIRED.name, self.partition, error)
             return 0
-        return command.epoch if command.cluster == self.cluster else 0
+        return command.epoch
 
     def close(self) -> None:
-        """Lets go of the producer; an open transaction is left for its timeout or the next owner to abort."""
+        """Lets go of the producer and of what it still holds; an open transaction is left for the broker to abort."""
+        if self._producer is not None:
+            self._producer.purge()
         self._producer = None
 
 

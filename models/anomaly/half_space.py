@@ -12,8 +12,15 @@ from typing import Final
 
 from river.anomaly import HalfSpaceTrees
 
-# Limits cover any board made so far; outside values are clipped, because a tree cannot split beyond its limits.
-INPUTS: Final[dict[str, tuple[float, float]]] = {
+# Of a GPU with peers: its values beside theirs, so that neither load nor our own clock locks look rare.
+BESIDE_PEERS: Final[dict[str, tuple[float, float]]] = {
+    "power_ratio_to_peers": (0.5, 1.5),
+    "sm_ratio_to_peers": (0.5, 1.5),
+    "util_over_peers": (-1.0, 1.0),
+    "temp_slope_c_per_min_over_peers": (-15.0, 15.0),
+}
+# Of a GPU alone. Outside values are clipped, because a tree cannot split beyond its limits.
+ALONE: Final[dict[str, tuple[float, float]]] = {
     "power_w_mean_60s": (0.0, 1500.0),
     "sm_mhz_mean_60s": (0.0, 3000.0),
     "util_ratio_mean_60s": (0.0, 1.0),
@@ -36,12 +43,15 @@ class ForestState:
 
 
 class Forest:
-    """A forest with its own threshold: the score that its class stayed below for the last windows."""
+    """A forest and the score from which a combination counts as rare.
 
-    def __init__(self, *, threshold: float = 0.995) -> None:
-        self.threshold = threshold
+    Recorded conversation load on the twin stays below 0.75.
+    """
+
+    def __init__(self, limits: Mapping[str, tuple[float, float]], *, threshold: float = 0.9) -> None:
+        self.threshold, self.limits = threshold, dict(limits)
         self.windows = 0
-        self._model = HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, limits=dict(INPUTS), seed=SEED)
+        self._model = HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, limits=self.limits, seed=SEED)
 
     @property
     def silent(self) -> bool:
@@ -50,7 +60,7 @@ class Forest:
 
     def score(self, features: Mapping[str, float]) -> float:
         """How rare the combination is, 0 to 1; then it is learned. 0 while silent."""
-        x = {name: min(max(features[name], low), high) for name, (low, high) in INPUTS.items()}
+        x = {name: min(max(features[name], low), high) for name, (low, high) in self.limits.items()}
         score = 0.0 if self.silent else float(self._model.score_one(x))
         self._model.learn_one(x)
         if self._model.counter == 0:
@@ -69,7 +79,9 @@ class Forest:
 
     def restore(self, state: ForestState) -> None:
         """Grows the same trees and puts the masses back. Raises ValueError for a state of another shape."""
-        self._model.learn_one({name: low for name, (low, _) in INPUTS.items()})  # the trees are made by the first one
+        self._model.learn_one(
+            {name: low for name, (low, _) in self.limits.items()}
+        )  # the trees are made by the first one
         if not len(state.reference) == len(state.latest) == len(self._model._tree_nodes):
             raise ValueError(f"{len(state.reference)} saved trees, {len(self._model._tree_nodes)} expected")
         for tree, reference, latest in zip(self._model._tree_nodes, state.reference, state.latest, strict=True):

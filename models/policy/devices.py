@@ -11,6 +11,7 @@ from typing import Final
 
 from models.policy.arbiter import Device
 
+SIMULATED: Final = " (simulated)"  # what the twin's devices carry behind the name of the one that they imitate
 DEVICES: Final[dict[str, Device]] = {
     "NVIDIA H100 80GB HBM3": Device(1980, 700.0, 200.0, 700.0),
     "NVIDIA H100 PCIe": Device(1755, 350.0, 200.0, 350.0),
@@ -25,7 +26,7 @@ DEVICES: Final[dict[str, Device]] = {
 
 def device(name: str | None, reported: Mapping[str, float | None]) -> Device:
     """A GPU's bounds: what it reports (sm_max_mhz, limit_default_w, limit_min_w, limit_max_w) before the table."""
-    known = DEVICES.get(name or "", Device())
+    known = DEVICES.get((name or "").removesuffix(SIMULATED), Device())
     clock = reported.get("sm_max_mhz")
     return Device(
         sm_max_mhz=int(clock) if clock else known.sm_max_mhz,

@@ -17,6 +17,7 @@ from streams.contract.kafka import assigned_consumer_config
 from streams.contract.records import OperatorIntent
 from streams.contract.signing import KeyRing
 from streams.contract.topics import INTENT
+from streams.jobs.actuation_retry import patiently
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
@@ -139,7 +140,10 @@ class IntentReader:
         config = assigned_consumer_config(bootstrap, client_id) | {"log_level": 3}
         self._consumer: Consumer = Consumer(config)
         partition = TopicPartition(INTENT.name, 0)
-        self._position, self._end = self._consumer.get_watermark_offsets(partition, timeout=timeout_s)
+        ends = patiently(
+            lambda: self._consumer.get_watermark_offsets(partition, timeout=timeout_s), timeout_s=timeout_s
+        )
+        self._position, self._end = ends
         if self._position < self._end:
             self._consumer.assign([TopicPartition(INTENT.name, 0, self._position)])
         else:

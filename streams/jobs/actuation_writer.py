@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -94,10 +95,13 @@ class WriterThread:
         return nodes
 
     def drain(self, timeout_s: float) -> bool:
-        """Waits until everything handed over so far is finished; false when that took longer."""
-        passed = threading.Event()
+        """Waits until everything handed over so far is finished; false when that took longer or the thread ended."""
+        passed, deadline = threading.Event(), time.monotonic() + timeout_s
         self._work.put(_Work(-1, passed=passed))
-        return passed.wait(timeout_s) if self._thread.is_alive() else False
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if passed.wait(0.05):
+                return True
+        return passed.is_set()
 
     def stop(self, timeout_s: float = 15.0) -> None:
         """Finishes what was handed over and ends the thread."""
@@ -118,6 +122,8 @@ class WriterThread:
         except Exception as error:  # noqa: BLE001
             # Whatever it was, commands cannot be written any more: the event loop raises it at its next tick.
             log.error("the command writer ended: %s", error)
+            for partition in list(self._writers):
+                self._close(partition)
             with self._lock:
                 self._failure = error
 

@@ -8,23 +8,22 @@ gives the same verdict id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from models.anomaly import half_space
 from models.anomaly.confirm import verdict_id
-from models.anomaly.half_space import Forest
-from models.anomaly.metrics import METRICS, Action, to_peers
+from models.anomaly.half_space import ALONE, BESIDE_PEERS, Forest
+from models.anomaly.metrics import METRICS, Action
 from models.efficiency import regression
 from models.efficiency.regression import EfficiencyRegression
 from streams.contract import codec
 from streams.contract.errors import ContractError
 from streams.contract.records import AnomalyVerdict, EngineReading, NodeFeatures
 from streams.contract.topics import FEATURES, Topic
+from streams.jobs.anomaly_batch import Batch
 from streams.jobs.anomaly_state import VERSION, EngineCounters, PartitionState, Saved
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury
@@ -34,8 +33,6 @@ MODEL_VERSION: Final = "1"
 EVERY_NS: Final = 5 * 10**9  # each node is judged this often, by its own time
 ROWS_PER_S: Final = 100.0  # half-space rows a second over all partitions: 25 us each
 PRUNE_S: Final = 60.0
-NO_WORKLOAD: Final = "none"
-Floats = NDArray[np.float64]
 
 
 class AnomalyJob:
@@ -104,24 +101,27 @@ class AnomalyJob:
             return
         part.changed = True
         part.newest_ns = max(part.newest_ns, *(node.window_end_ns for node in nodes))
-        for verdict in (*_by_past(part, nodes), *self._by_forest(part, nodes), *_by_work(part, nodes)):
+        batch = Batch(nodes)
+        for verdict in (*_by_past(part, batch), *self._by_forest(part, batch), *_by_work(part, nodes)):
             self._ctx.log.info("verdict %s: %s on %s", verdict.verdict_id, verdict.metric, verdict.gpu_uuid)
             self._ctx.publisher.send(verdict, verdict.node, source=NAME)
 
     # --- half-space trees, within their allowance ---
 
-    def _by_forest(self, part: PartitionState, nodes: Sequence[NodeFeatures]) -> Iterator[AnomalyVerdict]:
+    def _by_forest(self, part: PartitionState, batch: Batch) -> Iterator[AnomalyVerdict]:
         self._refill()
         suspects = set(part.rare.suspects())
-        rows = [(node, i) for node in nodes for i in range(len(node.uuid))]
+        beside, alone = batch.beside_peers(), batch.alone()
+        has_peers: list[bool] = np.isfinite(beside).all(axis=1).tolist()  # type: ignore[assignment]  # one axis left
+        known: list[bool] = np.isfinite(alone).all(axis=1).tolist()  # type: ignore[assignment]
         # Suspects first, then whoever comes: a fair share over time, because nodes come in another order each time.
-        for node, i in sorted(rows, key=lambda row: row[0].uuid[row[1]] not in suspects):
+        for row in sorted(range(len(batch.owner)), key=lambda r: uuid_of(batch, r) not in suspects):
             if self._allowance < 1.0:
                 return
-            inputs = _inputs(node, i)
-            if inputs is not None:
+            if has_peers[row] or (known[row] and batch.engine[row] is None):
                 self._allowance -= 1.0
-                yield from _rare(part, node, i, inputs)
+                limits, values = (BESIDE_PEERS, beside[row]) if has_peers[row] else (ALONE, alone[row])
+                yield from _rare(part, batch, row, limits, dict(zip(limits, values.tolist(), strict=True)))
 
     def _refill(self) -> None:
         now_s = self._ctx.monotonic()
@@ -146,21 +146,20 @@ class AnomalyJob:
         part.changed = False
 
 
-def _by_past(part: PartitionState, nodes: Sequence[NodeFeatures]) -> Iterator[AnomalyVerdict]:
+def _by_past(part: PartitionState, batch: Batch) -> Iterator[AnomalyVerdict]:
     """Robust z-scores of all GPUs of the batch at once."""
-    rows = np.concatenate([part.rows(node.uuid, node.window_end_ns) for node in nodes])
-    values = np.concatenate([_values(node) for node in nodes])
+    rows = np.concatenate([part.rows(node.uuid, node.window_end_ns) for node in batch.nodes])
+    values = batch.metrics()
     z, confirmed = part.robust.update(rows, values)
-    owner = [(node, i) for node in nodes for i in range(len(node.uuid))]
-    for at, column in np.argwhere(confirmed).tolist():
-        (node, i), metric = owner[at], METRICS[column]
-        evidence = {"value": float(values[at, column]), metric.feature: _value(node, metric.feature, i)}
+    for row, column in np.argwhere(confirmed).tolist():
+        (node, i), metric = batch.owner[row], METRICS[column]
+        evidence = {"value": float(values[row, column]), metric.feature: _value(node, metric.feature, i)}
         yield from _verdict(
             part,
             node,
             node.uuid[i],
             metric=metric.name,
-            score=float(z[at, column]),
+            score=float(z[row, column]),
             threshold=part.robust.threshold,
             model="robust_z",
             action=metric.action,
@@ -168,30 +167,18 @@ def _by_past(part: PartitionState, nodes: Sequence[NodeFeatures]) -> Iterator[An
         )
 
 
-def _values(node: NodeFeatures) -> Floats:
-    """(GPUs, metrics) of one node, NaN = unknown."""
-    group = np.full(len(node.uuid), -1, dtype=np.int64)
-    for number, engine in enumerate(node.engines):
-        for uuid in engine.gpu_uuid:
-            if uuid in node.uuid:
-                group[node.uuid.index(uuid)] = number
-    out = np.full((len(node.uuid), len(METRICS)), np.nan)
-    for column, metric in enumerate(METRICS):
-        raw = np.array(node.features.get(metric.feature, (None,) * len(node.uuid)), dtype=np.float64)
-        out[:, column] = raw if metric.peers == "none" else to_peers(raw, group, ratio=metric.peers == "ratio")
-    return out
-
-
-def _rare(part: PartitionState, node: NodeFeatures, i: int, inputs: dict[str, float]) -> Iterator[AnomalyVerdict]:
-    uuid, workload = node.uuid[i], _engine_of(node, i)
-    name = f"{node.name[i] if node.name else None}/{workload.workload if workload else NO_WORKLOAD}"
-    forest = part.forests.setdefault(name, Forest())
+def _rare(
+    part: PartitionState, batch: Batch, row: int, limits: Mapping[str, tuple[float, float]], inputs: dict[str, float]
+) -> Iterator[AnomalyVerdict]:
+    node, i = batch.owner[row]
+    name = batch.class_of(row)
+    forest = part.forests.setdefault(name, Forest(limits))
     score = forest.score(inputs)
-    if part.rare.hit(uuid, score > forest.threshold):
+    if part.rare.hit(node.uuid[i], score > forest.threshold):
         yield from _verdict(
             part,
             node,
-            uuid,
+            node.uuid[i],
             metric="rare_combination",
             score=score,
             threshold=forest.threshold,
@@ -201,9 +188,10 @@ def _rare(part: PartitionState, node: NodeFeatures, i: int, inputs: dict[str, fl
         )
 
 
-def _inputs(node: NodeFeatures, i: int) -> dict[str, float] | None:
-    found = {name: _value(node, name, i) for name in half_space.INPUTS}
-    return {k: v for k, v in found.items() if v is not None} if None not in found.values() else None
+def uuid_of(batch: Batch, row: int) -> str:
+    """The GPU of a row."""
+    node, i = batch.owner[row]
+    return node.uuid[i]
 
 
 def _by_work(part: PartitionState, nodes: Sequence[NodeFeatures]) -> Iterator[AnomalyVerdict]:

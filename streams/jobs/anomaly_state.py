@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 
 from models.anomaly.confirm import KofN, Silence
-from models.anomaly.half_space import Forest, ForestState
+from models.anomaly.half_space import ALONE, BESIDE_PEERS, Forest, ForestState
 from models.anomaly.metrics import METRICS
 from models.anomaly.robust import RobustZ
 from models.efficiency.regression import EfficiencyRegression, RegressionState
+from streams.jobs.anomaly_batch import NO_WORKLOAD
 
 VERSION: Final = 1
 SILENCE_NS: Final = 300 * 10**9  # one fault, one verdict in five minutes
@@ -102,7 +103,7 @@ class PartitionState:
     def recover(self, saved: Saved, now_ns: int) -> None:
         """Takes a snapshot in. Raises ValueError for a state that does not fit this release."""
         for name, forest in saved.forests.items():
-            self.forests[name] = Forest()
+            self.forests[name] = Forest(ALONE if name.endswith(f"/{NO_WORKLOAD}") else BESIDE_PEERS)
             self.forests[name].restore(forest)
         for name, regression in saved.regressions.items():
             self.regressions[name] = EfficiencyRegression()

@@ -1,0 +1,160 @@
+"""The anomaly job under recorded load on the twin: silent when nothing is wrong, right when something is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from streams.contract.records import AnomalyVerdict, NodeFeatures
+from streams.contract.topics import FEATURES
+from streams.jobs.anomaly import AnomalyJob
+from streams.jobs.base import Outcome
+from tests.unit.jobs.support import T0_NS, Clock, FakePublisher, FakeState, context, features, messages
+from tests.unit.jobs.twin_load import Floats, twin_features
+
+SECONDS = 600
+FAULT_S = 420.0
+Beats = list[list[NodeFeatures]]
+
+
+class Bench:
+    def __init__(self, folder: Path, state: FakeState | None = None) -> None:
+        self.clock, self.state, self.offset = Clock(), state or FakeState(), 0
+        self.ctx = context(folder, self.clock, state=self.state)
+        self.start()
+
+    def start(self) -> None:
+        self.job = AnomalyJob()
+        self.job.start(self.ctx)
+        self.job.assign(frozenset({0}))
+
+    def feed(self, beats: Iterable[list[NodeFeatures]]) -> list[AnomalyVerdict]:
+        before = len(self.verdicts)
+        for nodes in beats:
+            self.clock.now_s += 5
+            batch = messages(nodes, self.offset)
+            self.offset += len(batch)
+            assert self.job.process(FEATURES, 0, batch) is Outcome.ACK
+            assert list(self.job.tick()) == []
+        return self.verdicts[before:]
+
+    @property
+    def publisher(self) -> FakePublisher:
+        assert isinstance(self.ctx.publisher, FakePublisher)
+        return self.ctx.publisher
+
+    @property
+    def verdicts(self) -> list[AnomalyVerdict]:
+        return self.publisher.of(AnomalyVerdict)
+
+
+def broken(second: float, sample: dict[str, Floats]) -> None:
+    """GPU 3 draws a quarter less than its peers, GPU 9 heats up."""
+    if second >= FAULT_S:
+        sample["power_w"][3] *= 0.75
+        sample["temp_c"][9] += min((second - FAULT_S) / 6.0, 60.0)
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Beats:
+    return list(twin_features(replicas=4, seconds=SECONDS, fault=broken))
+
+
+@pytest.fixture(scope="module")
+def normal() -> Beats:
+    """Normal load, with our own clock locks coming and going on half of the engines after seven minutes."""
+
+    def lock(second: float, free: Floats) -> Floats:
+        out = free.copy()
+        if second > FAULT_S and int(second) % 60 > 10:
+            out[8:] = max(1200.0, 1980.0 - 60.0 * (second - FAULT_S))
+        return np.asarray(out)
+
+    return list(twin_features(replicas=4, seconds=SECONDS, lock=lock, seed=3))
+
+
+def test_normal_load_and_our_own_locks_are_no_anomaly(tmp_path: Path, normal: Beats) -> None:
+    assert Bench(tmp_path).feed(normal) == []
+
+
+def test_broken_gpus_are_named_once_with_evidence(tmp_path: Path, faulty: Beats) -> None:
+    verdicts = Bench(tmp_path).feed(faulty)
+    frozen = {(v.gpu_uuid, v.metric) for v in verdicts if v.action == "freeze"}
+    assert frozen == {("GPU-n0-3", "power_ratio_to_peers"), ("GPU-n1-1", "temp_slope_c_per_min_over_peers")}
+    assert {v.gpu_uuid for v in verdicts} == {"GPU-n0-3", "GPU-n1-1"}
+    for verdict in verdicts:
+        assert FAULT_S <= (verdict.ts_ns - T0_NS) / 1e9 <= FAULT_S + 90
+        assert verdict.window_start_ns < verdict.window_end_ns == verdict.ts_ns
+        assert verdict.stack and verdict.workload == "chat" and verdict.evidence
+        assert verdict.quality == "simulated"
+    assert len(frozen) == len([v for v in verdicts if v.action == "freeze"])
+
+
+def test_a_replay_gives_the_same_verdicts(tmp_path: Path, faulty: Beats) -> None:
+    first, second = Bench(tmp_path).feed(faulty), Bench(tmp_path).feed(faulty)
+    assert [v.verdict_id for v in first] == [v.verdict_id for v in second] and first
+
+
+def test_repeated_records_change_nothing(tmp_path: Path, faulty: Beats) -> None:
+    doubled = [nodes for nodes in faulty for _ in (0, 1)]
+    ids = [v.verdict_id for v in Bench(tmp_path).feed(faulty)]
+    assert [v.verdict_id for v in Bench(tmp_path).feed(doubled)] == ids
+
+
+def test_one_big_batch_is_judged_as_many_small_ones(tmp_path: Path, faulty: Beats) -> None:
+    bench = Bench(tmp_path)
+    bench.clock.now_s += SECONDS  # a backlog: the half-space allowance is full at most, the other two judge everything
+    bench.job.process(FEATURES, 0, messages([one for nodes in faulty for one in nodes]))
+    small = [v.verdict_id for v in Bench(tmp_path).feed(faulty) if v.model == "robust_z"]
+    assert [v.verdict_id for v in bench.verdicts if v.model == "robust_z"] == small
+
+
+def test_models_survive_a_restart_as_numbers(tmp_path: Path, faulty: Beats) -> None:
+    bench = Bench(tmp_path)
+    split = int(FAULT_S / 5) - 2
+    bench.feed(faulty[:split])
+    bench.job.revoke(frozenset({0}))
+    saved = bench.state.saved["anomaly", 0]
+    text = bytes(saved.data)
+    assert len(text) < 100_000 and set(msgspec.json.decode(text)) == {"baseline", "forests", "regressions"}
+    bench.start()
+    verdicts = bench.feed(faulty[split:])
+    assert {v.gpu_uuid for v in verdicts if v.action == "freeze"} == {"GPU-n0-3", "GPU-n1-1"}
+    cold = Bench(tmp_path)
+    assert not [v for v in cold.feed(faulty[split:]) if v.action == "freeze"], (
+        "without a snapshot it warms up in silence"
+    )
+
+
+def test_an_unreadable_snapshot_is_no_reason_to_stop(tmp_path: Path, faulty: Beats) -> None:
+    state = FakeState()
+    state.save("anomaly", 0, {"forests": {"x/chat": {"counter": 1, "windows": 3, "reference": [], "latest": []}}}, {})
+    assert Bench(tmp_path, state).feed(faulty[:3]) == []
+
+
+def test_poison_goes_to_the_dead_letters(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    good = features("n1", 1, ts_ns=bench.clock.wall_ns())
+    bench.job.process(FEATURES, 0, messages([b"\xff\x00", good, b'{"cluster":"c1"}']))
+    assert len(bench.publisher.dead) == 2
+
+
+def test_unknown_features_are_unknown_not_zero(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    beats = [[features("n1", i, ts_ns=bench.clock.wall_ns() + i * 5 * 10**9, engines=i % 2 == 0)] for i in range(1, 60)]
+    assert bench.feed(beats) == []
+
+
+def test_rows_of_gone_gpus_are_used_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for i in range(4):
+        bench.feed([[features(f"n{i}", i, ts_ns=bench.clock.wall_ns())]])
+        bench.clock.now_s += 700
+        bench.feed([[features("stays", i, ts_ns=bench.clock.wall_ns())]])
+        list(bench.job.tick())
+    part = bench.job._parts[0]
+    assert len(part.row_of) <= 16 and max(part.row_of.values()) < 24
