@@ -65,6 +65,14 @@ def load(verb: str) -> Verb:
     return cast(Verb, importlib.import_module(f"agents.cli.{VERBS[verb][0]}"))
 
 
+def _refuse_misspelt(verb: str) -> None:
+    """No verb runs under a setting that nobody reads; `doctor` and `config` show the misspelt name instead."""
+    if verb not in {"doctor", "config", "info"} and any(name.startswith("EO_") for name in os.environ):
+        from agents.cli.known_names import refuse_misspelt
+
+        refuse_misspelt(os.environ)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 done, 1 failed, 2 usage, 3 refused."""
     top = build_parser().parse_args(argv)
@@ -77,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument("--debug", action="store_true", help="show tracebacks")
         verb.add_arguments(parser)
-        return verb.run(parser.parse_args(top.rest))
+        args = parser.parse_args(top.rest)
+        _refuse_misspelt(top.verb)
+        return verb.run(args)
     except EoError as error:
         if debug:
             raise
