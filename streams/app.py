@@ -24,6 +24,7 @@ from streams.security import credentials
 from streams.settings import WorkerSettings
 from streams.state import StateStore
 from streams.transport import FetchTuning, StreamApp, check_pins
+from streams.watchdog import Watchdog
 
 BUFFERED_BATCHES: Final = 8  # per topic, between the fetcher and the job
 # Services log their starts and stops under the module of their class, hence our own transport.
@@ -118,15 +119,20 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
     runtime.job.start(runtime.ctx)
     note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=runtime.metrics.serve())
     tasks: list[asyncio.Task[Any]] = []
+    watchdog = Watchdog(settings.stall_s)
+    watchdog.start()
     try:
         await app.start()
-        tasks = [loop.create_task(part) for part in (runtime.tick_forever(), _watch(app, settings), _crash(app))]
+        tasks = [
+            loop.create_task(part) for part in (runtime.tick_forever(watchdog.beat), _watch(app, settings), _crash(app))
+        ]
         await runtime.stopping.wait()
         await runtime.finish()
     finally:
         for task in tasks:
             task.cancel()
         await app.stop()
+        watchdog.stop()
         note.unlink(missing_ok=True)
     if runtime.failure is not None:
         raise runtime.failure

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import Final
 
 from streams.contract.failpoints import hit
@@ -144,9 +144,10 @@ class Runtime:
 
     # --- time ---
 
-    async def tick_forever(self) -> None:
-        """Calls the job's tick and acknowledges, about every 100 ms, until the worker stops."""
+    async def tick_forever(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Calls the job's tick and acknowledges, about every 100 ms, until the worker stops; `beat` each time."""
         while not self.stopping.is_set():
+            beat()
             self.tick()
             await asyncio.sleep(TICK_S)
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from models.features.registry import FEATURES, compute_all
 from streams.contract.errors import ContractError
-from streams.contract.records import JobState
 from streams.contract.topics import FEATURES as OUTPUT
 from streams.contract.topics import TELEMETRY, Topic
 from streams.jobs import features_wire as wire
@@ -31,8 +30,12 @@ SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new
 
 
 class SavedMarks(msgspec.Struct):
-    """Snapshot of a partition: valid at the offset from which its windows can be read again."""
+    """Snapshot of a partition: what each node had sent before the offset from which windows are read again.
 
+    It serves readers that go on at `next` or later: earlier windows would reach back further than it does.
+    """
+
+    next: int
     marks: dict[str, dict[str, int]]
 
 
@@ -77,6 +80,7 @@ class FeaturesJob:
             state = self._states[partition] = self._recover(partition, records[0])
         for part in chunks(self._samples(partition, state, records)):
             self._emit(state, part)
+        state.next = records[-1].offset + 1
         self._changed.add(partition)
         return Outcome.ACK
 
@@ -146,20 +150,21 @@ class FeaturesJob:
     # --- recovery ---
 
     def _save(self, partition: int) -> None:
-        back, marks = self._states[partition].marks(SILENT_NS)
+        state = self._states[partition]
+        back, marks = state.marks(SILENT_NS)
         if back is not None:
-            self._ctx.state.save(NAME, partition, SavedMarks(marks), {TELEMETRY.name: back}, STATE_VERSION)
+            saved = SavedMarks(next=state.next, marks=marks)
+            self._ctx.state.save(NAME, partition, saved, {TELEMETRY.name: back}, STATE_VERSION)
 
     def _recover(self, partition: int, first: ConsumerRecord) -> PartitionState:
         """Windows as they stood before this record, from the snapshot's offset or from ten minutes of records."""
         begun, state = self._ctx.monotonic(), PartitionState()
         saved = self._saved(partition, first.offset)
-        if saved is not None:
-            state.load_marks(msgspec.json.decode(saved.data, type=SavedMarks).marks)
         with Replay(self._ctx.settings.bootstrap, f"{self._ctx.settings.group(NAME)}-recovery") as replay:
             low, _ = replay.bounds(TELEMETRY.name, partition)
             if saved is not None:
-                start = saved.offsets[TELEMETRY.name]
+                start, marks = saved
+                state.load_marks(marks)
             elif first.offset > low:
                 start = replay.offset_at(TELEMETRY.name, partition, first.timestamp - SILENT_NS // 1_000_000)
             else:
@@ -172,15 +177,17 @@ class FeaturesJob:
             max(low, start),
             first.offset,
             self._ctx.monotonic() - begun,
-            "from a snapshot" if saved is not None else "no usable snapshot",
+            "from a snapshot" if saved is not None else "without a snapshot",
         )
         return state
 
-    def _saved(self, partition: int, first: int) -> JobState | None:
-        saved = self._ctx.state.load(NAME, partition)
-        if saved is None or saved.data_version != STATE_VERSION:
+    def _saved(self, partition: int, first: int) -> tuple[int, dict[str, dict[str, int]]] | None:
+        """Offset to read again from and the marks there; None when no snapshot serves a reader at `first`."""
+        found = self._ctx.state.load(NAME, partition)
+        if found is None or found.data_version != STATE_VERSION:
             return None
-        return saved if 0 <= saved.offsets.get(TELEMETRY.name, -1) <= first else None
+        saved = msgspec.json.decode(found.data, type=SavedMarks)
+        return (found.offsets[TELEMETRY.name], saved.marks) if saved.next <= first else None
 
     def _remember(self, state: PartitionState, records: Sequence[ConsumerRecord]) -> None:
         samples = []

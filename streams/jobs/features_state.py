@@ -50,6 +50,7 @@ class PartitionState:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.newest_ns = 0
+        self.next = 0  # offset after the last record that was taken in
         self._used = 0
         self._values = np.full((FIRST_ROWS, len(COLUMNS), ROOM), np.nan)
         self._ts = np.full((FIRST_ROWS, ROOM), NEVER_NS, np.int64)

@@ -190,15 +190,16 @@ def test_a_restart_gives_the_same_outputs_as_no_restart(job: Any, cut: int, snap
     assert restarted == values(outputs(straight))
 
 
-def test_after_a_crash_the_repeated_outputs_are_equal(job: Any) -> None:
-    """A kill -9 goes back to the last commit, before what the snapshot has seen."""
-    log, state = mixed(), MemoryState(ready=True)
+@pytest.mark.parametrize("resumed", [170, 250, 260])
+def test_after_a_crash_the_repeated_outputs_are_equal(job: Any, resumed: int) -> None:
+    """A kill -9 goes back to the last commit, before or after what the snapshot has seen."""
+    log, state = mixed(nodes=2, seconds=200), MemoryState(ready=True)
     first, before = job(log, state)
-    feed(first, log[:200])
+    feed(first, log[:250])
     list(first.tick())
-    feed(first, log[200:260])
+    feed(first, log[250:280])
     second, after = job(log, state)
-    feed(second, log[150:])
+    feed(second, log[resumed:])
     repeated, original = values(outputs(after)), values(outputs(before))
     assert {key: repeated[key] for key in repeated.keys() & original.keys()} == {
         key: original[key] for key in repeated.keys() & original.keys()
@@ -222,11 +223,11 @@ def test_recovery_reads_only_the_last_minute_when_a_snapshot_is_there(job: Any, 
 
 def test_a_snapshot_ahead_of_the_commit_or_of_another_version_is_not_used(job: Any) -> None:
     log, state = mixed(), MemoryState()
-    state.save("features", 0, {"marks": {"n0": {"b1": 10_000}}}, {TELEMETRY.name: 10**9})
+    state.save("features", 0, {"next": 10**9, "marks": {"n0": {"b1": 10_000}}}, {TELEMETRY.name: 0})
     made, publisher = job(log, state)
     feed(made, log)
     assert values(outputs(publisher)) == offline(log)
-    state.save("features", 0, {"marks": {"n0": {"b1": 10_000}}}, {TELEMETRY.name: 0}, version=99)
+    state.save("features", 0, {"next": 0, "marks": {"n0": {"b1": 10_000}}}, {TELEMETRY.name: 0}, version=99)
     made, publisher = job(log, state)
     feed(made, log)
     assert values(outputs(publisher)) == offline(log)
