@@ -10,7 +10,6 @@ import numpy as np
 
 from models.features.window import Floats, Window
 
-
 DECIMALS: Final = 6  # a microwatt is below every sensor, and short numbers halve the bytes of a message
 
 
