@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from streams.contract.kafka import security
-from streams.contract.topics import DLQ, STATE, TOPICS, Topic
+from streams.contract.topics import TOPICS, Topic
 from streams.errors import PreflightFailed
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 5.0
 
 
 def check(bootstrap: str, *, job: str, topics: Sequence[Topic], group: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -49,7 +49,7 @@ def _partitions(admin: AdminClient, bootstrap: str, topics: Sequence[Topic], tim
     except KafkaException as error:
         raise PreflightFailed(
             f"no broker answers at {bootstrap} within {timeout_s:.0f} s ({error.args[0].str()}); "
-            "check the address with `eo doctor kafka` or run `eo broker up`"
+            "check address and login with `eo doctor kafka`, or run `eo broker up`"
         ) from error
     counts = {}
     for name, metadata in found.items():
@@ -105,8 +105,6 @@ def _check_rights(
 
     wanted = {topic.name: AclOperation.READ for topic in topics}
     wanted |= {topic.name: AclOperation.WRITE for topic in outputs}
-    if DLQ in outputs or STATE in outputs:
-        wanted |= {topic.name: AclOperation.WRITE for topic in (DLQ, STATE) if topic in outputs}
     answers = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=timeout_s
     )
