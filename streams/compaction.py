@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,19 @@ def compact(
     grace_s: float = GRACE_S,
     closed_s: float = CLOSED_S,
     many: int = MANY,
+    ending: Callable[[], bool] = lambda: False,
 ) -> Report:
     """One pass over the archive; `partitions` None = all of them. Safe beside readers and beside the archive job.
+
+    `ending` is asked before each hour; when it says yes, the rest is left to the next pass.
 
     Raises:
         OSError: disk full or no right to write; what was not finished is invisible to readers.
     """
     report = Report()
     for folder in hour_folders(archive):
+        if ending():
+            return report
         closed = _closed(folder, now_ns, closed_s)
         pending = {manifest.partition: manifest for manifest in manifests(folder)}
         for partition in sorted(_partitions(folder) | set(pending)):

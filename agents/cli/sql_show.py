@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, USAGE, EoError, emit, table
@@ -58,6 +59,8 @@ def _plain(value: Any) -> Any:
             return None
         case datetime():
             return value.isoformat()
+        case Decimal():
+            return float(value)
         case dict():
             return {str(key): _plain(member) for key, member in value.items()}
         case list() | tuple():

@@ -15,9 +15,8 @@ from streams.contract import topics as t
 from streams.contract.codec import decode
 from streams.contract.dlq import DeadLetter
 from streams.contract.errors import ContractError
-from streams.contract.failpoints import hit
 from streams.contract.topics import Topic
-from streams.errors import DeliveryFailed
+from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.archive_buffer import Fenced, PartitionBuffer
 from streams.jobs.archive_upkeep import Upkeep
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
@@ -43,13 +42,16 @@ class ArchiveJob:
         self._letters = False  # dead letters sent since the last release
 
     def start(self, ctx: JobContext) -> None:
-        """Makes the archive's folder; raises OSError with the path when it cannot be written."""
+        """Makes the archive's folder; raises StreamsError when nothing can be written there."""
         self._ctx = ctx
         self._archive = ctx.layout.archive
-        self._archive.mkdir(parents=True, exist_ok=True)
+        try:
+            self._archive.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StreamsError(f"the archive {self._archive} cannot be made: {error}; set EO_DATA_DIR") from error
         if not os.access(self._archive, os.W_OK | os.X_OK):
-            raise PermissionError(
-                f"the archive {self._archive} is not writable by uid {os.getuid()}; free it or set EO_DATA_DIR"
+            raise StreamsError(
+                f"the archive {self._archive} is not writable for uid {os.getuid()}; change that or set EO_DATA_DIR"
             )
         self._upkeep = Upkeep(self._archive, ctx.wall_ns, ctx.monotonic)
 
@@ -68,7 +70,7 @@ class ArchiveJob:
                 self._ctx.log.warning("%s; its rows are left to that worker", error)
         self._buffers.clear()
         self._due_s.clear()
-        self._upkeep.partitions = frozenset()
+        self._upkeep.release()
 
     def process(self, topic: Topic, partition: int, records: Sequence[ConsumerRecord]) -> Outcome:
         """Collects the rows of these records; tick() releases them once they are durable."""
@@ -135,7 +137,6 @@ class ArchiveJob:
             )
             return False
         self._send_letters()
-        hit("archive.after_rename_before_commit")
         self._due_s[place] = now + self._ctx.settings.archive_flush_s
         buffer.released()
         self._released.append((*place, last))

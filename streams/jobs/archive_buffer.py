@@ -152,8 +152,8 @@ class PartitionBuffer:
         known = self._places[key]
         if not known:
             return table
-        pairs = zip(table["offset"].to_pylist(), table["ts_ns"].to_pylist(), strict=True)
-        return table.filter(pa.array(np.fromiter((pair not in known for pair in pairs), bool, table.num_rows)))
+        places = zip(*(table[column].to_pylist() for column in recovery.PLACE), strict=True)
+        return table.filter(pa.array(np.fromiter((place not in known for place in places), bool, table.num_rows)))
 
     def flush(self, now_s: float) -> int:
         """Writes everything held and returns the last offset that is durable now.
@@ -162,6 +162,7 @@ class PartitionBuffer:
             OSError: a file could not be written; what is left is tried again by the next flush.
             Fenced: another worker owns the partition.
         """
+        self._check_owner()
         self.convert()
         for (dataset, hour), parts in list(self._tables.items()):
             table = pa.concat_tables(parts, promote_options="default")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +21,8 @@ from streams.sinks.parquet import FileName, files_of, hour_folder
 
 MARK_FILES: Final = 64  # newest files that are read for marks
 MARK_ROWS: Final = 1_000_000
-Place = tuple[int, int]  # offset, ts_ns: one record, even where a topic was made anew and counts from 0 again
+PLACE: Final = ("offset", "ts_ns", "sent_ms")  # one record, even where a topic was made anew and counts from 0 again
+Place = tuple[Any, ...]
 log = logging.getLogger(__name__)
 
 
@@ -29,10 +30,10 @@ def places(archive: Path, dataset: str, hour: int, *, partition: int, base: int)
     """Records at or above offset `base` that this hour's folder holds."""
     found: set[Place] = set()
     for name, path in files_of(archive / hour_folder(dataset, hour), partition):
-        if name.last < base or (table := _read(path, ["offset", "ts_ns"])) is None:
+        if name.last < base or (table := _read(path, list(PLACE))) is None:
             continue
-        grouped = table.group_by(["offset", "ts_ns"]).aggregate([])
-        found.update(zip(grouped["offset"].to_pylist(), grouped["ts_ns"].to_pylist(), strict=True))
+        grouped = table.group_by(list(PLACE)).aggregate([])
+        found.update(zip(*(grouped[column].to_pylist() for column in PLACE), strict=True))
     return frozenset(place for place in found if place[0] >= base)
 
 

@@ -11,7 +11,6 @@ from typing import Final
 from streams.compaction import compact
 
 EVERY_S: Final = 60.0
-CLOSE_S: Final = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -21,22 +20,25 @@ class Upkeep:
     def __init__(self, archive: Path, wall_ns: Callable[[], int], monotonic: Callable[[], float]) -> None:
         self.partitions: frozenset[int] = frozenset()
         self._archive, self._wall_ns, self._monotonic = archive, wall_ns, monotonic
-        self._next_s = monotonic() + EVERY_S
+        self.next_s = monotonic() + EVERY_S
+        self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
     def beat(self) -> None:
         """Starts a pass when one is due."""
-        if self._monotonic() < self._next_s or not self.partitions:
+        if self._monotonic() < self.next_s or not self.partitions:
             return
         if self._thread is not None and self._thread.is_alive():
             return
-        self._next_s = self._monotonic() + EVERY_S
-        self._thread = threading.Thread(target=self._pass, args=(self.partitions,), name="compaction", daemon=True)
+        self.next_s = self._monotonic() + EVERY_S
+        self._ending = threading.Event()
+        arguments = (self.partitions, self._ending)
+        self._thread = threading.Thread(target=self._pass, args=arguments, name="compaction")
         self._thread.start()
 
-    def _pass(self, partitions: frozenset[int]) -> None:
+    def _pass(self, partitions: frozenset[int], ending: threading.Event) -> None:
         try:
-            report = compact(self._archive, now_ns=self._wall_ns(), partitions=partitions)
+            report = compact(self._archive, now_ns=self._wall_ns(), partitions=partitions, ending=ending.is_set)
         except Exception:
             # Whatever it was, nothing is lost without compaction, and a thread has nobody to tell but the log.
             log.exception("compaction of %s failed; the archive stays as it was", self._archive)
@@ -44,7 +46,13 @@ class Upkeep:
         if report.merged:
             log.info("compacted %d files into %d", report.replaced, report.merged)
 
+    def release(self) -> None:
+        """The partitions are another worker's now: the pass in progress ends after the hour that it is at."""
+        self.partitions = frozenset()
+        self._ending.set()
+
     def close(self) -> None:
-        """Waits for the pass in progress; a longer one is left behind unfinished, which readers never see."""
+        """Ends the pass in progress and waits for it; what is left, the next pass takes up."""
+        self.release()
         if self._thread is not None:
-            self._thread.join(CLOSE_S)
+            self._thread.join()

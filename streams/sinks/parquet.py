@@ -107,6 +107,7 @@ def write(
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(folder)
+    hit("archive.after_rename_before_commit")
     return final
 
 

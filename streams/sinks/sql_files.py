@@ -9,6 +9,7 @@ import re
 import sysconfig
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,8 @@ def load(kind: str) -> dict[str, SqlFile]:
 def parse(stem: str, text: str) -> SqlFile:
     """Reads one file's text; raises ValueError naming the file when its header is not as it must be."""
     lines = text.splitlines()
-    header = [line.removeprefix("--").rstrip() for line in lines if line.startswith("--")]
+    above = list(takewhile(lambda line: line.startswith("--"), lines))
+    header = [line.removeprefix("--").rstrip() for line in above]
     fields = _fields(header)
     if "question" not in fields or "columns" not in fields:
         raise ValueError(f"{stem}.sql: the first comment must hold `question:` and `columns:`")
@@ -74,7 +76,7 @@ def parse(stem: str, text: str) -> SqlFile:
         columns=_columns(fields["columns"]),
         note=" ".join(fields.get("note", [])),
         source=fields["source"][0] if "source" in fields else None,
-        sql="\n".join(line for line in lines if not line.startswith("--")).strip(),
+        sql="\n".join(lines[len(above) :]).strip(),
     )
 
 

@@ -1,8 +1,8 @@
 """A small archive whose answers are known by counting: two nodes, three engines, three minutes over two hours.
 
-Controlled GPUs draw 300 W, hold-out GPUs 400 W, a GPU without an engine idles at 100 W. Every engine generates 100 tokens
-a second. Named faults: `torn` cuts a file's tail off, `empty` makes it zero bytes long, `scrambled` keeps the footer and
-spoils the pages.
+Controlled GPUs draw 300 W, hold-out GPUs 400 W, a GPU without an engine idles at 100 W. Every engine generates 100
+tokens a second. Named faults: `torn` cuts a file's tail off, `empty` makes it zero bytes long, `scrambled` keeps the
+footer and spoils the pages.
 """
 
 from __future__ import annotations
