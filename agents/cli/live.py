@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message, TopicPartition
 
 WINDOW_S: Final = 60
+BATCH: Final = 500
 Group = str  # "controlled", "hold-out" or "default"
 
 
@@ -193,11 +194,18 @@ class LiveReader:
 
     def poll(self, state: LiveState, timeout_s: float) -> int:
         """Folds what has arrived; returns the number of messages."""
-        messages: list[Message] = self._consumer.consume(500, timeout_s)
+        messages: list[Message] = self._consumer.consume(BATCH, timeout_s)
         for message in messages:
             if message.error() is None:
                 state.fold(str(message.topic()), message.value())
         return len(messages)
+
+    def catch_up(self, state: LiveState, *, timeout_s: float = 5.0) -> None:
+        """Reads the history that was asked for; live messages go on arriving, so a short batch is taken for its end."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            if 0 < self.poll(state, min(1.0, left)) < BATCH:
+                return
 
     def close(self) -> None:
         self._consumer.close()

@@ -76,9 +76,7 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
     jobs = {job: sum(partition_lags(bootstrap, f"eo-{cluster}-{job}", job).values()) for job in INPUTS}
     state, reader = LiveState(), LiveReader(bootstrap, history_s=history_s)
     try:
-        deadline = time.monotonic() + 10
-        while reader.poll(state, 1.0) and time.monotonic() < deadline:
-            pass
+        reader.catch_up(state)
     finally:
         reader.close()
     now_ns = time.time_ns()

@@ -23,8 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     reader, state = LiveReader(resolve_bootstrap(Layout.from_env()), history_s=15.0), LiveState()
     try:
-        while reader.poll(state, 1.0):
-            pass
+        reader.catch_up(state)
         if args.once or args.json:
             emit(args, rows(state, args.rows), lambda: picture(state, args.rows))
             return DONE if state.nodes else FAILED
