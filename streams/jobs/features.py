@@ -13,18 +13,18 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.features.registry import FEATURES, compute_all
+from models.features.registry import compute_all
 from streams.contract.errors import ContractError
 from streams.contract.topics import FEATURES as OUTPUT
 from streams.contract.topics import TELEMETRY, Topic
 from streams.jobs import features_wire as wire
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury
-from streams.jobs.features_state import MOST_PER_NODE, PartitionState, Sample
+from streams.jobs.features_state import MOST_AT_ONCE, PartitionState, Sample
 from streams.replay import Replay
 
 NAME: Final = "features"
-CHUNK: Final = 64  # messages computed at once: 512 GPUs, so that an array of one column (256 kB) stays in the cache
+CHUNK: Final = MOST_AT_ONCE  # messages computed at once: 8 GPUs each make 256 kB a column, which stays in the cache
 STATE_VERSION: Final = 1
 SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new window after a restart of the worker
 
@@ -133,17 +133,18 @@ class FeaturesJob:
         self, value: wire.TelemetryUsed, gpu: wire.GpuUsed, features: Sequence[list[float]], emitted_ns: int
     ) -> None:
         out = wire.FeaturesOut(
-            cluster=value.cluster,
-            node=value.node,
-            boot_id=value.boot_id,
-            seq=value.seq,
-            window_end_ns=value.ts_ns,
-            emitted_ns=emitted_ns,
-            quality=value.quality,
-            uuid=gpu.uuid,
-            features=dict(zip(FEATURE_NAMES, features, strict=True)),
-            name=gpu.name,
-            engines=value.engines,
+            value.cluster,
+            value.node,
+            value.boot_id,
+            value.seq,
+            value.ts_ns,
+            emitted_ns,
+            value.quality,
+            gpu.uuid,
+            wire.FeatureColumns(*features),
+            value.schema,
+            gpu.name,
+            value.engines,
         )
         self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), wire.HEADERS)
 
@@ -203,24 +204,20 @@ class FeaturesJob:
             state.append(part)
 
 
-FEATURE_NAMES: Final = tuple(feature.name for feature in FEATURES)
-
-
 def chunks(samples: Iterable[Sample]) -> list[list[Sample]]:
     """The same samples in order, cut so that each part can be appended at once.
 
-    A part has at most CHUNK samples and MOST_PER_NODE of one node, and a node keeps its boot and GPUs within it.
+    A part has at most CHUNK samples, and a node keeps its boot and its GPUs within it.
     """
     out: list[list[Sample]] = []
-    last: dict[str, tuple[int, wire.TelemetryUsed]] = {}
+    last: dict[str, wire.TelemetryUsed] = {}
     for sample in samples:
         value = sample.value
-        turn, before = last.get(value.node, (0, value))
+        before = last.get(value.node, value)
         same = value.boot_id == before.boot_id and wire.uuids(value) == wire.uuids(before)
-        if not out or len(out[-1]) == CHUNK or turn == MOST_PER_NODE or not same:
+        if not out or len(out[-1]) == CHUNK or not same:
             out.append([])
             last.clear()
-            turn = 0
         out[-1].append(sample)
-        last[value.node] = (turn + 1, value)
+        last[value.node] = value
     return out

@@ -1,13 +1,13 @@
 """What the features job remembers of one partition: the last 64 samples of each GPU and what each node has sent.
 
-Samples lie in one array, oldest to newest, with room for 33 more before a row is moved back to its start: appending
+Samples lie in one array, oldest to newest, with room for 65 more before a row is moved back to its start: appending
 costs one write, and the window of every sample of a batch is one contiguous slice. No Kafka and no clock here.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Floats, Window
 from streams.jobs.features_wire import TelemetryUsed, uuids
 
-ROOM: Final = WIDTH + 32
-MOST_PER_NODE: Final = ROOM - (WIDTH - 1)
+ROOM: Final = 2 * WIDTH
+MOST_AT_ONCE: Final = 64  # samples of one node that fit at once; at most ROOM - (WIDTH - 1)
 FIRST_ROWS: Final = 256
 OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
 UNKNOWN: Final = (None,)
@@ -42,6 +42,27 @@ class Node:
     rows: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     by_uuid: dict[str, int] = field(default_factory=dict)
     recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=WIDTH))  # ts_ns, offset, seq
+
+
+class _Columns(Mapping[str, Floats]):
+    """Columns of windows, each copied together when it is first asked for: it is then still in the processor's cache
+    when it is summed."""
+
+    def __init__(self, view: Floats, rows: NDArray[np.intp], start: NDArray[np.intp]) -> None:
+        self._view, self._rows, self._start = view, rows, start
+        self._ready: dict[str, Floats] = {}
+
+    def __getitem__(self, name: str) -> Floats:
+        found = self._ready.get(name)
+        if found is None:
+            found = self._ready[name] = self._view[self._rows, COLUMNS.index(name), self._start]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
 
 
 class PartitionState:
@@ -76,7 +97,8 @@ class PartitionState:
     def append(self, samples: Sequence[Sample]) -> Window:
         """Adds these samples in their order; returns one window per GPU of each, in the same order.
 
-        A node may stand in it MOST_PER_NODE times, with the same boot and the same GPUs each time.
+        The windows are views until they are used: use them before the next call.
+        A node may stand in it MOST_AT_ONCE times, with the same boot and the same GPUs each time.
         """
         per_sample = [self._rows(sample.value) for sample in samples]
         turns = self._turns(samples)
@@ -87,9 +109,8 @@ class PartitionState:
         at = self._newest[rows] + 1 + turn
         self._ts[rows, at] = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), sizes)
         self._values[rows, :, at] = _columns(samples)
-        window = self._windows(rows, at)
         np.maximum.at(self._newest, rows, at)
-        return window
+        return self._windows(rows, at)
 
     def _turns(self, samples: Sequence[Sample]) -> list[int]:
         """How many samples of the same node stand before each one; notes what each node has sent."""
@@ -107,15 +128,15 @@ class PartitionState:
     def _windows(self, rows: NDArray[np.intp], at: NDArray[np.intp]) -> Window:
         start = at - (WIDTH - 1)
         ts = np.lib.stride_tricks.sliding_window_view(self._ts, WIDTH, axis=1)[rows, start]
-        values = np.lib.stride_tricks.sliding_window_view(self._values, WIDTH, axis=2)[rows, :, start]
-        return Window(ts, {name: values[:, column] for column, name in enumerate(COLUMNS)})
+        return Window(ts, _Columns(np.lib.stride_tricks.sliding_window_view(self._values, WIDTH, axis=2), rows, start))
 
     def _make_room(self, rows: NDArray[np.intp], turn: NDArray[np.intp]) -> None:
         full = np.unique(rows[self._newest[rows] + 1 + turn >= ROOM])
         if len(full):
-            history = np.arange(WIDTH - 1) + (self._newest[full] - (WIDTH - 2))[:, None]
-            self._values[full, :, : WIDTH - 1] = np.take_along_axis(self._values[full], history[:, None, :], axis=2)
-            self._ts[full, : WIDTH - 1] = np.take_along_axis(self._ts[full], history, axis=1)
+            keep, start = WIDTH - 1, self._newest[full] - (WIDTH - 2)
+            values = np.lib.stride_tricks.sliding_window_view(self._values, keep, axis=2)[full, :, start]
+            self._values[full, :, :keep] = values
+            self._ts[full, :keep] = np.lib.stride_tricks.sliding_window_view(self._ts, keep, axis=1)[full, start]
             self._newest[full] = WIDTH - 2
 
     def _rows(self, value: TelemetryUsed) -> NDArray[np.intp]:

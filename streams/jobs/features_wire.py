@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from models.features.registry import FEATURES
 from streams.contract.codec import CONTENT_TYPE, SCHEMA_VERSION
 from streams.contract.errors import ContractError, SchemaTooNew
 from streams.contract.records import Int64, Quality, Texts
@@ -58,8 +59,11 @@ class TelemetryUsed(msgspec.Struct):
     engines: msgspec.Raw = NO_ENGINES
 
 
+FeatureColumns = msgspec.defstruct("FeatureColumns", [(feature.name, list[float]) for feature in FEATURES])
+
+
 class FeaturesOut(msgspec.Struct):
-    """NodeFeatures as it is written, field for field; engines are bytes."""
+    """NodeFeatures as it is written, field for field; `features` is a FeatureColumns, engines are bytes."""
 
     cluster: str
     node: str
@@ -69,7 +73,7 @@ class FeaturesOut(msgspec.Struct):
     emitted_ns: int
     quality: Quality
     uuid: list[str]
-    features: dict[str, list[float]]
+    features: msgspec.Struct
     schema: int = 1
     name: Texts | None = None
     engines: msgspec.Raw = NO_ENGINES

@@ -18,7 +18,7 @@ from streams.contract.topics import FEATURES as OUTPUT
 from streams.contract.topics import TELEMETRY
 from streams.jobs import features as features_module
 from streams.jobs.features import FeaturesJob, chunks
-from streams.jobs.features_state import MOST_PER_NODE, Sample
+from streams.jobs.features_state import MOST_AT_ONCE, Sample
 from streams.jobs.features_wire import decode
 from tests.unit.streams.support import MemoryPublisher, MemoryReplay, MemoryState, Record, context
 
@@ -324,6 +324,6 @@ def test_parts_keep_order_and_never_mix_two_boots_of_a_node() -> None:
     assert [[one.offset for one in part] for part in parts] == [[0, 1, 2], [3, 4]]
 
 
-def test_parts_are_bounded_per_node() -> None:
-    parts = chunks(samples(*(("a", seq, "b1") for seq in range(MOST_PER_NODE + 1))))
-    assert [len(part) for part in parts] == [MOST_PER_NODE, 1]
+def test_parts_are_bounded() -> None:
+    parts = chunks(samples(*(("a", seq, "b1") for seq in range(MOST_AT_ONCE + 1))))
+    assert [len(part) for part in parts] == [MOST_AT_ONCE, 1]
