@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agents.cli.base import table
+
 Row = dict[str, Any]
 UNSOLICITED = ("expiry", "restore", "foreign_change", "not_actuatable")
 
@@ -41,14 +43,22 @@ class Story:
 
 
 def text(story: Story) -> str:
-    """The whole story: full sentences for one GPU, one line each for a node."""
+    """The whole story: full sentences for one GPU, a table and the reasons for a node."""
     head = f"Cluster {story.cluster}, told from the {story.source} at {_clock(story.now_ns)} UTC."
     if len(story.gpus) == 1:
         return "\n".join([head, *gpu_lines(story.gpus[0], story)])
-    lines = [head]
-    for gpu in story.gpus:
-        lines += [f"{gpu.uuid}: {granted(gpu.command)}. {answer(gpu)} {_why(gpu)}".rstrip()]
-    return "\n".join([*lines, "", f"All of one GPU: eo explain {story.gpus[0].uuid}"])
+    rows = [_short(gpu) for gpu in story.gpus]
+    reasons = [_why(gpu) for gpu in story.gpus if gpu.command is not None]
+    why = [f"{reasons.count(one)} of {len(story.gpus)} GPUs: {one}" for one in dict.fromkeys(reasons)]
+    body = table(rows, ("GPU", "granted", "answer", "limit W", "lock MHz", "drawn W", "anomalies"))
+    return "\n".join([head, "", body, "", *why, "", f"All of one GPU: eo explain {story.gpus[0].uuid}"])
+
+
+def _short(gpu: GpuStory) -> tuple[object, ...]:
+    ack = gpu.ack or dict.fromkeys(("status", "effective_limit_w", "effective_sm_mhz", "measured_w"))
+    drawn = None if ack["measured_w"] is None else round(ack["measured_w"])
+    limit = None if ack["effective_limit_w"] is None else f"{ack['effective_limit_w']:g}"
+    return gpu.uuid, granted(gpu.command), ack["status"], limit, ack["effective_sm_mhz"], drawn, len(gpu.verdicts)
 
 
 def gpu_lines(gpu: GpuStory, story: Story) -> list[str]:

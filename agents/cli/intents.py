@@ -10,6 +10,7 @@ import argparse
 import getpass
 import os
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -170,6 +171,23 @@ def as_dict(intent: OperatorIntent, *, sent: bool) -> dict[str, object]:
     from msgspec import to_builtins
 
     return {**to_builtins(intent), "sent": sent}
+
+
+def note_unknown_node(bootstrap: str, node: str | None) -> None:
+    """Says on stderr when a node has not reported lately: it may be misspelt, and a word for it then reaches nobody."""
+    from agents.cli.gpu_lookup import find
+    from streams.errors import StreamsError
+    from streams.replay import Replay
+
+    if node is None:
+        return
+    try:
+        with Replay(bootstrap, "eo-operator") as replay:
+            known = find(replay, node, cluster_name()).node == node
+    except (EoError, StreamsError):
+        known = False
+    if not known:
+        print(f"note: {node} has not reported lately; `eo top -1` lists the nodes that have.", file=sys.stderr)
 
 
 def node_scope(node: str | None) -> str:

@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     layout = Layout.from_env()
     scope = intents.node_scope(args.node)
     bootstrap = resolve_bootstrap(layout)
+    intents.note_unknown_node(bootstrap, args.node)
     intent = intents.make("resume", scope, layout=layout, reason=args.reason)
     what = f"{'the cluster' if args.node is None else args.node} ({intents.cluster_name()})"
     if not args.dry_run:

@@ -38,11 +38,13 @@ class IntentBook:
         self.version, self.accepted_total, self.refused_total = 0, 0, 0
 
     def accept(self, intent: OperatorIntent, now_ns: int) -> bool:
-        """Takes a word in; false for one that is older than what its scope already heard.
+        """Takes a word in; false for another cluster's and for one older than what its scope already heard.
 
         Raises:
-            ContractError: forged, for another cluster, or without sense; counted, and nothing changes.
+            ContractError: forged or without sense; counted, and nothing changes.
         """
+        if intent.cluster != self._cluster:
+            return False
         try:
             self._verify(intent)
             self._check(intent, now_ns)
@@ -66,8 +68,6 @@ class IntentBook:
             self._keyring.verify(intent)
 
     def _check(self, intent: OperatorIntent, now_ns: int) -> None:
-        if intent.cluster != self._cluster:
-            raise ContractError(f"intent {intent.intent_id} is for cluster {intent.cluster!r}, not {self._cluster!r}")
         if SCOPE.fullmatch(intent.scope) is None:
             raise ContractError(f"intent {intent.intent_id}: scope {intent.scope!r} is not cluster, node/… or gpu/…")
         if intent.ts_ns > now_ns + AHEAD_NS:

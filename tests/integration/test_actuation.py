@@ -48,6 +48,7 @@ class Site:
         self.keyring = KeyRing.load(self.layout.keyring)
         self.operator = Signer.load(self.layout.operator_key)
         self.clock = Clock(now_s=time.time() - 1_700_000_000)
+        self.jobs: list[Running] = []
         with Replay(bootstrap, f"site-{self.cluster}") as replay:
             self.partitions = replay.partitions(DESIRED.name)
             self.start = {t.name: self._ends(replay, t) for t in (DESIRED, DLQ)}
@@ -94,8 +95,17 @@ class Site:
         return out
 
     def commands(self) -> list[PowerDesired]:
-        found = [codec.decode(PowerDesired, r.value) for r in self.read(DESIRED)]
-        return [c for c in found if c.cluster == self.cluster]
+        """All envelopes that this site's jobs have committed. A commit is acknowledged before readers see its records,
+        so this waits until they do."""
+        found: list[PowerDesired] = []
+
+        def complete() -> bool:
+            decoded = [codec.decode(PowerDesired, r.value) for r in self.read(DESIRED)]
+            found[:] = [c for c in decoded if c.cluster == self.cluster]
+            return len(found) >= sum(job.written for job in self.jobs)
+
+        until(complete)
+        return found
 
     def send(self, record: Record, key: str) -> None:
         producer = Producer(producer_config(self.bootstrap, "test"))
@@ -123,8 +133,13 @@ class Running:
         self.seq = 0
         self.job.start(self.ctx)
         self.job.assign(frozenset({0}))
+        site.jobs.append(self)
         self.tokens: list[tuple[str, int, int]] = []
         until(lambda: self.job._writer is None or self.job._writer.ready(0))
+
+    @property
+    def written(self) -> int:
+        return 0 if self.job._writer is None else self.job._writer.written_total
 
     def beat(self, seconds: float = 1.0, *raw: bytes) -> None:
         from tests.unit.jobs.support import messages
@@ -166,6 +181,7 @@ def test_envelopes_are_signed_numbered_and_in_their_node_s_partition(site: Site)
         running.beat()
     running.beat(6.0)
     running.stop()
+    assert site.commands()
     records = [r for r in site.read(DESIRED) if (r.key or b"").decode() in site.nodes]
     commands = [codec.decode(PowerDesired, r.value) for r in records]
     assert {c.node for c in commands} == set(site.nodes)
