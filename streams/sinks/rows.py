@@ -43,7 +43,7 @@ class _Columns:
     """Collects the columns of one dataset; `record` says for each row which record it came from."""
 
     def __init__(self, dataset: s.Dataset, batch: Batch, lengths: Sequence[int] | None) -> None:
-        self._kinds = {name: kind for name, kind, _ in dataset.columns}
+        self.kinds = {name: kind for name, kind, _ in dataset.columns}
         self._dataset, self._batch, self._lengths = dataset, batch, lengths
         count = len(batch.records)
         self.record: Indices | None = None if lengths is None else np.repeat(np.arange(count), lengths)
@@ -52,12 +52,12 @@ class _Columns:
 
     def spread(self, name: str, values: Sequence[object]) -> None:
         """One value per record, repeated for each of its rows."""
-        array = pa.array(values, self._kinds[name])
+        array = pa.array(values, self.kinds[name])
         self.arrays[name] = array if self.record is None else array.take(pa.array(self.record))
 
     def stack(self, name: str, parts: Sequence[Sequence[object] | None], kind: pa.DataType | None = None) -> None:
         """One sequence per record, laid end to end; a missing one is null for all its rows."""
-        kind = kind or self._kinds[name]
+        kind = kind or self.kinds[name]
         if all(part is None for part in parts):
             self.arrays[name] = pa.nulls(self.rows, kind)
             return
@@ -97,8 +97,8 @@ class _Columns:
     def table(self) -> pa.Table:
         """In the order of the schema; what was never given is null, what the schema does not name comes last."""
         names = [name for name, _, _ in self._dataset.columns]
-        extra = [name for name in self.arrays if name not in self._kinds]
-        arrays = [self.arrays.get(name, pa.nulls(self.rows, self._kinds.get(name))) for name in names]
+        extra = [name for name in self.arrays if name not in self.kinds]
+        arrays = [self.arrays.get(name, pa.nulls(self.rows, self.kinds.get(name))) for name in names]
         return pa.table([*arrays, *(self.arrays[name] for name in extra)], names=[*names, *extra])
 
 
@@ -167,14 +167,28 @@ def _engines(batch: Batch) -> pa.Table:
     columns.origin([record.ts_ns for record in records])
     engines = [engine for record in records for engine in record.engines]
     for name in _ENGINE_FIELDS:
-        columns.arrays[name] = pa.array([getattr(engine, name) for engine in engines], columns._kinds[name])
+        columns.arrays[name] = pa.array(list(map(attrgetter(name), engines)), columns.kinds[name])
     columns.arrays["engine_ts_ns"] = pa.array([engine.ts_ns for engine in engines], s.LONG)
     for kind in ("ttft", "tbt", "e2e"):
-        histograms: list[r.Histogram | None] = [getattr(engine, kind) for engine in engines]
-        for part in ("scale", "index", "count", "sum_ms"):
-            values = [None if histogram is None else getattr(histogram, part) for histogram in histograms]
-            columns.arrays[f"{kind}_{part}"] = pa.array(values, columns._kinds[f"{kind}_{part}"])
+        _histograms(columns, kind, list(map(attrgetter(kind), engines)))
     return columns.table()
+
+
+def _histograms(columns: _Columns, kind: str, histograms: Sequence[r.Histogram | None]) -> None:
+    """Scale, buckets, counts and sum of one kind; lists are laid end to end, since Arrow is slow on nested tuples."""
+    missing = np.fromiter((histogram is None for histogram in histograms), bool, len(histograms))
+    found = [histogram or _NO_HISTOGRAM for histogram in histograms]
+    ends = np.concatenate(([0], np.cumsum([len(histogram.index) for histogram in found])))
+    starts = pa.array(ends.astype(np.int32), mask=np.append(missing, False))
+    for part, scalar in (("index", s.INT), ("count", s.LONG)):
+        values = pa.array(list(chain.from_iterable(map(attrgetter(part), found))), scalar)
+        columns.arrays[f"{kind}_{part}"] = pa.ListArray.from_arrays(starts, values)
+    for part, scalar in (("scale", s.INT), ("sum_ms", s.FLOAT)):
+        values = list(map(attrgetter(part), found))
+        columns.arrays[f"{kind}_{part}"] = pa.array(np.asarray(values), scalar, mask=missing)
+
+
+_NO_HISTOGRAM: Final = r.Histogram()
 
 
 def _features(batch: Batch) -> Tables:

@@ -26,7 +26,7 @@ class Size:
     start_hour: int = 489_000  # hours since 1970
 
 
-class _Hour:
+class Hour:
     """One hour of one partition: rows in the order second, node, GPU."""
 
     def __init__(self, size: Size, hour: int, partition: int, rng: np.random.Generator) -> None:
@@ -88,7 +88,7 @@ def _complete(dataset: schemas.Dataset, columns: dict[str, pa.Array]) -> pa.Tabl
     return pa.table(arrays, schema=dataset.schema)
 
 
-def telemetry(hour: _Hour) -> pa.Table:
+def telemetry(hour: Hour) -> pa.Table:
     """Every GPU and second."""
     rng, size = hour.rng, hour.size
     columns = hour.table(schemas.TELEMETRY, np.arange(3600), size.gpus)
@@ -114,7 +114,7 @@ def telemetry(hour: _Hour) -> pa.Table:
     return _complete(schemas.TELEMETRY, columns)
 
 
-def features(hour: _Hour) -> pa.Table:
+def features(hour: Hour) -> pa.Table:
     """Every GPU and second."""
     columns = hour.table(schemas.FEATURES, np.arange(3600), hour.size.gpus)
     hour.gpu(columns)
@@ -132,7 +132,7 @@ def features(hour: _Hour) -> pa.Table:
     return _complete(schemas.FEATURES, columns)
 
 
-def hosts(hour: _Hour) -> pa.Table:
+def hosts(hour: Hour) -> pa.Table:
     """Every node and second."""
     columns = hour.table(schemas.HOST, np.arange(3600), 1)
     columns["gpus"] = pa.array(np.full(len(hour.second), hour.size.gpus, np.int32))
@@ -140,7 +140,7 @@ def hosts(hour: _Hour) -> pa.Table:
     return _complete(schemas.HOST, columns)
 
 
-def engines(hour: _Hour) -> pa.Table:
+def engines(hour: Hour) -> pa.Table:
     """Every engine and second, with histograms of some buckets."""
     each = hour.size.gpus // 4
     columns = hour.table(schemas.ENGINE, np.arange(3600), each)
@@ -162,7 +162,7 @@ def engines(hour: _Hour) -> pa.Table:
     return _complete(schemas.ENGINE, columns)
 
 
-def _histogram(hour: _Hour, kind: str, buckets: int, *, base: int) -> dict[str, pa.Array]:
+def _histogram(hour: Hour, kind: str, buckets: int, *, base: int) -> dict[str, pa.Array]:
     rows = len(hour.second)
     starts = pa.array(np.arange(0, (rows + 1) * buckets, buckets, dtype=np.int32))
     index = (base + hour.rng.integers(0, 20, rows)[:, None] + np.arange(buckets)).astype(np.int32).ravel()
@@ -175,7 +175,7 @@ def _histogram(hour: _Hour, kind: str, buckets: int, *, base: int) -> dict[str, 
     }
 
 
-def _command(hour: _Hour, dataset: schemas.Dataset) -> dict[str, pa.Array]:
+def _command(hour: Hour, dataset: schemas.Dataset) -> dict[str, pa.Array]:
     columns = hour.table(dataset, np.arange(0, 3600, hour.size.every_s), hour.size.gpus)
     gpu, rows = hour.node * hour.size.gpus + hour.member, len(hour.second)
     ts_ns = np.asarray(columns["ts_ns"])
@@ -197,11 +197,11 @@ def _command(hour: _Hour, dataset: schemas.Dataset) -> dict[str, pa.Array]:
     return columns
 
 
-def desired(hour: _Hour) -> pa.Table:
+def desired(hour: Hour) -> pa.Table:
     return _complete(schemas.DESIRED, _command(hour, schemas.DESIRED))
 
 
-def applied(hour: _Hour) -> pa.Table:
+def applied(hour: Hour) -> pa.Table:
     """An acknowledgement of every command."""
     columns = _command(hour, schemas.APPLIED)
     rows = len(hour.second)
@@ -215,7 +215,7 @@ def applied(hour: _Hour) -> pa.Table:
     return _complete(schemas.APPLIED, columns)
 
 
-def ledger(hour: _Hour) -> pa.Table:
+def ledger(hour: Hour) -> pa.Table:
     """The effect of every command."""
     columns = _command(hour, schemas.LEDGER)
     rows = len(hour.second)
@@ -247,7 +247,7 @@ def build(archive: Path, size: Size) -> dict[str, int]:
         for partition in range(size.partitions):
             for name, make in MAKERS.items():
                 rng = np.random.default_rng([hour, partition, len(name)])
-                table = make(_Hour(size, hour, partition, rng))
+                table = make(Hour(size, hour, partition, rng))
                 parquet.write(archive, name, size.start_hour + hour, partition=partition, table=table)
                 counts[name] = counts.get(name, 0) + table.num_rows
     return counts

@@ -79,6 +79,15 @@ def test_host_and_engine_keep_lists_and_histograms() -> None:
     )
 
 
+def test_no_histogram_is_null_and_one_without_counts_is_an_empty_list() -> None:
+    record = fake.telemetry("node-a", 5)
+    first = msgspec.structs.replace(record.engines[0], tbt=None, e2e=r.Histogram(scale=6))
+    found = tables(msgspec.structs.replace(record, engines=(first, record.engines[1])))["engine.reading"]
+    assert found["tbt_index"].to_pylist() == [None, [100]] and found["tbt_count"].to_pylist() == [None, [10]]
+    assert found["tbt_scale"].to_pylist() == [None, 5] and found["tbt_sum_ms"].to_pylist() == [None, 100.0]
+    assert found["e2e_index"].to_pylist() == [[], [100]] and found["e2e_scale"].to_pylist() == [6, 5]
+
+
 def test_features_become_columns_and_new_ones_are_added() -> None:
     record = fake.features("node-b", 2)
     more = msgspec.structs.replace(record, features={**record.features, "brand_new_w": (1.0, None, 3.0)})
