@@ -20,6 +20,8 @@ from streams.errors import DeliveryFailed
 Headers = list[tuple[str, bytes]]
 QUEUE_MESSAGES: Final = 200_000
 FULL_WAIT_S: Final = 60.0  # a queue that stays full this long means no broker: the worker stops and says so
+LOGGED_SINGLY: Final = 10  # a flood of poison must not become a flood of log lines; the queue itself has them all
+LOGGED_EVERY: Final = 1000
 log = logging.getLogger(__name__)
 
 
@@ -110,7 +112,9 @@ class Publisher:
     def dead_letter(self, dead: DeadLetter, key: bytes | None, value: bytes | None) -> None:
         """Puts a message that cannot be used on the dead-letter queue: original bytes, the reason in headers."""
         self.dead_letters += 1
-        log.warning("dead letter: %s %d@%d: %s", dead.topic, dead.partition, dead.offset, dead.error[:200])
+        if self.dead_letters <= LOGGED_SINGLY or self.dead_letters % LOGGED_EVERY == 0:
+            where = f"{dead.topic} {dead.partition}@{dead.offset}"
+            log.warning("dead letter %d: %s: %s", self.dead_letters, where, dead.error[:200])
         self.send_raw(DLQ.name, key, value, dead.to_headers())
 
     def seal(self) -> Receipt:

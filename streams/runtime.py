@@ -187,6 +187,7 @@ class Runtime:
             return
         try:
             self.job.revoke(self.owned)
+            self.owned = frozenset()
             self._note_durable()
             await self._settle_all(LAST_FLUSH_S)
             self.job.stop()

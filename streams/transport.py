@@ -232,11 +232,12 @@ class Transport(driver.Transport):  # type: ignore[misc]  # Faust is untyped
 
 
 class StreamApp(faust.App):  # type: ignore[misc]  # Faust is untyped
-    """A Faust app on the batch transport. `progress`, `fetch` and `hooks` are set by streams.app.build."""
+    """A Faust app on the batch transport. streams.app.build sets what stands here; `runtime` is a streams.runtime."""
 
     progress: Progress
     fetch: FetchTuning
     hooks: Hooks
+    runtime: Any
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
