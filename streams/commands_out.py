@@ -8,6 +8,7 @@ our back. All of a batch's envelopes go out in one transaction. This module deci
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from streams.replay import Replay
 log = logging.getLogger(__name__)
 TRANSACTION_TIMEOUT_S: Final = 10.0  # a dead owner's open transaction hides later commands for at most this long
 LOOK_BACK: Final = 500  # offsets looked at first, from the end; commit markers take some of them
+COMMIT_PATIENCE_S: Final = 60.0
 FENCED_CODES: Final = frozenset({"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"})
 
 
@@ -71,7 +73,14 @@ class PartitionWriter:
             self._producer.init_transactions(timeout_s)
             found = patiently(lambda: self._highest_epoch(timeout_s), timeout_s=timeout_s)
         except KafkaException as error:
-            raise _translate(error, self.partition) from error
+            translated = _translate(error, self.partition)
+            if isinstance(translated, Aborted):  # nothing was begun yet
+                cause = error.args[0]
+                raise CommandsError(
+                    f"partition {self.partition}: its commands cannot be taken over ({cause.name()}: {cause.str()}); "
+                    "check the broker with `eo doctor kafka`"
+                ) from error
+            raise translated from error
         highest = max(found, epoch_floor)
         self.epoch = (highest or self._wall_ns() // 10**9) + 1
         log.info(
@@ -104,10 +113,28 @@ class PartitionWriter:
             for draft in drafts:
                 self._produce(self._stamp(draft))
             failpoints.hit("streams.in_transaction")
-            self._producer.commit_transaction(TRANSACTION_TIMEOUT_S)
+            self._commit()
         except KafkaException as error:
             raise self._rolled_back(error) from error
         return len(drafts)
+
+    def _commit(self) -> None:
+        """Commits; a commit whose answer is late must be asked for again, it can no longer be taken back."""
+        deadline = time.monotonic() + COMMIT_PATIENCE_S
+        while True:
+            try:
+                self._producer.commit_transaction(TRANSACTION_TIMEOUT_S)
+                return
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.fatal() or cause.txn_requires_abort() or not cause.retriable():
+                    raise
+                if time.monotonic() > deadline:
+                    raise CommandsError(
+                        f"partition {self.partition}: a commit has had no answer for {COMMIT_PATIENCE_S:.0f} s "
+                        f"({cause.name()}); check the broker with `eo doctor kafka`"
+                    ) from error
+                log.warning("partition %d: the commit has no answer yet (%s)", self.partition, cause.name())
 
     def _stamp(self, draft: PowerDesired) -> PowerDesired:
         self.seq += 1

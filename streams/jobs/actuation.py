@@ -64,7 +64,7 @@ class ActuationJob:
         self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
         self._intents = self._open_intents(ctx)
         observe = self._options.mode == "observe"
-        self._writer = None if observe else WriterThread(self._writers(ctx, self._options))
+        self._writer = None if observe else WriterThread(self._writers(ctx, self._options), ctx.wall_ns)
         ctx.log.info("actuation: mode %s, strategy %s", self._options.mode, self._options.strategy)
 
     def assign(self, partitions: frozenset[int]) -> None:

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from streams.commands_out import Aborted
 from streams.contract.records import PowerDesired
 
+STALE_NS: Final = 5 * 10**9  # a decision that waited longer for its turn is made anew
 log = logging.getLogger(__name__)
 Token = tuple[str, int, int]  # topic, partition, last offset
 
@@ -44,8 +45,8 @@ class _Work:
 class WriterThread:
     """Runs the writers of all partitions, one transaction at a time."""
 
-    def __init__(self, make: Callable[[int], Writer]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[int], Writer], wall_ns: Callable[[], int]) -> None:
+        self._make, self._wall_ns = make, wall_ns
         self._writers: dict[int, Writer] = {}
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -145,15 +146,16 @@ class WriterThread:
 
     def _write(self, work: _Work) -> None:
         writer = self._writers.get(work.partition)
-        if writer is not None and work.drafts:
+        oldest = self._wall_ns() - STALE_NS
+        fresh = [draft for draft in work.drafts.values() if draft.issued_at_ns >= oldest]
+        failed = [node for node, draft in work.drafts.items() if draft.issued_at_ns < oldest]
+        if writer is not None and fresh:
             try:
-                written = writer.write(list(work.drafts.values()))
-                with self._lock:
-                    self.written_total += written
+                self.written_total += writer.write(fresh)
             except Aborted as error:
-                log.warning("%d envelopes will be decided anew: %s", len(work.drafts), error)
-                with self._lock:
-                    self.aborted_total += 1
-                    self._failed_nodes.extend(work.drafts)
+                self.aborted_total += 1
+                failed = list(work.drafts)
+                log.warning("%d envelopes will be decided anew: %s", len(failed), error)
         with self._lock:
+            self._failed_nodes.extend(failed)
             self._done.extend(work.tokens)

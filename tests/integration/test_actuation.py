@@ -32,6 +32,7 @@ from streams.publisher import Publisher
 from streams.replay import Replay, ReplayRecord
 from streams.settings import WorkerSettings
 from streams.state import StateStore
+from tests.integration.conftest import KafkaForTests
 from tests.unit.jobs.support import Clock, features
 
 pytestmark = pytest.mark.integration
@@ -142,6 +143,14 @@ class Running:
         return 0 if self.job._writer is None else self.job._writer.written_total
 
     def beat(self, seconds: float = 1.0, *raw: bytes) -> None:
+        """Time passes, every node reports, envelopes are committed."""
+        self.send(seconds, *raw)
+        if self.job._writer is not None:
+            self.job._writer.drain(WAIT_S)
+        self.tokens += list(self.job.tick())
+
+    def send(self, seconds: float = 1.0, *raw: bytes) -> None:
+        """Time passes and every node reports."""
         from tests.unit.jobs.support import messages
 
         self.site.clock.now_s += seconds
@@ -153,9 +162,6 @@ class Running:
         ]
         self.tokens += list(self.job.tick())
         self.job.process(FEATURES, 0, messages([*raw, *reports], self.seq * 100))
-        if self.job._writer is not None:
-            self.job._writer.drain(WAIT_S)
-        self.tokens += list(self.job.tick())
 
     def stop(self) -> None:
         self.job.revoke(frozenset({0}))
@@ -291,6 +297,26 @@ def test_poison_is_dead_lettered_before_its_batch_is_acknowledged(site: Site) ->
     assert running.tokens[-1][2] == running.seq * 100 + len(site.nodes) + 1
     letters = [r for r in site.read(DLQ) if DeadLetter.from_headers(list(r.headers)).topic == FEATURES.name]
     assert sorted(r.value or b"" for r in letters) == [b"\x00poison", b"{}"]
+    running.stop()
+
+
+def test_a_broker_that_pauses_costs_envelopes_and_nothing_else(site: Site, kafka: KafkaForTests) -> None:
+    running = Running(site)
+    for _ in range(5):
+        running.beat()
+    before = len(site.commands())
+    assert running.job._writer is not None
+    kafka.pause()
+    try:
+        started = time.monotonic()
+        running.send(6.0)
+        until(lambda: time.monotonic() - started > 10.5)  # beyond the message timeout of 9 s
+    finally:
+        kafka.resume()
+    until(lambda: (running.beat(6.0), len(site.commands()) > before)[1], 60)
+    found = site.commands()
+    counters = [(c.node, c.epoch, c.seq) for c in found]
+    assert len(set(counters)) == len(counters)
     running.stop()
 
 

@@ -208,7 +208,7 @@ def draft(node: str) -> PowerDesired:
 @pytest.fixture
 def scripted() -> Iterator[tuple[Scripted, WriterThread]]:
     writer = Scripted([])
-    thread = WriterThread(lambda _: writer)
+    thread = WriterThread(lambda _: writer, lambda: T0_NS)
     yield writer, thread
     thread.stop()
 
@@ -223,6 +223,15 @@ def test_tokens_come_back_after_the_write(scripted: tuple[Scripted, WriterThread
     writer.gate.set()
     assert thread.drain(10)
     assert thread.done() == [("t", 0, 9)] and thread.done() == [] and writer.written == 2
+
+
+def test_a_decision_that_waited_too_long_is_made_anew(scripted: tuple[Scripted, WriterThread]) -> None:
+    writer, thread = scripted
+    thread.open(0)
+    old = msgspec.structs.replace(draft("old"), issued_at_ns=T0_NS - 6 * S)
+    thread.submit(0, [old, draft("new")], [("t", 0, 1)])
+    assert thread.drain(10)
+    assert writer.written == 1 and thread.failed_nodes() == ["old"] and thread.done() == [("t", 0, 1)]
 
 
 def test_an_aborted_transaction_names_its_nodes(scripted: tuple[Scripted, WriterThread]) -> None:
