@@ -27,8 +27,9 @@ from streams.transport import FetchTuning, StreamApp, check_pins
 from streams.watchdog import Watchdog
 
 BUFFERED_BATCHES: Final = 8  # per topic, between the fetcher and the job
-# Services log their starts and stops under the module of their class, hence our own transport.
-QUIET: Final = ("faust", "mode", "aiokafka", "asyncio", "streams.transport")
+QUIET: Final = ("faust", "mode", "aiokafka", "asyncio")
+# Faust's services log under the module of their class: starts, stops, and every timer that a busy second delays.
+SERVICES: Final = "streams.transport"
 log = logging.getLogger(__name__)
 
 
@@ -195,3 +196,4 @@ def configure_logging(job: str) -> None:
     root.setLevel(logging.INFO)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(SERVICES).setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer
 
 CHUNK: Final = 500
+WAIT_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,11 @@ class Replay:
             return
         self._consumer.assign([TopicPartition(topic, partition, start)])
         deadline = time.monotonic() + self._timeout_s
-        finished = False
+        finished, position = False, start
         while not finished:
-            records, finished = self._chunk(topic, end)
+            records, finished = self._chunk(topic, position, end)
             if records:
+                position = records[-1].offset + 1
                 deadline = time.monotonic() + self._timeout_s
                 yield records
             elif not finished and time.monotonic() > deadline:
@@ -92,11 +94,12 @@ class Replay:
                 )
         self._consumer.unassign()
 
-    def _chunk(self, topic: str, end: int) -> tuple[list[ReplayRecord], bool]:
+    def _chunk(self, topic: str, position: int, end: int) -> tuple[list[ReplayRecord], bool]:
         from confluent_kafka import KafkaError
 
         out: list[ReplayRecord] = []
-        for message in self._consumer.consume(CHUNK, 0.2):
+        # Asking for no more than there can be returns at once when it is there.
+        for message in self._consumer.consume(min(CHUNK, end - position), WAIT_S):
             error = message.error()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:

@@ -30,7 +30,7 @@ from streams.jobs.base import ConsumerRecord
 from streams.progress import Progress
 
 FINAL_COMMIT_S: Final = 3.0  # a commit before partitions are given up may take this long, then others read again
-log = logging.getLogger(__name__)
+log = logging.getLogger("streams.commits")  # the services of this module log under its name, and too much
 
 PINNED: Final[dict[str, tuple[object, tuple[str, ...]]]] = {
     "faust.transport.consumer.Consumer": (
