@@ -17,7 +17,7 @@ import pytest
 from agents.cli.processes import alive, read_json
 from agents.fleet.registers import open_registers
 
-NODES, GPUS = 6, 8
+NODES, GPUS = 20, 8  # with fewer the hold-out needs a minute for enough requests to compare with
 KEYS = {
     *("data_dir", "broker", "seconds", "nodes", "gpus", "samples", "features", "anomalies", "commands", "applied"),
     *("refused", "restored", "not_restored", "lost", "duplicates", "dlq", "archived_rows", "power_w_controlled_mean"),
@@ -106,13 +106,13 @@ def test_an_unattended_demo_loses_nothing_restores_everything_and_can_be_counted
     assert summary["loop_ms_p99"] > 0
     again = demo.eo("sql", "SELECT count(*) AS n FROM telemetry_node", "--json")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["rows"][0]["n"] == summary["archived_rows"]
+    assert json.loads(again.stdout)[0]["n"] == summary["archived_rows"]
 
 
 @pytest.mark.e2e
 def test_killed_worker_and_killed_fleet_cost_nothing(start: Callable[[float], Demo]) -> None:
-    demo = start(60)
-    demo.until(demo.capped, 60, "a cap")
+    demo = start(75)
+    demo.until(demo.capped, 120, "a cap")
     for role in ("actuation", "features", "archive"):
         demo.until(lambda role=role: demo.pid(role) is not None, 20, f"a {role} job")  # type: ignore[misc]
         os.kill(demo.pid(role) or 0, signal.SIGKILL)
