@@ -115,6 +115,8 @@ def ask(
 ) -> Answer:
     """Runs one reading statement on the archive. A file that turns out to be unreadable is left out and named.
 
+    A file that compaction replaces stays for a grace time longer than any query, so none vanishes under this one.
+
     Raises:
         EoError: refused, wrong SQL, too slow, too large; one sentence with the next step.
     """

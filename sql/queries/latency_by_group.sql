@@ -13,20 +13,24 @@
 --   ttft_p99_to_holdout_ratio: its p99 time to first token over the hold-out's
 --   simulated_ratio: share of simulated readings, 0..1
 -- Quantiles come from pooled histograms (2.2 % wide buckets, interpolated inside), never from means of quantiles.
-WITH arm_rows AS MATERIALIZED (
-    SELECT * FROM engine_arm WHERE minute >= since($hours)
+-- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
+-- control began would otherwise bring uncontrolled seconds in.
+WITH compared AS MATERIALIZED (
+    SELECT engines.minute, engines.engine, arms.arm
+    FROM engine_minute AS engines
+    INNER JOIN engine_arm AS arms USING (minute, engine)
+    WHERE engines.minute >= since($hours) AND coalesce(arms.granted_ns - engines.first_ts_ns < 15000000000, true)
 ),
 
 both_arms AS (
-    SELECT minute FROM arm_rows GROUP BY minute HAVING min(arm) <> max(arm)
+    SELECT minute FROM compared GROUP BY minute HAVING min(arm) <> max(arm)
 ),
 
 readings AS (
-    SELECT arms.arm, engines.*
+    SELECT compared.arm, engines.*
     FROM engine_minute AS engines
-    INNER JOIN arm_rows AS arms USING (minute, engine)
+    INNER JOIN compared USING (minute, engine)
     SEMI JOIN both_arms USING (minute)
-    WHERE engines.minute >= since($hours)
 ),
 
 flat AS (

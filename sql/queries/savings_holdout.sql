@@ -18,22 +18,23 @@
 -- The units are whole engines, since GPUs of one engine rise and fall together: the spread between engines, not between
 -- samples, is what the interval must show. It is the normal interval of the logarithm of the ratio of the two means
 -- (delta method): var(log ratio) = var_c / (n_c mean_c^2) + var_h / (n_h mean_h^2).
-WITH arm_rows AS MATERIALIZED (
-    SELECT * FROM gpu_arm WHERE minute >= since($hours)
-),
-
-both_arms AS (
-    SELECT minute FROM arm_rows GROUP BY minute HAVING min(arm) <> max(arm)
-),
-
-rows_by_arm AS MATERIALIZED (
+-- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
+-- control began would otherwise bring uncontrolled seconds in.
+WITH compared AS MATERIALIZED (
     SELECT
         arms.arm, coalesce(gpus.engine, gpus.uuid) AS unit, gpus.minute, gpus.engine, gpus.uuid,
         gpus.power_w_sum, gpus.power_samples, gpus.energy_j, gpus.samples, gpus.simulated_samples
     FROM gpu_minute AS gpus
-    INNER JOIN arm_rows AS arms USING (minute, uuid)
-    SEMI JOIN both_arms USING (minute)
-    WHERE gpus.minute >= since($hours)
+    INNER JOIN gpu_arm AS arms USING (minute, uuid)
+    WHERE gpus.minute >= since($hours) AND coalesce(arms.granted_ns - gpus.first_ts_ns < 15000000000, true)
+),
+
+both_arms AS (
+    SELECT minute FROM compared GROUP BY minute HAVING min(arm) <> max(arm)
+),
+
+rows_by_arm AS MATERIALIZED (
+    SELECT * FROM compared SEMI JOIN both_arms USING (minute)
 ),
 
 units AS (

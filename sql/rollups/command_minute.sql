@@ -6,6 +6,7 @@
 --   uuid: GPU
 --   acks: acknowledgements
 --   granted: commands applied or clamped
+--   first_granted_ns: the first of them, ns since 1970 UTC
 --   recommended: commands only recommended
 --   refused: commands refused
 --   expired: leases that ran out
@@ -16,6 +17,7 @@ SELECT
     uuid,
     count(*)::BIGINT AS acks,
     count_if(event = 'command' AND status IN ('applied', 'clamped'))::BIGINT AS granted,
+    min(ts_ns) FILTER (event = 'command' AND status IN ('applied', 'clamped')) AS first_granted_ns,
     count_if(status = 'recommended')::BIGINT AS recommended,
     count_if(status = 'refused')::BIGINT AS refused,
     count_if(status = 'expired')::BIGINT AS expired,

@@ -7,6 +7,7 @@
 --   engine: serving engine
 --   stack: model x precision x engine x GPU
 --   workload: workload class
+--   first_ts_ns: first reading, ns since 1970 UTC
 --   samples: readings in the minute
 --   simulated_samples: of these, simulated
 --   load_samples: readings whose batch size is known
@@ -28,6 +29,7 @@ WITH counted AS (
         any_value(node) AS node,
         any_value(stack) AS stack,
         any_value(workload) AS workload,
+        min(ts_ns) AS first_ts_ns,
         count(*) AS samples,
         count_if(quality = 'simulated') AS simulated_samples,
         count(running) AS load_samples,
@@ -77,6 +79,7 @@ histograms AS (
 SELECT
     to_timestamp(minute_number * 60) AS minute,
     cluster, node, engine, stack, workload,
+    first_ts_ns,
     samples::BIGINT AS samples,
     simulated_samples::BIGINT AS simulated_samples,
     load_samples::BIGINT AS load_samples,

@@ -3,12 +3,13 @@
 --   minute: start of the minute, UTC
 --   uuid: GPU
 --   arm: holdout = flagged in any envelope; controlled = a command was applied or clamped in this minute
-SELECT acks.minute, acks.uuid, CASE WHEN flags.holdout THEN 'holdout' ELSE 'controlled' END AS arm
+--   granted_ns: first such command of the minute, ns since 1970 UTC; null in the hold-out
+SELECT acks.minute, acks.uuid, 'controlled' AS arm, acks.first_granted_ns AS granted_ns
 FROM command_minute AS acks
 LEFT JOIN gpu_holdout AS flags USING (uuid)
 WHERE acks.granted > 0 AND NOT coalesce(flags.holdout, false)
 UNION ALL
-SELECT minutes.minute, minutes.uuid, 'holdout' AS arm
+SELECT minutes.minute, minutes.uuid, 'holdout' AS arm, NULL AS granted_ns
 FROM gpu_minute AS minutes
 INNER JOIN gpu_holdout AS flags USING (uuid)
 WHERE flags.holdout

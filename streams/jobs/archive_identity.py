@@ -22,12 +22,14 @@ class Key:
         return tuple(getattr(record, name) for name in self.fields)
 
 
+# The time of issue belongs to it: where a broker's store was lost, epochs and numbers begin anew.
+_COMMAND: Final = ("node", "epoch", "seq", "issued_at_ns")
 _ACK: Final = ("node", "capper_id", "ack_seq", "ts_ns", "event")
 KEYS: Final[dict[type[r.Record], Key]] = {
     r.AnomalyVerdict: Key(s.ANOMALY, ("verdict_id",), ("verdict_id",)),
-    r.PowerDesired: Key(s.DESIRED, ("node", "epoch", "seq"), ("node", "epoch", "seq")),
+    r.PowerDesired: Key(s.DESIRED, _COMMAND, ("node", "epoch", "seq", "ts_ns")),
     r.PowerApplied: Key(s.APPLIED, _ACK, _ACK),
-    r.LedgerEntry: Key(s.LEDGER, ("node", "gpu_uuid", "epoch", "seq"), ("node", "uuid", "epoch", "seq")),
+    r.LedgerEntry: Key(s.LEDGER, (*_COMMAND, "gpu_uuid"), (*_COMMAND, "uuid")),
     r.OperatorIntent: Key(s.INTENT, ("intent_id",), ("intent_id",)),
     r.Alert: Key(s.ALERT, ("alert_id", "state", "ts_ns"), ("alert_id", "state", "ts_ns")),
 }

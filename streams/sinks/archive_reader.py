@@ -6,6 +6,7 @@ A missing dataset is an empty view with the same columns; a file that is no whol
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -186,10 +187,15 @@ def _parquet(files: Iterable[Path]) -> str:
     return f"read_parquet({literal(files)}, union_by_name = true, hive_partitioning = false)"
 
 
-def rollup_path(archive: Path, rollup: str, hour: HourFiles, source: Path) -> Path:
+def rollup_folder(rollup: sql_files.SqlFile) -> str:
+    """A folder per definition: what an older definition counted is not read as if it were this one's."""
+    return f"{rollup.name}-{hashlib.sha256(rollup.sql.encode()).hexdigest()[:8]}"
+
+
+def rollup_path(archive: Path, rollup: sql_files.SqlFile, hour: HourFiles, source: Path) -> Path:
     """Where the roll-up of one raw file lies: it counts for that file only, so it can never count twice."""
     name = source.name.removesuffix(".staged")
-    return archive / ROLLUP / rollup / Path(*hour.folder.parts[-2:]) / name
+    return archive / ROLLUP / rollup_folder(rollup) / Path(*hour.folder.parts[-2:]) / name
 
 
 def _create_rollup(
@@ -201,7 +207,7 @@ def _create_rollup(
     rest: list[Path] = []
     for hour in found.get(dataset.name, []):
         for path in hour.files:
-            made = rollup_path(archive, rollup.name, hour, path)
+            made = rollup_path(archive, rollup, hour, path)
             usable = made.exists() and archive_files.footer_fault(made) is None
             (ready if usable else rest).append(made if usable else path)
     uncounted = f"{INTERNAL}.{rollup.name}_rest"

@@ -29,7 +29,7 @@ def build(archive: Path, hour: HourFiles, dataset: str, *, files: list[Path]) ->
         if archive_reader.rollup_dataset(rollup).name != dataset:
             continue
         for path in files:
-            target = archive_reader.rollup_path(archive, rollup.name, hour, path)
+            target = archive_reader.rollup_path(archive, rollup, hour, path)
             if not target.exists() and archive_files.footer_fault(path) is None:
                 _build_one(archive, rollup, path, target)
                 made += 1
@@ -61,7 +61,8 @@ def _quoted(path: Path) -> str:
 
 
 def remove_stale(archive: Path, *, now_s: float, grace_s: float, partitions: frozenset[int] | None) -> int:
-    """Removes roll-ups whose raw file was merged into another, once no reader can have them listed."""
+    """Removes roll-ups of a raw file that was merged into another, or of an older definition, after the grace time."""
+    current = {archive_reader.rollup_folder(rollup) for rollup in sql_files.load("rollups").values()}
     live = {
         (hour.folder.parts[-2:], path.name.removesuffix(".staged"))
         for hours in archive_files.datasets(archive).values()
@@ -73,7 +74,8 @@ def remove_stale(archive: Path, *, now_s: float, grace_s: float, partitions: fro
         name = FileName.parse(path.name)
         if name is None or (partitions is not None and name.partition not in partitions):
             continue
-        if (path.parts[-3:-1], path.name) not in live and now_s - path.stat().st_mtime > grace_s:
+        wanted = path.parts[-4] in current and (path.parts[-3:-1], path.name) in live
+        if not wanted and now_s - path.stat().st_mtime > grace_s:
             path.unlink(missing_ok=True)
             removed += 1
     return removed

@@ -7,10 +7,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from streams.contract import failpoints
-from streams.contract import records as r
 from streams.contract import topics as t
 from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.archive_buffer import Fenced
@@ -171,11 +171,7 @@ def test_what_does_not_decode_goes_to_the_dead_letters_exactly(tmp_path: Path) -
 
 def test_a_value_that_fits_no_column_is_one_dead_letter_and_its_neighbours_are_stored(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    bad = fake.features("node-a", 1)
-    bad = r.NodeFeatures(
-        **{name: getattr(bad, name) for name in bad.__struct_fields__ if name != "features"},
-        features={"ts": (1.0,) * GPUS_A},
-    )
+    bad = msgspec.structs.replace(fake.features("node-a", 1), features={"ts": (1.0,) * GPUS_A})
     rig.send([fake.features("node-a", 0), bad, fake.features("node-a", 2)])
     rig.run()
     assert len(rig.rows("features.gpu")) == 2 * GPUS_A
@@ -312,3 +308,15 @@ def test_a_torn_marks_file_is_passed_over(tmp_path: Path, caplog: pytest.LogCapt
     rig.run()
     assert len(rig.rows("host.reading")) == 2
     assert "is not readable" in caplog.text and "the newest files are read instead" in caplog.text
+
+
+def test_commands_of_a_new_broker_that_counts_anew_are_no_duplicates(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.send([fake.desired("node-a", 5)])
+    rig.run()
+    rig.log.clear()
+    rig.committed.clear()
+    later = msgspec.structs.replace(fake.desired("node-a", 5), issued_at_ns=fake.START_NS + 99_000_000_000)
+    rig.send([later])
+    rig.run()
+    assert len(rig.rows("power.desired")) == 2 * GPUS_A

@@ -66,7 +66,7 @@ def test_each_step_shows_every_row_once_to_every_reader(archive: Path) -> None:
     left = [path for path in archive.rglob("*") if path.is_file() and "_state" not in path.parts]
     assert sum("topic=telemetry.node" in path.parts for path in left) == 2
     assert not [path for path in left if path.suffix in {".json", ".staged"}]
-    assert sum("_rollup" in path.parts and "gpu_minute" in path.parts for path in left) == 2
+    assert sum("_rollup" in path.parts and "gpu_minute" in str(path) for path in left) == 2
 
 
 def test_a_crash_between_any_two_file_operations_loses_nothing(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,3 +181,13 @@ def test_a_manifest_that_cannot_be_read_is_named_and_its_inputs_count(
     archive_files.manifest_path(folder, 0).write_text("{")
     assert identities(archive) == EXPECTED
     assert "remove it, compaction makes a new one" in caplog.text
+
+
+def test_rollups_of_an_older_definition_are_not_read_and_go_away(archive: Path) -> None:
+    compaction.compact(archive, now_ns=LATER_NS)
+    [folder] = (archive / "_rollup").glob("gpu_minute-*")
+    folder.rename(folder.with_name("gpu_minute-0ld0ld0l"))
+    connection = archive_reader.open_reader(archive).connection
+    assert connection.execute("SELECT sum(samples) FROM gpu_minute").fetchall() == [(EXPECTED.total(),)]
+    compaction.compact(archive, now_ns=time.time_ns() + GRACE_NS)
+    assert list((archive / "_rollup" / "gpu_minute-0ld0ld0l").rglob("*.parquet")) == []

@@ -129,6 +129,19 @@ def test_the_interval_of_the_saving_is_that_of_the_log_ratio(tmp_path: Path) -> 
     assert row["saving_high_ratio"] == pytest.approx(1 - 0.75 * math.exp(-spread), abs=1e-4)
 
 
+def test_the_minute_in_which_control_began_does_not_count(tmp_path: Path) -> None:
+    fake.write(tmp_path, [fake.telemetry(node, second) for second in range(150) for node in fake.NODES])
+    fake.write(tmp_path, [fake.desired(node, second) for second in range(50, 150, 5) for node in fake.NODES])
+    fake.write(tmp_path, [fake.applied(node, second) for second in range(50, 150, 5) for node in fake.NODES])
+    connection = archive_reader.open_reader(tmp_path).connection
+    [row] = named(connection, "savings_holdout")
+    assert row["saving_ratio"] == 0.25
+    arms = by(named(connection, "latency_by_group"), "arm")
+    # Control began 20 s into the second minute, so the third is left: 60 s of two engines, and of the hold-out.
+    assert (arms["controlled"]["tokens"], arms["controlled"]["engines"]) == (60 * 10 * 2, 2)
+    assert (arms["holdout"]["tokens"], row["minutes"]) == (60 * 10, 1)
+
+
 def _arms(folder: Path, watts: dict[str, tuple[float, bool]]) -> None:
     """One GPU per engine, half of them commanded, the others held out."""
     saved = dict(fake.NODES), dict(fake.TBT)
