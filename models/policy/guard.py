@@ -19,9 +19,9 @@ class GuardRules:
 
     k: int = 3
     n: int = 5
-    shrink: float = 0.93
-    recover: float = 1.01
-    floor: float = 0.75  # below it targets would ask for less than default clocks can give: roll back instead
+    shrink: float = 0.97
+    recover: float = 1.003
+    floor: float = 0.90  # below it targets would ask for less than default clocks can give: roll back instead
     rollback_ns: int = 300 * 10**9
 
 

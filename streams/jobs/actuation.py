@@ -26,7 +26,7 @@ from streams.jobs.actuation_decide import Decider
 from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
 from streams.jobs.actuation_latency import LatencyPools
 from streams.jobs.actuation_state import SNAPSHOT_VERSION, Block, Freeze, NodeState, Options, PartitionState, Snapshot
-from streams.jobs.actuation_writer import Token, Writer, WriterThread
+from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 
 NAME: Final = "actuation"
@@ -64,7 +64,7 @@ class ActuationJob:
         self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
         self._intents = self._open_intents(ctx)
         observe = self._options.mode == "observe"
-        self._writer = None if observe else WriterThread(self._writers(ctx, self._options), ctx.wall_ns)
+        self._writer = None if observe else Writers(self._writers(ctx, self._options), ctx.wall_ns)
         ctx.log.info("actuation: mode %s, strategy %s", self._options.mode, self._options.strategy)
 
     def assign(self, partitions: frozenset[int]) -> None:
@@ -163,7 +163,7 @@ class ActuationJob:
         if record.boot_id == node.boot_id and record.seq <= node.seq:
             return None  # seen: at least once means twice now and then
         node.boot_id, node.seq, node.window_end_ns = record.boot_id, record.seq, record.window_end_ns
-        node.uuid, node.name, node.features, node.engines = record.uuid, record.name, record.features, record.engines
+        node.uuid, node.name, node.device, node.engines = record.uuid, record.name, record.device, record.engines
         part.enrol(node)
         self._event_s = max(self._event_s, record.window_end_ns / 1e9)
         for engine in record.engines:

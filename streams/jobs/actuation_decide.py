@@ -17,8 +17,6 @@ from streams.jobs.actuation_intents import IntentBook
 from streams.jobs.actuation_latency import LatencyPools
 from streams.jobs.actuation_state import NodeState, Options, PartitionState
 
-DEVICE_FEATURES = ("sm_max_mhz", "limit_default_w", "limit_min_w", "limit_max_w")
-
 
 @dataclass(frozen=True, slots=True)
 class Decider:
@@ -101,7 +99,8 @@ class Decider:
 
 
 def _reported(node: NodeState, index: int) -> dict[str, float | None]:
-    return {name: node.features[name][index] for name in DEVICE_FEATURES if name in node.features}
+    columns = {} if node.device is None else msgspec.structs.asdict(node.device)
+    return {name: column[index] for name, column in columns.items() if column is not None}
 
 
 def _columns(uuids: tuple[str, ...], facts: Sequence[Facts], grants: Sequence[Grant]) -> EnvelopeColumns:

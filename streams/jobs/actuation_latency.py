@@ -6,6 +6,7 @@ Until enough hold-out samples exist there is no target, and without a target not
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
@@ -17,6 +18,7 @@ from streams.contract.records import EngineReading, Histogram, LatencyTarget
 
 Group = Literal["controlled", "holdout"]
 SLICE_S: Final = 5.0
+BUCKETS_PER_OCTAVE: Final = 32  # scale 5
 Q: Final = 0.99
 # A p99 needs samples beyond it: 10 for the plentiful gaps between tokens, fewer for requests, which come one at a time.
 MIN_SAMPLES: Final[dict[Metric, int]] = {"tbt": 1000, "ttft": 200, "e2e": 200}
@@ -71,9 +73,11 @@ class RollingCounts:
         return histogram.quantile(self.total, Q)
 
     def above(self, bound_ms: float) -> int:
-        """Samples certainly above a bound: those in buckets that begin at it or later."""
-        first = histogram.bucket(bound_ms) + 1
-        return sum(count for index, count in self.total.items() if index >= first)
+        """Samples above a bound; in its own bucket they are taken to be spread evenly, as the quantile does."""
+        place = math.log2(bound_ms) * BUCKETS_PER_OCTAVE
+        own = histogram.bucket(bound_ms)
+        inside = self.total.get(own, 0) * (own + 1 - place)
+        return round(inside) + sum(count for index, count in self.total.items() if index > own)
 
 
 class LatencyPools:
@@ -148,7 +152,7 @@ class LatencyPools:
     def _violated(self, pool: Pool) -> bool | None:
         seen: list[bool] = []
         for metric in METRICS:
-            bound = self.strategy.bound(metric).target_ms(self.p99(pool, "holdout", metric))
+            bound = self.strategy.bound(metric).limit_ms(self.p99(pool, "holdout", metric))
             p99 = self.p99(pool, "controlled", metric)
             if bound is None or p99 is None:
                 continue

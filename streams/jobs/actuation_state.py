@@ -86,7 +86,7 @@ class NodeState:
     window_end_ns: int = 0
     uuid: tuple[str, ...] = ()
     name: Texts | None = None
-    features: dict[str, Floats] = field(default_factory=dict)
+    device: DeviceColumns | None = None
     engines: tuple[EngineReading, ...] = ()
     issued_s: float | None = None  # monotonic; None = never, or rolled back
     urgent: bool = False

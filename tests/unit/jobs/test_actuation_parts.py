@@ -19,7 +19,7 @@ from streams.contract.records import OperatorIntent, PowerDesired
 from streams.contract.signing import KeyRing, Signer
 from streams.jobs.actuation_intents import IntentBook, RawIntent, take
 from streams.jobs.actuation_latency import MIN_SAMPLES, LatencyPools, Pool, RollingCounts
-from streams.jobs.actuation_writer import WriterThread
+from streams.jobs.actuation_writer import Writers
 from tests.unit.jobs import support
 from tests.unit.jobs.support import STACK, T0_NS, engine
 
@@ -132,7 +132,7 @@ def test_targets_wait_for_enough_hold_out() -> None:
     assert pools.targets(one).tbt_ms is None, "the controlled group is never its own measure"
     pools.add(3.0, "holdout", one)
     assert pools.obstacle(one, 0) is None
-    assert pools.targets(one).tbt_ms == pytest.approx(42.0, rel=0.03)
+    assert pools.targets(one).tbt_ms == pytest.approx(41.4, rel=0.03)
     other = msgspec.structs.replace(one, stack="another")
     assert "0 of 1000" in (pools.obstacle(other, 0) or "")
 
@@ -140,7 +140,7 @@ def test_targets_wait_for_enough_hold_out() -> None:
 def test_aggressive_needs_no_hold_out() -> None:
     pools = LatencyPools(STRATEGIES["aggressive"], window_s=60)
     targets = pools.targets(engine("e", ["g"]))
-    assert (targets.tbt_ms, targets.ttft_ms, targets.e2e_ms) == (100.0, 2000.0, None)
+    assert (targets.tbt_ms, targets.ttft_ms, targets.e2e_ms) == (98.5, 1970.0, None)
 
 
 def test_a_slower_controlled_group_tightens_targets_then_rolls_back_and_recovers() -> None:
@@ -180,7 +180,7 @@ class Scripted:
     """A writer whose writes do what a list says."""
 
     def __init__(self, faults: list[Exception | None]) -> None:
-        self.faults, self.written, self.closed = faults, 0, 0
+        self.faults, self.written, self.closed, self.calls = faults, 0, 0, 0
         self.gate = threading.Event()
         self.gate.set()
 
@@ -188,6 +188,7 @@ class Scripted:
         return epoch_floor + 1
 
     def write(self, drafts: Sequence[PowerDesired]) -> int:
+        self.calls += 1
         assert self.gate.wait(10)
         fault = self.faults.pop(0) if self.faults else None
         if fault is not None:
@@ -206,14 +207,14 @@ def draft(node: str) -> PowerDesired:
 
 
 @pytest.fixture
-def scripted() -> Iterator[tuple[Scripted, WriterThread]]:
+def scripted() -> Iterator[tuple[Scripted, Writers]]:
     writer = Scripted([])
-    thread = WriterThread(lambda _: writer, lambda: T0_NS)
+    thread = Writers(lambda _: writer, lambda: T0_NS)
     yield writer, thread
     thread.stop()
 
 
-def test_tokens_come_back_after_the_write(scripted: tuple[Scripted, WriterThread]) -> None:
+def test_tokens_come_back_after_the_write(scripted: tuple[Scripted, Writers]) -> None:
     writer, thread = scripted
     thread.open(0, epoch_floor=4)
     assert thread.drain(10) and thread.epoch(0) == 5 and not thread.ready(1)
@@ -225,7 +226,7 @@ def test_tokens_come_back_after_the_write(scripted: tuple[Scripted, WriterThread
     assert thread.done() == [("t", 0, 9)] and thread.done() == [] and writer.written == 2
 
 
-def test_a_decision_that_waited_too_long_is_made_anew(scripted: tuple[Scripted, WriterThread]) -> None:
+def test_a_decision_that_waited_too_long_is_made_anew(scripted: tuple[Scripted, Writers]) -> None:
     writer, thread = scripted
     thread.open(0)
     old = msgspec.structs.replace(draft("old"), issued_at_ns=T0_NS - 6 * S)
@@ -234,7 +235,7 @@ def test_a_decision_that_waited_too_long_is_made_anew(scripted: tuple[Scripted, 
     assert writer.written == 1 and thread.failed_nodes() == ["old"] and thread.done() == [("t", 0, 1)]
 
 
-def test_an_aborted_transaction_names_its_nodes(scripted: tuple[Scripted, WriterThread]) -> None:
+def test_an_aborted_transaction_names_its_nodes(scripted: tuple[Scripted, Writers]) -> None:
     writer, thread = scripted
     writer.faults.append(Aborted("broker away"))
     thread.open(0)
@@ -245,7 +246,7 @@ def test_an_aborted_transaction_names_its_nodes(scripted: tuple[Scripted, Writer
 
 
 @pytest.mark.parametrize("fault", [Fenced("taken over"), CommandsError("fatal"), RuntimeError("a bug")])
-def test_any_other_failure_ends_the_job(scripted: tuple[Scripted, WriterThread], fault: Exception) -> None:
+def test_any_other_failure_ends_the_job(scripted: tuple[Scripted, Writers], fault: Exception) -> None:
     writer, thread = scripted
     writer.faults.append(fault)
     thread.open(0)
@@ -253,13 +254,32 @@ def test_any_other_failure_ends_the_job(scripted: tuple[Scripted, WriterThread],
     assert not thread.drain(10)
     with pytest.raises(type(fault)):
         thread.done()
+    thread.stop()
     assert writer.closed == 1
 
 
-def test_a_dropped_partition_takes_nothing_more(scripted: tuple[Scripted, WriterThread]) -> None:
+def test_a_dropped_partition_finishes_what_it_was_given(scripted: tuple[Scripted, Writers]) -> None:
     writer, thread = scripted
     thread.open(0)
-    thread.drop(0)
+    writer.gate.clear()
     thread.submit(0, [draft("a")], [("t", 0, 1)])
+    thread.drop(0)
+    assert not thread.ready(0)
+    writer.gate.set()
     assert thread.drain(10)
-    assert writer.written == 0 and not thread.ready(0) and thread.done() == [("t", 0, 1)]
+    assert writer.written == 1 and thread.done() == [("t", 0, 1)]
+    thread.stop()
+    assert writer.closed == 1
+
+
+def test_what_waits_goes_out_together(scripted: tuple[Scripted, Writers]) -> None:
+    writer, thread = scripted
+    thread.open(0)
+    assert thread.drain(10)
+    writer.gate.clear()
+    for turn in range(20):
+        thread.submit(0, [draft("a"), draft(f"b{turn}")], [("t", 0, turn)])
+    writer.gate.set()
+    assert thread.drain(10)
+    assert [token[2] for token in thread.done()] == list(range(20))
+    assert writer.calls <= 3 and writer.written <= 2 * 2 + 21
