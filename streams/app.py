@@ -124,9 +124,9 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
     watchdog.start()
     try:
         await app.start()
-        tasks = [
-            loop.create_task(part) for part in (runtime.tick_forever(watchdog.beat), _watch(app, settings), _crash(app))
-        ]
+        for part in (runtime.tick_forever(watchdog.beat), _watch(app, settings), _crash(app)):
+            tasks.append(loop.create_task(part))
+            tasks[-1].add_done_callback(runtime.ended)
         await runtime.stopping.wait()
         await runtime.finish()
     finally:

@@ -92,7 +92,10 @@ class Runtime:
             if not self._ready.is_set():
                 await self._ready.wait()
             if self.failure is None and generation is self.assigned and not self.stopping.is_set():
-                await self._one(topic, records)
+                try:
+                    await self._one(topic, records)
+                except Exception as error:  # noqa: BLE001  Faust would start the agent again and go on without the batch
+                    self.fail(error, f"with a batch of {topic.name}")
 
     async def _one(self, topic: Topic, records: Sequence[ConsumerRecord]) -> None:
         tp = Partition(topic.name, records[0].partition)  # type: ignore[attr-defined]  # aiokafka's record names it
@@ -178,6 +181,11 @@ class Runtime:
             self.failure = JobFailed(text)
             self.failure.__cause__ = error
         self.stopping.set()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Done-callback of the worker's own tasks: none may end by an error unseen."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error, "in its background work")
 
     async def finish(self) -> None:
         """A clean end: outputs out, state durable, the job closed."""

@@ -252,6 +252,27 @@ def test_missing_offsets_of_an_uncompacted_topic_are_counted(tmp_path: Path) -> 
     assert rig.runtime.metrics.registry.get_sample_value("eo_worker_records_total") == 6
 
 
+@pytest.mark.parametrize("name", ["streams.after_poll", "streams.after_effect_before_store"])
+def test_an_error_outside_the_job_stops_the_worker_too(tmp_path: Path, name: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.open()
+        beats = asyncio.ensure_future(rig.runtime.tick_forever())
+        beats.add_done_callback(rig.runtime.ended)
+        rig.publisher.away = True
+        await rig.batch(0)
+        rig.publisher.away = False
+        await asyncio.wait_for(rig.runtime.stopping.wait(), 10)
+        beats.cancel()
+
+    failpoints.arm(f"{name}:raise")
+    try:
+        rig = play(tmp_path, Recorder(), scenario)
+    finally:
+        failpoints.arm("")
+    assert f"FailpointRaised: {name}" in str(rig.runtime.failure)
+    assert rig.progress.committable(TP) is None
+
+
 def test_the_runtime_reaches_its_failpoints(tmp_path: Path) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.open()
