@@ -84,8 +84,12 @@ def _check_parts(value: r.NodeTelemetry | r.NodeFeatures) -> None:
 
 def _columns(part: msgspec.Struct) -> list[tuple[str, tuple[object, ...] | None]]:
     if isinstance(part, r.NodeFeatures):
-        return [("name", part.name), *part.features.items()]
+        device = [] if part.device is None else [(name, getattr(part.device, name)) for name in _DEVICE]
+        return [("name", part.name), *part.features.items(), *device]
     return [(name, getattr(part, name)) for name in _column_names(type(part))]
+
+
+_DEVICE: Final = r.DeviceColumns.__struct_fields__
 
 
 @cache

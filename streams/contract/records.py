@@ -131,6 +131,15 @@ class NodeTelemetry(Record, frozen=True, kw_only=True):
     lost_total: Int64 | None = None  # records that the bounded spool had to drop since boot_id began
 
 
+class DeviceColumns(Record, frozen=True, kw_only=True):
+    """What each GPU of a node says of its own limits, so that a policy needs no table of GPU models."""
+
+    sm_max_mhz: Ints | None = None
+    limit_default_w: Floats | None = None
+    limit_min_w: Floats | None = None
+    limit_max_w: Floats | None = None
+
+
 class NodeFeatures(Record, frozen=True, kw_only=True):
     """energy.features.gpu.v1: each registered feature of each GPU of a node at one window end."""
 
@@ -146,6 +155,7 @@ class NodeFeatures(Record, frozen=True, kw_only=True):
     schema: Int64 = 1
     name: Texts | None = None  # device model of each GPU
     engines: tuple[EngineReading, ...] = ()  # passed on unchanged from telemetry
+    device: DeviceColumns | None = None  # the same
 
 
 class AnomalyVerdict(Record, frozen=True, kw_only=True):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from models.policy.arbiter import Facts, Grant, decide
 from models.policy.devices import device
 from models.policy.holdout import in_canary

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from models.policy.holdout import DEFAULT_CANARY_RATIO, in_holdout, promote
-from streams.contract.records import EngineReading, Floats, Mode, OnExpiry, OperatorIntent, Texts
+from streams.contract.records import DeviceColumns, EngineReading, Mode, OnExpiry, OperatorIntent, Texts
 from streams.settings import WorkerSettings
 
 SNAPSHOT_VERSION: Final = 1

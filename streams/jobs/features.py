@@ -145,6 +145,7 @@ class FeaturesJob:
             value.schema,
             gpu.name,
             value.engines,
+            gpu.device(),
         )
         self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), wire.HEADERS)
 

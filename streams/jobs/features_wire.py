@@ -13,7 +13,7 @@ import msgspec
 from models.features.registry import FEATURES
 from streams.contract.codec import CONTENT_TYPE, SCHEMA_VERSION
 from streams.contract.errors import ContractError, SchemaTooNew
-from streams.contract.records import Int64, Quality, Texts
+from streams.contract.records import DeviceColumns, Floats, Int64, Ints, Quality, Texts
 
 Column = list[float | None] | None
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -22,7 +22,7 @@ NO_ENGINES: Final = msgspec.Raw(b"[]")
 
 
 class GpuUsed(msgspec.Struct):
-    """The columns that features ask for."""
+    """The columns that features ask for, and those that are passed on."""
 
     uuid: list[str]
     name: Texts | None = None
@@ -32,10 +32,23 @@ class GpuUsed(msgspec.Struct):
     util_ratio: Column = None
     temp_c: Column = None
     throttle: Column = None
+    sm_max_mhz: Ints | None = None
+    limit_default_w: Floats | None = None
+    limit_min_w: Floats | None = None
+    limit_max_w: Floats | None = None
 
     def columns(self) -> tuple[Column, ...]:
         """The numeric columns in the order of GPU_COLUMNS."""
         return (self.power_w, self.energy_mj, self.sm_mhz, self.util_ratio, self.temp_c, self.throttle)
+
+    def device(self) -> DeviceColumns:
+        """What the GPUs say of their own limits."""
+        return DeviceColumns(
+            sm_max_mhz=self.sm_max_mhz,
+            limit_default_w=self.limit_default_w,
+            limit_min_w=self.limit_min_w,
+            limit_max_w=self.limit_max_w,
+        )
 
 
 class EngineUsed(msgspec.Struct):
@@ -77,6 +90,7 @@ class FeaturesOut(msgspec.Struct):
     schema: int = 1
     name: Texts | None = None
     engines: msgspec.Raw = NO_ENGINES
+    device: DeviceColumns | None = None
 
 
 GPU_COLUMNS: Final = ("power_w", "energy_mj", "sm_mhz", "util_ratio", "temp_c", "throttle")
@@ -110,9 +124,10 @@ def _check(gpu: GpuUsed) -> None:
     size = len(gpu.uuid)
     if len(set(gpu.uuid)) != size:
         raise ContractError("NodeTelemetry: a GPU is named twice in uuid")
-    for position, column in enumerate((*gpu.columns(), gpu.name)):
+    passed_on = (gpu.name, gpu.sm_max_mhz, gpu.limit_default_w, gpu.limit_min_w, gpu.limit_max_w)
+    for position, column in enumerate((*gpu.columns(), *passed_on)):
         if column is not None and len(column) != size:
-            name = (*GPU_COLUMNS, "name")[position]
+            name = (*GPU_COLUMNS, "name", *DeviceColumns.__struct_fields__)[position]
             raise ContractError(f"NodeTelemetry: column {name} has {len(column)} values for {size} GPUs")
 
 

@@ -58,6 +58,8 @@ def _value(hint: Any, count: int | None) -> st.SearchStrategy[Any]:
         return st.lists(_value(arguments[0], None), min_size=size[0], max_size=size[1]).map(tuple)
     if origin is dict:
         return st.dictionaries(TEXT, _value(arguments[1], count), max_size=3)
+    if hint is r.DeviceColumns:
+        return _build(hint, count)  # no uuid of its own: its columns are as long as those of the record around it
     if isinstance(hint, type) and issubclass(hint, r.Record):
         return record(hint)
     return {str: TEXT, float: FLOAT, bool: st.booleans(), type(None): st.none(), msgspec.Raw: RAW}[hint]
