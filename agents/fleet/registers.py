@@ -37,7 +37,7 @@ _NAMESPACE: Final = uuid.UUID("6f3f2f0e-5d0a-4f0e-9a55-3b0f6f1f5c11")
 class DeviceSpec:
     """What every simulated GPU of a fleet is: an H100 SXM by its data sheet's limits and clocks."""
 
-    name: str = "NVIDIA H100 80GB HBM3"  # every record of it says quality = simulated
+    name: str = "NVIDIA H100 80GB HBM3 (simulated)"
     limit_default_w: float = 700.0
     limit_min_w: float = 200.0
     limit_max_w: float = 700.0
