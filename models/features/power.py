@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from models.features.window import Floats, Window, count, mean, ratio, some, total
+from models.features.window import Floats, Window, count, mean, ratio, total
 
 IDLE_UTIL_RATIO: Final = 0.05  # no kernel resident for 95 % of the interval
 # Deep idle of a GPU whose context is released: about 35 W, against about 110 W with a model loaded at full clocks
@@ -28,9 +28,7 @@ def waste_w(window: Window) -> Floats:
     """Mean watts above deep idle while nothing ran: mean of max(0, P - 35 W) where util <= 5 %, else 0."""
     power, util = window.known("power_w"), window.known("util_ratio")
     both = power if power is util else power & util
-    idle = both & (window.filled("util_ratio") <= IDLE_UTIL_RATIO)
-    wasted = np.zeros(len(idle))
-    rows = some(idle)
-    above = np.maximum(window.filled("power_w")[rows] - DEEP_IDLE_W, 0.0)
-    wasted[rows] = total(np.where(idle[rows], above, 0.0))
-    return ratio(wasted, count(both))
+    above = window.filled("power_w") - DEEP_IDLE_W
+    np.maximum(above, 0.0, out=above)
+    above *= both & (window.filled("util_ratio") <= IDLE_UTIL_RATIO)
+    return ratio(total(above), count(both))

@@ -9,7 +9,7 @@ import numpy as np
 from models.features.window import Floats, Window, ratio, total
 
 LEAST_SAMPLES: Final = 10
-S_PER_MIN: Final = 60.0
+MIN_PER_NS: Final = 1 / 60e9
 
 
 def temp_slope_c_per_min(window: Window) -> Floats:
@@ -18,8 +18,8 @@ def temp_slope_c_per_min(window: Window) -> Floats:
     (n sum(xy) - sum(x) sum(y)) / (n sum(x^2) - sum(x)^2) over the n known samples, x in minutes before the newest.
     """
     temp, sum_y, count = window.filled("temp_c"), window.total("temp_c"), window.count("temp_c")
-    minutes = np.where(window.known("temp_c"), window.age_s(), 0.0)
-    minutes /= -S_PER_MIN
+    minutes: Floats = np.multiply(window.ts_ns - window.ts_ns[:, -1:], MIN_PER_NS, dtype=np.float64)
+    minutes *= window.known("temp_c")
     sum_x = total(minutes)
     spread = count * total(minutes * minutes) - sum_x * sum_x
     slope = ratio(count * total(minutes * temp) - sum_x * sum_y, spread)

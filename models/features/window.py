@@ -85,11 +85,6 @@ class Window:
             found = self._count[id(mask)] = count(mask)
         return found
 
-    def age_s(self) -> Floats:
-        """Seconds before the newest sample, >= 0 inside the window."""
-        age: Floats = (self.ts_ns[:, -1:] - self.ts_ns) / 1e9
-        return age
-
     def newest(self, column: str) -> Floats:
         """The newest sample's value, NaN when it is unknown."""
         return np.ascontiguousarray(self.columns[column][:, -1])
@@ -102,18 +97,11 @@ def total(values: Floats) -> Floats:
 
 
 def count(mask: Mask) -> Floats:
-    """How many places of each window are true."""
-    return np.bitwise_count(_words(mask)).astype(np.float64)
+    """How many places of each window are true.
 
-
-def some(mask: Mask) -> NDArray[np.intp]:
-    """The rows in which at least one place is true."""
-    return np.flatnonzero(_words(mask))
-
-
-def _words(mask: Mask) -> NDArray[np.uint64]:
-    """Each row's 64 places as the bits of one word: eight times less to read than the mask."""
-    return np.packbits(mask, axis=1).view(np.uint64)[:, 0]
+    Each row's 64 places become the bits of one word first: eight times less to read than the mask.
+    """
+    return np.bitwise_count(np.packbits(mask, axis=1).view(np.uint64)[:, 0]).astype(np.float64)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -206,19 +206,13 @@ class FeaturesJob:
 
 
 def chunks(samples: Iterable[Sample]) -> list[list[Sample]]:
-    """The same samples in order, cut so that each part can be appended at once.
-
-    A part has at most CHUNK samples, and a node keeps its boot and its GPUs within it.
-    """
-    out: list[list[Sample]] = []
-    last: dict[str, wire.TelemetryUsed] = {}
+    """The same samples in order, in parts of at most CHUNK in which each node keeps its boot."""
+    out: list[list[Sample]] = [[]]
+    boots: dict[str, str] = {}
     for sample in samples:
-        value = sample.value
-        before = last.get(value.node, value)
-        same = value.boot_id == before.boot_id and wire.uuids(value) == wire.uuids(before)
-        if not out or len(out[-1]) == CHUNK or not same:
+        node, boot = sample.value.node, sample.value.boot_id
+        if len(out[-1]) == CHUNK or boots.setdefault(node, boot) != boot:
             out.append([])
-            last.clear()
+            boots = {node: boot}
         out[-1].append(sample)
-        last[value.node] = value
-    return out
+    return [part for part in out if part]

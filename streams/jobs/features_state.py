@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Floats, Wi
 from streams.jobs.features_wire import TelemetryUsed, uuids
 
 ROOM: Final = 2 * WIDTH
-MOST_AT_ONCE: Final = 64  # samples of one node that fit at once; at most ROOM - (WIDTH - 1)
+MOST_AT_ONCE: Final = 64  # samples in one call; at most ROOM - (WIDTH - 1), the room of one row
 FIRST_ROWS: Final = 256
 OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
 UNKNOWN: Final = (None,)
@@ -97,14 +98,13 @@ class PartitionState:
     def append(self, samples: Sequence[Sample]) -> Window:
         """Adds these samples in their order; returns one window per GPU of each, in the same order.
 
-        The windows are views until they are used: use them before the next call.
-        A node may stand in it MOST_AT_ONCE times, with the same boot and the same GPUs each time.
+        At most MOST_AT_ONCE samples, and of one boot per node. The windows are views until they are used: use them
+        before the next call.
         """
         per_sample = [self._rows(sample.value) for sample in samples]
-        turns = self._turns(samples)
-        sizes = [len(rows) for rows in per_sample]
-        rows = np.concatenate(per_sample)
-        turn = np.repeat(np.array(turns, np.intp), sizes)
+        self._note(samples)
+        rows, sizes = np.concatenate(per_sample), [len(rows) for rows in per_sample]
+        turn = _turns(rows)
         self._make_room(rows, turn)
         at = self._newest[rows] + 1 + turn
         self._ts[rows, at] = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), sizes)
@@ -112,18 +112,10 @@ class PartitionState:
         np.maximum.at(self._newest, rows, at)
         return self._windows(rows, at)
 
-    def _turns(self, samples: Sequence[Sample]) -> list[int]:
-        """How many samples of the same node stand before each one; notes what each node has sent."""
-        seen: dict[str, int] = {}
-        out = []
-        for sample in samples:
-            value = sample.value
-            turn = seen.get(value.node, 0)
-            seen[value.node] = turn + 1
-            out.append(turn)
-            self.nodes[value.node].recent.append((value.ts_ns, sample.offset, value.seq))
+    def _note(self, samples: Sequence[Sample]) -> None:
+        for offset, value, _ in samples:
+            self.nodes[value.node].recent.append((value.ts_ns, offset, value.seq))
             self.newest_ns = max(self.newest_ns, value.ts_ns)
-        return out
 
     def _windows(self, rows: NDArray[np.intp], at: NDArray[np.intp]) -> Window:
         start = at - (WIDTH - 1)
@@ -197,6 +189,18 @@ class PartitionState:
             self.nodes[name] = Node(seqs=dict(seqs))
 
 
+def _turns(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """How many times each entry's row stands before it."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    place = np.arange(len(rows))
+    begins = np.ones(len(rows), np.bool_)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    turns = np.empty(len(rows), np.intp)
+    turns[order] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    return turns
+
+
 def _columns(samples: Sequence[Sample]) -> Floats:
     """Values of all GPUs of these samples, shape (GPUs, columns), unknown = NaN."""
     flat: list[list[float | None]] = [[] for _ in COLUMNS]
@@ -208,4 +212,4 @@ def _columns(samples: Sequence[Sample]) -> Floats:
         for column, values in zip(flat, gpu.columns(), strict=False):
             column += values or unknown  # grows in place
         flat[-1] += unknown if sample.tokens is None else map(sample.tokens.get, gpu.uuid)
-    return np.array(flat, np.float64).T
+    return np.array(list(chain.from_iterable(flat)), np.float64).reshape(len(COLUMNS), -1).T

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.features.registry import FEATURES, compute_all
-from models.features.window import COLUMNS, SPAN_NS, WIDTH, Window, count, of_series, some
+from models.features.window import COLUMNS, SPAN_NS, WIDTH, Window, count, of_series
 
 S = 1_000_000_000
 T0 = 1_760_000_000 * S
@@ -82,7 +82,6 @@ def test_masks_are_counted_by_their_bits() -> None:
     mask[1, [0, 5, 63]] = True
     mask[2] = True
     assert count(mask).tolist() == [0.0, 3.0, 64.0]
-    assert some(mask).tolist() == [1, 2]
 
 
 def test_the_table_names_each_feature_once_with_unit_window_and_formula() -> None:
