@@ -25,16 +25,12 @@ from streams.errors import StreamsError
 from streams.jobs.actuation_decide import Decider
 from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
 from streams.jobs.actuation_latency import LatencyPools
-from streams.jobs.actuation_state import SNAPSHOT_VERSION, Block, Freeze, NodeState, Options, PartitionState, Snapshot
+from streams.jobs.actuation_state import SNAPSHOT_VERSION, NodeState, Options, PartitionState, Snapshot
 from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 
 NAME: Final = "actuation"
 R = TypeVar("R", bound=Record)
-LEFT_ALONE: Final = {
-    "foreign_change": "Somebody else changed this GPU: {}. It is left alone until `eo resume` or a new capper run.",
-    "not_actuatable": "This GPU did not obey: {}. It is left alone for a while.",
-}
 
 
 class ActuationJob:
@@ -204,42 +200,15 @@ class ActuationJob:
     # --- what makes a node urgent ---
 
     def _on_verdict(self, part: PartitionState, verdict: AnomalyVerdict) -> None:
-        """A verdict may freeze; it has no other power here."""
-        until_ns = verdict.ts_ns + int(self._options.freeze_s * 1e9)
-        if verdict.action != "freeze" or until_ns <= self._ctx.wall_ns():
-            return
-        text = (
-            f"Frozen at default after an anomaly in {verdict.metric} (score {verdict.score:.3g}, threshold "
-            f"{verdict.threshold:.3g}, {verdict.model})."
-        )
-        known = part.frozen.get(verdict.gpu_uuid)
-        if known is None or known.until_ns < until_ns:
-            part.frozen[verdict.gpu_uuid] = Freeze(until_ns, verdict.verdict_id, text)
-            part.dirty = True
+        if part.restraints.verdict(verdict, self._ctx.wall_ns(), freeze_s=self._options.freeze_s):
             self._hurry(part, verdict.node)
 
     def _on_ack(self, part: PartitionState, ack: PowerApplied) -> None:
-        if ack.event in LEFT_ALONE:
-            until = ack.ts_ns + int(self._options.retry_s * 1e9) if ack.event == "not_actuatable" else None
-            for uuid, reason in zip(ack.gpu.uuid, ack.gpu.reason, strict=True):
-                text = LEFT_ALONE[ack.event].format(reason.rstrip("."))
-                part.blocked[uuid] = Block(ack.ts_ns, ack.capper_id, text, until)
-            part.dirty = True
+        if part.restraints.ack(ack, retry_s=self._options.retry_s):
             self._hurry(part, ack.node)
-            return
-        freed = [
-            uuid
-            for uuid in ack.gpu.uuid
-            if (block := part.blocked.get(uuid)) and block.capper_id != ack.capper_id and ack.ts_ns > block.ts_ns
-        ]
-        self._free(part, freed)
-
-    def _free(self, part: PartitionState, uuids: Iterable[str]) -> None:
-        for uuid in uuids:
-            del part.blocked[uuid]
-            part.dirty = True
 
     def _hurry(self, part: PartitionState, node: str) -> None:
+        part.dirty = True
         if node in part.nodes:
             part.nodes[node].urgent = True
 
@@ -254,7 +223,8 @@ class ActuationJob:
         """Intents, guards, snapshots; yields what was committed. Raises what ended the writer, e.g. Fenced."""
         now_ns = self._ctx.wall_ns()
         self._read_intents(now_ns)
-        self._expire(now_ns)
+        for part in self._parts.values():
+            part.dirty |= part.restraints.expire(now_ns, self._book.resumed_ns)
         if self._ctx.monotonic() - self._guard_at_s >= self._options.guard_every_s:
             self._guard(now_ns)
         for part in self._parts.values():
@@ -278,18 +248,6 @@ class ActuationJob:
         if self._book.version != self._seen_version:
             self._seen_version = self._book.version
             self._hurry_all()
-
-    def _expire(self, now_ns: int) -> None:
-        for part in self._parts.values():
-            for uuid in [u for u, freeze in part.frozen.items() if now_ns >= freeze.until_ns]:
-                del part.frozen[uuid]
-            owner = {uuid: node.node for node in part.nodes.values() for uuid in node.uuid} if part.blocked else {}
-            self._free(part, [u for u, b in part.blocked.items() if self._over(b, owner.get(u), now_ns)])
-
-    def _over(self, block: Block, node: str | None, now_ns: int) -> bool:
-        if block.until_ns is not None and now_ns >= block.until_ns:
-            return True
-        return node is not None and self._book.resumed_ns(node) > block.ts_ns
 
     def _guard(self, now_ns: int) -> None:
         self._guard_at_s = self._ctx.monotonic()

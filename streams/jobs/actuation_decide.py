@@ -56,7 +56,7 @@ class Decider:
         self, part: PartitionState, node: NodeState, index: int, engine: EngineReading | None, now_ns: int
     ) -> Facts:
         uuid = node.uuid[index]
-        block, freeze = part.blocked.get(uuid), part.frozen.get(uuid)
+        block, freeze = part.restraints.blocked.get(uuid), part.restraints.frozen.get(uuid)
         pause, cap, budget = (
             self.book.pause(node.node, now_ns),
             self.book.cap(uuid, now_ns),
@@ -93,7 +93,7 @@ class Decider:
         )
 
     def _causes(self, part: PartitionState, node: NodeState, now_ns: int) -> tuple[str, ...]:
-        freezes = (part.frozen.get(uuid) for uuid in node.uuid)
+        freezes = (part.restraints.frozen.get(uuid) for uuid in node.uuid)
         verdicts = [f.verdict_id for f in freezes if f is not None and now_ns < f.until_ns]
         words = [self.book.pause(node.node, now_ns), self.book.budget(node.node, now_ns)]
         words += [self.book.cap(uuid, now_ns) for uuid in node.uuid]

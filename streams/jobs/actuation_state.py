@@ -12,6 +12,7 @@ import msgspec
 
 from models.policy.holdout import DEFAULT_CANARY_RATIO, in_holdout, promote
 from streams.contract.records import DeviceColumns, EngineReading, Mode, OnExpiry, OperatorIntent, Texts
+from streams.jobs.actuation_restraints import Block, Freeze, Restraints
 from streams.settings import WorkerSettings
 
 SNAPSHOT_VERSION: Final = 1
@@ -46,23 +47,6 @@ class Options:
             interval_s=settings.envelope_interval_s,
             ttl_ms=settings.ttl_ms,
         )
-
-
-class Freeze(msgspec.Struct, frozen=True, array_like=True):
-    """An anomaly's hold on a GPU, which ends by itself."""
-
-    until_ns: int
-    verdict_id: str
-    text: str
-
-
-class Block(msgspec.Struct, frozen=True, array_like=True):
-    """A GPU that the node asked to be left alone; ends with a new capper run, a human's resume or its time."""
-
-    ts_ns: int
-    capper_id: str
-    text: str
-    until_ns: int | None = None
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -105,8 +89,7 @@ class PartitionState:
     group_of: dict[str, str] = field(default_factory=dict)  # GPU -> engine, kept when the engine falls silent
     sizes: dict[str, int] = field(default_factory=dict)  # group -> GPUs
     promoted: frozenset[str] = frozenset()
-    frozen: dict[str, Freeze] = field(default_factory=dict)
-    blocked: dict[str, Block] = field(default_factory=dict)
+    restraints: Restraints = field(default_factory=Restraints)
     offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
     roster_changed: bool = False
     dirty: bool = False
@@ -158,8 +141,8 @@ class PartitionState:
             epoch=epoch,
             promoted=tuple(sorted(self.promoted)),
             groups=dict(self.group_of),
-            frozen=dict(self.frozen),
-            blocked=dict(self.blocked),
+            frozen=dict(self.restraints.frozen),
+            blocked=dict(self.restraints.blocked),
             intents=intents,
         )
 
@@ -168,5 +151,5 @@ class PartitionState:
         self.promoted = frozenset(snapshot.promoted)
         for uuid, group in snapshot.groups.items():
             self._move(uuid, group)
-        self.frozen, self.blocked = dict(snapshot.frozen), dict(snapshot.blocked)
+        self.restraints = Restraints(dict(snapshot.frozen), dict(snapshot.blocked))
         self.recovered = bool(snapshot.groups)
