@@ -133,7 +133,7 @@ def test_the_order_of_arbitration() -> None:
         "budget",
         "energy",
     ]
-    assert [g.max_power_w for g in layers] == [None, None, None, None, 500.0, None, 400.0, 665.0]
+    assert [g.max_power_w for g in layers] == [None, None, None, None, 500.0, None, 400.0, None]
 
 
 def test_a_cap_overrides_the_ceiling_in_both_directions() -> None:
@@ -144,8 +144,8 @@ def test_a_cap_overrides_the_ceiling_in_both_directions() -> None:
 
 
 def test_a_gpu_without_an_engine_keeps_its_clocks() -> None:
-    grant = decide(Facts(H100), BALANCED)
-    assert (grant.max_sm_mhz, grant.max_power_w) == (None, 665.0)
+    grant = decide(Facts(H100), STRATEGIES["aggressive"])
+    assert (grant.max_sm_mhz, grant.max_power_w) == (None, 630.0)
     assert "no engine reports latency" in grant.reason
 
 
@@ -154,7 +154,8 @@ def test_an_unknown_device_is_granted_nothing() -> None:
     assert grant == Grant(None, None, None, "energy", "The bounds of this device are unknown, so nothing is granted.")
 
 
-def test_conservative_leaves_the_power_limit_alone() -> None:
+def test_conservative_leaves_the_power_limit_alone_and_aggressive_lowers_it() -> None:
+    assert decide(READY, STRATEGIES["aggressive"]).max_power_w == 630.0
     grant = decide(READY, STRATEGIES["conservative"])
     assert (grant.min_sm_mhz, grant.max_sm_mhz, grant.max_power_w) == (1590, 1980, None)
 
