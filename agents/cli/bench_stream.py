@@ -32,6 +32,9 @@ MODES: Final = {
     "faust-take": (0.25, "Faust's own transport, stream.take(500), our publisher"),
     "faust-event": (0.125, "Faust's own transport, one event at a time, outputs by topic.send"),
 }
+TURNS: Final = (
+    3  # each mode in turn, three times; other work on the machine only ever adds CPU time, so the least counts
+)
 CHILD_LIMIT_S: Final = 300.0
 
 
@@ -89,17 +92,29 @@ def measure(*, nodes: int, gpus: int, seconds: int = SECONDS_OF_BACKLOG) -> list
         try:
             apply(info.bootstrap, partitions=PARTITIONS)
             fill(info.bootstrap, nodes=nodes, gpus=gpus, seconds=seconds)
-            return [_one(mode, info.bootstrap, layout.root, total=nodes * seconds, gpus=gpus) for mode in MODES]
+            runs = [
+                _one(mode, info.bootstrap, layout.root, total=nodes * seconds, gpus=gpus, turn=turn)
+                for turn in range(TURNS)
+                for mode in MODES
+            ]
+            return [
+                min((run for run in runs if run.mode == mode), key=lambda run: run.cpu_s / run.messages)
+                for mode in MODES
+            ]
         finally:
             brokers.down(layout)
 
 
-def _one(mode: str, bootstrap: str, data_dir: Path, *, total: int, gpus: int) -> Result:
+def _one(mode: str, bootstrap: str, data_dir: Path, *, total: int, gpus: int, turn: int) -> Result:
     from streams.contract.topics import FEATURES
 
     wanted = int(total * MODES[mode][0])
     before = count(bootstrap, FEATURES)
-    env = os.environ | {"KAFKA_BOOTSTRAP": bootstrap, "EO_DATA_DIR": str(data_dir), "EO_CLUSTER": f"bench-{mode}"}
+    env = os.environ | {
+        "KAFKA_BOOTSTRAP": bootstrap,
+        "EO_DATA_DIR": str(data_dir),
+        "EO_CLUSTER": f"bench-{mode}-{turn}",
+    }
     command = [sys.executable, "-m", "agents.cli.bench_stream_run", mode, str(wanted)]
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=CHILD_LIMIT_S, check=False)
@@ -144,7 +159,8 @@ def page(results: list[Result], *, nodes: int, gpus: int) -> str:
         table(rows, head),
         "```",
         "",
-        "CPU time is that of all threads; wall time also shows what else ran on the core, such as the broker.",
+        f"The best of {TURNS} turns of each, modes taking turns. CPU time is that of all threads; wall time also shows",
+        "what else ran on the core, such as the broker.",
         "Wanted: more than 100,000 GPU samples/s, and at least 8 times the same work in a plain Faust agent (one event",
         "at a time). The row with `take(500)` shows what batching inside Faust alone would give.",
     ]
