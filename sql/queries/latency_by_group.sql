@@ -16,7 +16,7 @@
 -- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
 -- control began would otherwise bring uncontrolled seconds in.
 WITH compared AS MATERIALIZED (
-    SELECT engines.minute, engines.engine, arms.arm
+    SELECT engines.minute, engines.engine, arms.arm, engines.samples, engines.simulated_samples
     FROM engine_minute AS engines
     INNER JOIN engine_arm AS arms USING (minute, engine)
     WHERE engines.minute >= since($hours) AND coalesce(arms.granted_ns - engines.first_ts_ns < 15000000000, true)
@@ -26,28 +26,42 @@ both_arms AS (
     SELECT minute FROM compared GROUP BY minute HAVING min(arm) <> max(arm)
 ),
 
-readings AS (
-    SELECT compared.arm, engines.*
-    FROM engine_minute AS engines
-    INNER JOIN compared USING (minute, engine)
-    SEMI JOIN both_arms USING (minute)
+kept AS MATERIALIZED (
+    SELECT * FROM compared SEMI JOIN both_arms USING (minute)
 ),
 
-flat AS (
-    SELECT arm, 'tbt' AS kind, unnest(tbt_index) AS bucket, unnest(tbt_count) AS hits FROM readings
+pooled AS (
+    SELECT arm, 'tbt' AS kind, bucket, sum(hits) AS hits
+    FROM (
+        SELECT arm, unnest(tbt_index) AS bucket, unnest(tbt_count) AS hits
+        FROM engine_minute
+        INNER JOIN kept USING (minute, engine)
+    )
+    GROUP BY arm, bucket
     UNION ALL
-    SELECT arm, 'ttft', unnest(ttft_index), unnest(ttft_count) FROM readings
+    SELECT arm, 'ttft' AS kind, bucket, sum(hits) AS hits
+    FROM (
+        SELECT arm, unnest(ttft_index) AS bucket, unnest(ttft_count) AS hits
+        FROM engine_minute
+        INNER JOIN kept USING (minute, engine)
+    )
+    GROUP BY arm, bucket
     UNION ALL
-    SELECT arm, 'e2e', unnest(e2e_index), unnest(e2e_count) FROM readings
+    SELECT arm, 'e2e' AS kind, bucket, sum(hits) AS hits
+    FROM (
+        SELECT arm, unnest(e2e_index) AS bucket, unnest(e2e_count) AS hits
+        FROM engine_minute
+        INNER JOIN kept USING (minute, engine)
+    )
+    GROUP BY arm, bucket
 ),
 
 ranked AS (
     SELECT
-        arm, kind, bucket, sum(hits) AS hits,
-        sum(sum(hits)) OVER (PARTITION BY arm, kind ORDER BY bucket) AS seen,
-        sum(sum(hits)) OVER (PARTITION BY arm, kind) AS total
-    FROM flat
-    GROUP BY arm, kind, bucket
+        arm, kind, bucket, hits,
+        sum(hits) OVER (PARTITION BY arm, kind ORDER BY bucket) AS seen,
+        sum(hits) OVER (PARTITION BY arm, kind) AS total
+    FROM pooled
 ),
 
 quantiles AS (
@@ -61,7 +75,7 @@ quantiles AS (
 
 arms AS (
     SELECT arm, count(DISTINCT engine) AS engines, sum(simulated_samples) / sum(samples) AS simulated
-    FROM readings
+    FROM kept
     GROUP BY arm
 ),
 

@@ -18,7 +18,9 @@ SELECT
     round(sum(power_w_sum) / sum(power_samples) * count(DISTINCT uuid), 1) AS node_power_w_mean,
     max(power_w_max) AS gpu_power_w_max,
     round(sum(energy_j) / 3.6e6, 6) AS energy_kwh,
-    round(sum(samples) / (count(DISTINCT uuid) * ((max(last_ts_ns) - min(first_ts_ns)) / 1e9 + 1)), 4) AS coverage_ratio,
+    round(
+        sum(samples) / (count(DISTINCT uuid) * ((max(last_ts_ns) - min(first_ts_ns)) / 1e9 + 1)), 4
+    ) AS coverage_ratio,
     round(sum(simulated_samples) / sum(samples), 4) AS simulated_ratio
 FROM gpu_minute
 WHERE minute >= since($hours)

@@ -48,7 +48,9 @@ WITH counted AS (
 ),
 
 flat AS (
-    SELECT ts_ns // 60000000000 AS minute_number, engine, 'tbt' AS kind, tbt_scale AS scale, unnest(tbt_index) AS bucket, unnest(tbt_count) AS hits
+    SELECT
+        ts_ns // 60000000000 AS minute_number, engine, 'tbt' AS kind, tbt_scale AS scale,
+        unnest(tbt_index) AS bucket, unnest(tbt_count) AS hits
     FROM source_rows
     UNION ALL
     SELECT ts_ns // 60000000000, engine, 'ttft', ttft_scale, unnest(ttft_index), unnest(ttft_count) FROM source_rows

@@ -171,7 +171,7 @@ def page(stages: Sequence[Stage], asked: Sequence[dict[str, Any]], facts: dict[s
         "# Archive: writing and asking",
         "",
         f"Made by `python -m tests.bench.bench_archive --hours {facts['hours']}` on {facts['cores']} cores "
-        f"({facts['machine']}), load {facts['load']} at the start of the queries. SIMULATED rows.",
+        f"({facts['machine']}), load {facts['load']} when it began to ask: other work shared them. SIMULATED rows.",
         "",
         "## Writing, CPU of one core",
         "",
