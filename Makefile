@@ -38,6 +38,7 @@ lint: deps
 benchmark: deps
 	$(BIN)/eo bench loop --write docs/benchmarks/loop.md
 	$(BIN)/eo bench stream --write docs/benchmarks/stream.md
+	$(BIN)/python -m tests.bench.bench_archive --write docs/benchmarks/archive.md
 
 dev: deps
 	$(BIN)/pre-commit install

@@ -1,4 +1,4 @@
-"""What every verb of `eo` shares: exit codes, one-sentence errors, text or JSON. Standard library only: help is fast."""
+"""What every verb of `eo` shares: exit codes, one-sentence errors, text or JSON. Light, so that help is fast."""
 
 from __future__ import annotations
 

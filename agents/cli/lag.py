@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streams.contract.kafka import security
-from streams.contract.topics import ANOMALY, APPLIED, DESIRED, FEATURES, INTENT, LEDGER, TELEMETRY, Topic
+from streams.contract.topics import ALERT, ANOMALY, APPLIED, DESIRED, FEATURES, INTENT, LEDGER, TELEMETRY, Topic
 
 # What each job reads through its group; the archive reads all that it stores.
 INPUTS: Final[dict[str, tuple[Topic, ...]]] = {
@@ -13,7 +13,7 @@ INPUTS: Final[dict[str, tuple[Topic, ...]]] = {
     "anomaly": (FEATURES,),
     "actuation": (FEATURES, ANOMALY, APPLIED),
     "ledger": (FEATURES, DESIRED, APPLIED),
-    "archive": (TELEMETRY, FEATURES, ANOMALY, DESIRED, APPLIED, LEDGER, INTENT),
+    "archive": (TELEMETRY, FEATURES, ANOMALY, DESIRED, APPLIED, LEDGER, ALERT, INTENT),
 }
 
 

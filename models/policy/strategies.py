@@ -70,8 +70,8 @@ _BALANCED: Final = (_within(5), _within(5), _within(10))
 STRATEGIES: Final[dict[str, Strategy]] = {
     s.name: s
     for s in (
-        # No ceiling under a bound of a few percent: on the twin one at 95 % of the default limit saves nothing more than
-        # the clock does (7.4 % either way) and costs 1.4 points of first-token time (docs/models.md).
+        # No ceiling under a bound of a few percent: on the twin one at 95 % of the default limit saves no more than the
+        # clock alone (7.4 % either way) and costs 1.4 points of first-token time (docs/models.md).
         Strategy("conservative", _within(5), _within(5), _within(5), 0.80, 1.0, 0.15),
         Strategy("balanced", *_BALANCED, DEEPEST_SM_RATIO, 1.0, 0.25),
         # Same bounds as balanced: learning may choose among what they allow, never widen them.

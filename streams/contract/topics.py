@@ -8,6 +8,7 @@ from typing import Final, Literal
 from streams.contract import records as r
 
 DAY_MS: Final = 24 * 3600 * 1000
+COMPACT_SEGMENT_MS: Final = 10 * 60 * 1000
 DEFAULT_PARTITIONS: Final = 24  # divides by 1, 2, 3, 4, 6, 8 and 12 workers
 
 
@@ -29,6 +30,9 @@ class Topic:
     def config(self) -> dict[str, str]:
         """Broker-side settings that `eo topics` creates and compares."""
         settings: dict[str, str] = {"cleanup.policy": self.cleanup}
+        if self.cleanup == "compact":
+            # Only closed segments are compacted; at the default size a small topic would grow for weeks.
+            settings["segment.ms"] = str(COMPACT_SEGMENT_MS)
         if self.retention_ms is not None:
             settings["retention.ms"] = str(self.retention_ms)
         return settings

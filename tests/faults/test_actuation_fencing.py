@@ -18,11 +18,9 @@ from streams.contract.kafka import producer_config
 from streams.contract.signing import Signer
 from streams.contract.topics import FEATURES
 from tests.faults.worker_rig import Worker, until
-from tests.integration.conftest import KafkaForTests, kafka, topics
 from tests.integration.test_actuation import Site
 from tests.unit.jobs.support import features
 
-__all__ = ["KafkaForTests", "kafka", "topics"]
 pytestmark = pytest.mark.integration
 ON = {"EO_MODE": "on", "EO_ENVELOPE_INTERVAL_S": "1"}
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import KafkaForTests
 from tests.faults.worker_rig import Fleet, Worker, check_books, dead_letters, until
-from tests.integration.conftest import KafkaForTests, kafka, topics
 
-__all__ = ["kafka", "topics"]
 pytestmark = pytest.mark.integration
 Start = Callable[..., Worker]
 RUN_STUCK = (

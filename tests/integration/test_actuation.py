@@ -32,7 +32,7 @@ from streams.publisher import Publisher
 from streams.replay import Replay, ReplayRecord
 from streams.settings import WorkerSettings
 from streams.state import StateStore
-from tests.integration.conftest import KafkaForTests
+from tests.conftest import KafkaForTests
 from tests.unit.jobs.support import Clock, features
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ from agents.cli.brokers.unavailable import Unavailable
 from agents.cli.doctor_kafka import checks
 from agents.cli.main import main
 from streams.contract.layout import Layout
-from tests.integration.conftest import KafkaForTests
+from tests.conftest import KafkaForTests
 
 pytestmark = pytest.mark.integration
 NO_CLUSTER = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP"}

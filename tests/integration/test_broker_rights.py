@@ -21,7 +21,7 @@ from agents.cli.doctor_kafka import checks, rights
 from agents.cli.topic_admin import apply
 from streams.contract.layout import Layout
 from streams.contract.topics import DESIRED, TELEMETRY
-from tests.integration.conftest import PARTITIONS, KafkaForTests
+from tests.conftest import PARTITIONS, KafkaForTests
 
 pytestmark = pytest.mark.integration
 LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"

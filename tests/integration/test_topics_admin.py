@@ -6,7 +6,7 @@ import pytest
 
 from agents.cli.topic_admin import apply, plan
 from streams.contract.topics import TOPICS
-from tests.integration.conftest import PARTITIONS, KafkaForTests
+from tests.conftest import PARTITIONS, KafkaForTests
 
 pytestmark = pytest.mark.integration
 

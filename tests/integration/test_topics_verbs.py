@@ -19,7 +19,7 @@ from streams.contract.dlq import DeadLetter
 from streams.contract.kafka import partition_of, producer_config
 from streams.contract.records import NodeTelemetry
 from streams.contract.topics import ALERT, ANOMALY, DLQ, TELEMETRY
-from tests.integration.conftest import PARTITIONS
+from tests.conftest import PARTITIONS
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ def test_names_and_records_are_unique() -> None:
 
 def test_broker_settings() -> None:
     assert TELEMETRY.config() == {"cleanup.policy": "delete", "retention.ms": "172800000"}
-    assert DESIRED.config() == {"cleanup.policy": "compact"}
+    assert DESIRED.config() == {"cleanup.policy": "compact", "segment.ms": "600000"}
 
 
 def test_intents_have_one_partition_whatever_the_cluster_uses() -> None:
