@@ -6,6 +6,7 @@ what they read of them, as this job does with the two fields that it needs.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Final
 
 import msgspec
@@ -94,6 +95,8 @@ class FeaturesOut(msgspec.Struct):
 
 
 GPU_COLUMNS: Final = ("power_w", "energy_mj", "sm_mhz", "util_ratio", "temp_c", "throttle")
+_CHECKED: Final = tuple(name for name in GpuUsed.__struct_fields__ if name != "uuid")
+_checked = attrgetter(*_CHECKED)
 _telemetry = msgspec.json.Decoder(TelemetryUsed)
 _engines = msgspec.json.Decoder(list[EngineUsed])
 encode: Final = msgspec.json.Encoder().encode
@@ -124,10 +127,8 @@ def _check(gpu: GpuUsed) -> None:
     size = len(gpu.uuid)
     if len(set(gpu.uuid)) != size:
         raise ContractError("NodeTelemetry: a GPU is named twice in uuid")
-    passed_on = (gpu.name, gpu.sm_max_mhz, gpu.limit_default_w, gpu.limit_min_w, gpu.limit_max_w)
-    for position, column in enumerate((*gpu.columns(), *passed_on)):
+    for name, column in zip(_CHECKED, _checked(gpu), strict=True):
         if column is not None and len(column) != size:
-            name = (*GPU_COLUMNS, "name", *DeviceColumns.__struct_fields__)[position]
             raise ContractError(f"NodeTelemetry: column {name} has {len(column)} values for {size} GPUs")
 
 
