@@ -18,7 +18,7 @@ demo: deps
 	$(BIN)/eo demo
 
 test: deps
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.run
 
 test-unit: deps
 	$(BIN)/python -m pytest tests/unit tests/properties tests/contracts
