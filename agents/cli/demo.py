@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError
 from streams.contract.layout import Layout
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agents.cli.live import LiveReader, LiveState
     from agents.cli.stack import Plan, Stack
 
+N = TypeVar("N", int, float)
 LINE_EVERY_S = 5.0
 USAGE_EVERY_S = 2.0
 
@@ -46,17 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _env_int(name: str, default: int) -> int:
-    return int(_env_float(name) or default)
+    return default if (text := os.environ.get(name)) is None else _number(name, text, int)
 
 
 def _env_float(name: str) -> float | None:
-    text = os.environ.get(name)
-    if not text:
-        return None
+    return _number(name, text, float) if (text := os.environ.get(name)) else None
+
+
+def _number(name: str, text: str, kind: type[N]) -> N:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise EoError(f"{name}={text!r} is not a number; set a number or leave it out", USAGE) from None
+        wanted = "a whole number" if kind is int else "a number"
+        raise EoError(f"{name}={text!r} is not {wanted}; set one or leave it out", USAGE) from None
 
 
 def _env_path(name: str) -> Path | None:
@@ -91,8 +94,21 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.gpus % 4 or not 4 <= args.gpus <= 16:
         raise EoError(f"--gpus {args.gpus} is not 4, 8, 12 or 16; a simulated engine spans 4 GPUs", USAGE)
-    if args.seconds is not None and args.seconds <= 0:
-        raise EoError(f"--seconds {args.seconds:g} is not above 0; leave it out to run until Ctrl-C", USAGE)
+    if args.seconds is not None and not 0 < args.seconds < float("inf"):
+        raise EoError(f"--seconds {args.seconds:g} is not above 0 and finite; leave it out to run until Ctrl-C", USAGE)
+    if args.out is not None:
+        _writable(args.out)
+
+
+def _writable(path: Path) -> None:
+    """Found out before the run, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise EoError(
+            f"the summary cannot be written to {path} ({error.strerror}); choose another DEMO_JSON"
+        ) from error
 
 
 class Stop:
@@ -229,7 +245,6 @@ def conclude(args: argparse.Namespace, layout: Layout, summary: dict[str, Any]) 
     from agents.cli.demo_report import text
 
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(summary, indent=2) + "\n")
     if args.json:
         print(json.dumps(summary, indent=2))

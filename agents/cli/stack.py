@@ -132,7 +132,7 @@ def fresh_folder(layout: Layout, say: Say) -> None:
     if mark.exists():
         _refuse_running(json.loads(mark.read_text()).get("pid"), root)
         previous = root.with_name(root.name + "-previous")
-        _remove_tree(previous)
+        _remove_old_demo(previous)
         brokers.down(layout)
         root.rename(previous)
         say(f"the last demo's data moved to {previous}")
@@ -152,8 +152,12 @@ def _refuse_running(pid: object, root: Path) -> None:
         )
 
 
-def _remove_tree(folder: Path) -> None:
+def _remove_old_demo(folder: Path) -> None:
+    """Removes the demo before the last one; a folder that no demo wrote is not ours to remove."""
     import shutil
 
-    if folder.exists():
-        shutil.rmtree(folder)
+    if not folder.exists():
+        return
+    if not (folder / MARK).exists():
+        raise EoError(f"{folder} is in the way and no demo wrote it; move it, or set EO_DATA_DIR elsewhere", REFUSED)
+    shutil.rmtree(folder)

@@ -165,7 +165,7 @@ def test_a_socket_that_nobody_serves_does_not_stop_a_restore(capper: CapperProce
         (
             {"EO_CAPPER_OPTIN": "1"},
             2,
-            "the environment names 'optin', which is no setting of the capper; did you mean 'opt_in'?",
+            "EO_CAPPER_OPTIN is no setting, did you mean EO_CAPPER_OPT_IN?",
         ),
         (
             {"FAKE_NVML_STATE": "/nowhere"},

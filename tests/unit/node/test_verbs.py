@@ -68,9 +68,7 @@ def test_refusals(arguments: list[str], code: int, words: str, capsys: pytest.Ca
 def test_a_misspelt_setting_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("EO_NODE_SPOOL_MAX", "64")
     assert main(["agent", "--once"]) == USAGE
-    assert (
-        "EO_NODE_SPOOL_MAX, which is no setting of the agent; did you mean 'spool_max_mb'?" in capsys.readouterr().err
-    )
+    assert "EO_NODE_SPOOL_MAX is no setting, did you mean EO_NODE_SPOOL_MAX_MB?" in capsys.readouterr().err
 
 
 def test_an_unwritable_spool_is_one_sentence(
