@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agents.cli.base import DONE, USAGE, EoError
 
 if TYPE_CHECKING:
     from streams.sinks.sql_files import Value
 
+MOST_ROWS: Final = 10_000_000
+LONGEST_S: Final = 86_400
 EPILOG = """examples:
   eo sql --list
   eo sql savings_holdout
@@ -45,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
         return sql_show.schema(args, args.schema)
     if not args.query:
         raise EoError("no query was given; `eo sql --list` shows those that ship with eo.", USAGE)
-    if args.limit_rows < 1 or args.timeout_s <= 0:
-        raise EoError(f"--limit-rows {args.limit_rows} and --timeout-s {args.timeout_s:g} must be above 0.", USAGE)
+    _check_limits(args)
     given = _params(args.param)
     if re.fullmatch(r"\w+", args.query):
         query = sql_run.find(args.query)
@@ -61,6 +62,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"eo sql: only the first {args.limit_rows} rows are shown; --limit-rows shows more.", file=sys.stderr)
     sql_show.answer(args, answer)
     return DONE
+
+
+def _check_limits(args: argparse.Namespace) -> None:
+    """Raises EoError(USAGE); NaN is within no bound."""
+    for option, value, low, high in (
+        ("--limit-rows", args.limit_rows, 1, MOST_ROWS),
+        ("--timeout-s", args.timeout_s, 0.01, LONGEST_S),
+    ):
+        if not low <= value <= high:
+            raise EoError(f"{option} {value} must be >= {low} and <= {high}; leave it out for the default.", USAGE)
 
 
 def _params(pairs: list[str]) -> dict[str, Value]:

@@ -45,7 +45,8 @@ def render() -> str:
         if query.note:
             lines += [query.note, ""]
         lines += _table(
-            ("parameter", "default", "meaning"), [(p.name, str(p.default), p.meaning) for p in query.params]
+            ("parameter", "default", "bounds", "meaning"),
+            [(p.name, str(p.default), p.range, p.meaning) for p in query.params],
         )
         lines += _table(("column", "meaning"), query.columns)
     lines += ["## Views", ""]

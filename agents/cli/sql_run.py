@@ -84,6 +84,12 @@ def chosen(query: SqlFile, params: Mapping[str, Value]) -> dict[str, Value]:
         except ValueError:
             kind = type(by_name[name].default).__name__
             raise EoError(f"{name}={value} is not {kind}; {name} is in {by_name[name].meaning}.", USAGE) from None
+        if not by_name[name].allows(values[name]):
+            raise EoError(
+                f"{name}={value} is out of bounds: {name} ({by_name[name].meaning}) must be {by_name[name].range}; "
+                f"leave it out for {by_name[name].default}.",
+                USAGE,
+            )
     return values
 
 

@@ -1,5 +1,5 @@
 -- question: Which anomalies were found, on what evidence, and which commands name them as their cause?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   ts: time of the verdict, UTC
 --   node: node

@@ -1,10 +1,11 @@
 -- question: What did our commands do: how many, with which status, and by how much did power and latency change?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   strategy: latency bounds in force
 --   mode: observe, recommend, canary or on
 --   status: applied, clamped, refused, recommended, ... or unanswered
 --   holdout: GPUs that stay at default
+--   granting: whether a limit or a clock was asked for; false = the GPU was left at its own value
 --   commands: closed commands, one per GPU
 --   gpus: GPUs
 --   effect_w_mean: mean change of power, W per GPU; negative = less
@@ -15,6 +16,7 @@
 WITH by_gpu AS (
     SELECT
         strategy, mode, status, holdout, uuid,
+        requested_limit_w IS NOT NULL OR max_sm_mhz IS NOT NULL AS granting,
         count(*) AS n, count(effect_w) AS known, sum(effect_w) AS effect_w, sum(loop_ms) AS loop_ms,
         count(loop_ms) AS looped,
         sum(tbt_p99_after_ms / nullif(tbt_p99_before_ms, 0)) AS tbt,
@@ -30,6 +32,7 @@ SELECT
     mode,
     status,
     holdout,
+    granting,
     sum(n)::BIGINT AS commands,
     count(*) AS gpus,
     round(sum(effect_w) / nullif(sum(known), 0), 2) AS effect_w_mean,
@@ -38,5 +41,5 @@ SELECT
     round(sum(loop_ms) / nullif(sum(looped), 0), 1) AS loop_ms_mean,
     round(sum(simulated) / sum(n), 4) AS simulated_ratio
 FROM by_gpu
-GROUP BY strategy, mode, status, holdout
-ORDER BY commands DESC, status, holdout
+GROUP BY strategy, mode, status, holdout, granting
+ORDER BY commands DESC, status, holdout, granting

@@ -1,5 +1,5 @@
 -- question: How much of the archive is measured, estimated or simulated, and how much of it is unknown?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   dataset: what is counted
 --   rows_total: rows

@@ -1,5 +1,5 @@
 -- question: Where does the energy go: by serving stack and workload, GPUs without an engine included?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   stack: model x precision x engine x GPU; null = no engine on the GPU
 --   workload: workload class
@@ -15,7 +15,7 @@ SELECT
     workload,
     count(DISTINCT engine) AS engines,
     count(DISTINCT uuid) AS gpus,
-    round(sum(samples) / 3600, 3) AS gpu_hours,
+    round(sum(covered_s) / 3600, 3) AS gpu_hours,
     round(sum(power_w_sum) / sum(power_samples), 1) AS gpu_power_w_mean,
     round(sum(energy_j) / 3.6e6, 6) AS energy_kwh,
     round(sum(energy_j) / sum(sum(energy_j)) OVER (), 4) AS energy_ratio,

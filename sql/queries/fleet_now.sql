@@ -1,5 +1,5 @@
 -- question: What does every GPU do now, and what is in force on it?
--- param: minutes = 5 (min, how old a sample may be and still count as now)
+-- param: minutes = 5 >= 1 <= 525600 (min, how old a sample may be and still count as now)
 -- columns:
 --   node: node
 --   uuid: GPU
@@ -13,7 +13,7 @@
 --   sm_lock_mhz: our clock lock, MHz; null = none
 --   util_ratio: utilisation, 0..1
 --   temp_c: temperature, C
---   holdout: stays at default for ever
+--   holdout: left at default, by the newest envelope within the same minutes
 --   last_status: what became of the newest command within the same minutes
 --   last_reason: and why
 --   quality: measured, estimated or simulated
@@ -30,7 +30,7 @@ acks AS (
 ),
 
 flags AS (
-    SELECT uuid, bool_or(holdout) AS holdout FROM power_desired
+    SELECT uuid, arg_max(holdout, ts_ns) AS holdout FROM power_desired
     WHERE ts >= since($minutes / 60.0)
     GROUP BY uuid
 )

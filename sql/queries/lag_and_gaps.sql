@@ -1,5 +1,5 @@
 -- question: Which nodes lost samples, and how long does a sample take to the broker?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   node: node
 --   boot_id: start of the agent's spool

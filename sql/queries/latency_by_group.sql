@@ -1,7 +1,7 @@
 -- question: Do controlled engines keep their latency against the hold-out, in the same minutes?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
---   arm: controlled = a command was applied in the minute; holdout = flagged in an envelope
+--   arm: controlled = a limit or a clock was granted in the minute; holdout = flagged then, and never granted anything
 --   engines: engines
 --   tokens: gaps between tokens counted
 --   tbt_p50_ms: median time between tokens, ms
@@ -15,11 +15,16 @@
 -- Quantiles come from pooled histograms (2.2 % wide buckets, interpolated inside), never from means of quantiles.
 -- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
 -- control began would otherwise bring uncontrolled seconds in.
-WITH compared AS MATERIALIZED (
+WITH controlled AS (
+    SELECT DISTINCT engine FROM engine_arm WHERE arm = 'controlled' AND minute >= since($hours)
+),
+
+compared AS MATERIALIZED (
     SELECT engines.minute, engines.engine, arms.arm, engines.samples, engines.simulated_samples
     FROM engine_minute AS engines
     INNER JOIN engine_arm AS arms USING (minute, engine)
     WHERE engines.minute >= since($hours) AND coalesce(arms.granted_ns - engines.first_ts_ns < 15000000000, true)
+        AND (arms.arm = 'controlled' OR engines.engine NOT IN (FROM controlled))
 ),
 
 both_arms AS (

@@ -1,7 +1,7 @@
 -- question: How long does the loop take, from the newest sample behind a command to its limit read back?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
---   commands: commands with an applied or clamped GPU, one per GPU
+--   commands: commands applied or clamped that asked for a limit or a clock, one per GPU
 --   loop_ms_p50: median, ms
 --   loop_ms_p95: p95, ms
 --   loop_ms_p99: p99, ms
@@ -20,6 +20,7 @@ WITH counted AS (
     FROM power_applied
     WHERE
         ts >= since($hours) AND event = 'command' AND status IN ('applied', 'clamped') AND sample_ts_ns IS NOT NULL
+        AND (requested_limit_w IS NOT NULL OR requested_sm_mhz IS NOT NULL)
     GROUP BY GROUPING SETS ((loop_step), (node_step))
 ),
 

@@ -1,6 +1,6 @@
 -- question: What did the features say at the moment of each command, without a look into the future?
--- param: commands = 20 (rows, the newest commands)
--- param: max_age_s = 10.0 (s, older features count as unknown)
+-- param: commands = 20 >= 1 <= 1000000 (rows, the newest commands)
+-- param: max_age_s = 10.0 > 0 <= 86400 (s, older features count as unknown)
 -- columns:
 --   ts: when the command was issued, UTC
 --   node: node

@@ -1,5 +1,5 @@
 -- question: How much power does each node draw, hour by hour, and how much energy is that?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   hour: start of the hour, UTC
 --   node: node
@@ -8,7 +8,8 @@
 --   node_power_w_mean: mean power of all its GPUs together, W
 --   gpu_power_w_max: highest power of one GPU, W
 --   energy_kwh: energy of its GPUs in the hour, kWh
---   coverage_ratio: samples present of one per GPU and second between the first and the last, 0..1
+--   coverage_ratio: samples present of those due between the first and the last, at the median spacing of the node's
+--       minutes, 0..1; null = no minute with two samples of a GPU
 --   simulated_ratio: share of simulated samples, 0..1
 SELECT
     start_of_hour(minute) AS hour,
@@ -19,7 +20,10 @@ SELECT
     max(power_w_max) AS gpu_power_w_max,
     round(sum(energy_j) / 3.6e6, 6) AS energy_kwh,
     round(
-        sum(samples) / (count(DISTINCT uuid) * ((max(last_ts_ns) - min(first_ts_ns)) / 1e9 + 1)), 4
+        sum(samples) / (
+            count(DISTINCT uuid)
+            * ((max(last_ts_ns) - min(first_ts_ns)) / 1e9 / quantile_disc(covered_s / samples, 0.5) + 1)
+        ), 4
     ) AS coverage_ratio,
     round(sum(simulated_samples) / sum(samples), 4) AS simulated_ratio
 FROM gpu_minute

@@ -1,5 +1,5 @@
 -- question: Which commands were refused, and why?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   reason: the capper's reason
 --   refusals: GPUs refused

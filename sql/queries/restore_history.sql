@@ -1,5 +1,5 @@
 -- question: When were limits put back, by what, and are they what was found before us?
--- param: hours = 24.0 (h, back from the newest row)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
 -- columns:
 --   ts: time of the read-back, UTC
 --   node: node

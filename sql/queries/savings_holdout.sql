@@ -1,6 +1,6 @@
 -- question: How much power do controlled GPUs save against the hold-out, and how sure is that?
--- param: hours = 24.0 (h, back from the newest row)
--- param: z = 1.96 (standard errors, 1.96 = 95 % interval)
+-- param: hours = 24.0 > 0 <= 876000 (h, back from the newest row)
+-- param: z = 1.96 > 0 <= 10 (standard errors, 1.96 = 95 % interval)
 -- columns:
 --   power_w_controlled_mean: mean power of a controlled GPU, W
 --   power_w_holdout_mean: mean power of a hold-out GPU in the same minutes, W
@@ -18,15 +18,22 @@
 -- The units are whole engines, since GPUs of one engine rise and fall together: the spread between engines, not between
 -- samples, is what the interval must show. It is the normal interval of the logarithm of the ratio of the two means
 -- (delta method): var(log ratio) = var_c / (n_c mean_c^2) + var_h / (n_h mean_h^2).
+-- Controlled is a minute in which a limit or a clock was granted; an envelope that grants nothing controls nothing. The
+-- hold-out are GPUs that the newest envelope of the minute flags and that were granted nothing in all the hours asked.
 -- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
 -- control began would otherwise bring uncontrolled seconds in.
-WITH compared AS MATERIALIZED (
+WITH controlled AS (
+    SELECT DISTINCT uuid FROM command_minute WHERE granted > 0 AND minute >= since($hours)
+),
+
+compared AS MATERIALIZED (
     SELECT
         arms.arm, coalesce(gpus.engine, gpus.uuid) AS unit, gpus.minute, gpus.engine, gpus.uuid,
         gpus.power_w_sum, gpus.power_samples, gpus.energy_j, gpus.samples, gpus.simulated_samples
     FROM gpu_minute AS gpus
     INNER JOIN gpu_arm AS arms USING (minute, uuid)
     WHERE gpus.minute >= since($hours) AND coalesce(arms.granted_ns - gpus.first_ts_ns < 15000000000, true)
+        AND (arms.arm = 'controlled' OR gpus.uuid NOT IN (FROM controlled))
 ),
 
 both_arms AS (
@@ -59,7 +66,11 @@ bounds AS (
 ),
 
 engine_energy AS (
-    SELECT minute, engine, arm, sum(energy_j) AS energy_j FROM rows_by_arm WHERE engine IS NOT NULL GROUP BY ALL
+    SELECT minute, engine, arm, sum(energy_j) AS energy_j
+    FROM rows_by_arm
+    WHERE engine IS NOT NULL
+    GROUP BY ALL
+    HAVING count_if(energy_j IS NULL AND samples > 1) = 0 AND count(energy_j) > 0
 ),
 
 tokens AS (

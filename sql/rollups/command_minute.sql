@@ -5,7 +5,7 @@
 --   node: node
 --   uuid: GPU
 --   acks: acknowledgements
---   granted: commands applied or clamped
+--   granted: commands applied or clamped that asked for a limit or a clock; one that asks for nothing controls nothing
 --   first_granted_ns: the first of them, ns since 1970 UTC
 --   recommended: commands only recommended
 --   refused: commands refused
@@ -16,11 +16,17 @@ SELECT
     any_value(node) AS node,
     uuid,
     count(*)::BIGINT AS acks,
-    count_if(event = 'command' AND status IN ('applied', 'clamped'))::BIGINT AS granted,
-    min(ts_ns) FILTER (event = 'command' AND status IN ('applied', 'clamped')) AS first_granted_ns,
+    count_if(is_grant)::BIGINT AS granted,
+    min(ts_ns) FILTER (is_grant) AS first_granted_ns,
     count_if(status = 'recommended')::BIGINT AS recommended,
     count_if(status = 'refused')::BIGINT AS refused,
     count_if(status = 'expired')::BIGINT AS expired,
     count_if(status = 'restored')::BIGINT AS restored
-FROM source_rows
+FROM (
+    SELECT
+        *,
+        event = 'command' AND status IN ('applied', 'clamped')
+        AND (requested_limit_w IS NOT NULL OR requested_sm_mhz IS NOT NULL) AS is_grant
+    FROM source_rows
+)
 GROUP BY minute, uuid

@@ -17,8 +17,9 @@
 --   power_samples: samples whose power is known
 --   power_w_sum: sum of power, W; divide by power_samples for the mean
 --   power_w_max: highest power, W
+--   covered_s: time that the samples stand for, s: from the first to the last, extended by one sample; null = one sample
 --   energy_j: energy, J: the counter's difference, extended by one sample; where the counter is unknown or was reset,
---       the sum of 1 Hz power
+--       mean power times the time from the first to the last, extended in the same way; null = fewer than two samples
 --   counted_samples: samples with an energy counter
 --   util_samples: samples whose utilisation is known
 --   util_ratio_sum: sum of utilisation, 0..1 each
@@ -26,7 +27,9 @@
 --   sm_mhz_sum: sum of SM clocks, MHz
 --   temp_c_max: highest temperature, C
 --   locked_samples: samples with a clock lock of ours
+--   limit_samples: samples whose power limit and its default are known
 --   limited_samples: samples with a power limit below the default
+--   throttle_samples: samples whose throttle reasons are known
 --   capped_samples: samples throttled by a power limit (NVML reason 0x4)
 --   capped_by_us_samples: of these, with a limit below the default
 --   thermal_samples: samples throttled for temperature (NVML reasons 0x20, 0x40)
@@ -49,6 +52,7 @@ WITH counted AS (
         count(power_w) AS power_samples,
         sum(power_w) AS power_w_sum,
         max(power_w) AS power_w_max,
+        max(ts_ns) FILTER (power_w IS NOT NULL) - min(ts_ns) FILTER (power_w IS NOT NULL) AS power_ns,
         count(energy_mj) AS counted_samples,
         arg_min(energy_mj, ts_ns) AS energy_first_mj,
         arg_max(energy_mj, ts_ns) AS energy_last_mj,
@@ -59,7 +63,9 @@ WITH counted AS (
         sum(sm_mhz) AS sm_mhz_sum,
         max(temp_c) AS temp_c_max,
         count(sm_lock_mhz) AS locked_samples,
+        count(limit_w < limit_default_w) AS limit_samples,
         count_if(limit_w < limit_default_w) AS limited_samples,
+        count(throttle) AS throttle_samples,
         count_if(throttle & 4 > 0) AS capped_samples,
         count_if(throttle & 4 > 0 AND limit_w < limit_default_w) AS capped_by_us_samples,
         count_if(throttle & 96 > 0) AS thermal_samples,
@@ -79,10 +85,11 @@ SELECT
     power_samples::BIGINT AS power_samples,
     power_w_sum,
     power_w_max,
+    (last_ts_ns - first_ts_ns) / 1e9 * samples / nullif(samples - 1, 0) AS covered_s,
     CASE
         WHEN counted_samples >= 2 AND energy_last_mj = energy_max_mj AND energy_last_mj >= energy_first_mj
             THEN (energy_last_mj - energy_first_mj) / 1000.0 * counted_samples / (counted_samples - 1)
-        ELSE power_w_sum
+        ELSE power_w_sum * power_ns / 1e9 / nullif(power_samples - 1, 0)
     END::DOUBLE AS energy_j,
     counted_samples::BIGINT AS counted_samples,
     util_samples::BIGINT AS util_samples,
@@ -91,7 +98,9 @@ SELECT
     sm_mhz_sum::DOUBLE AS sm_mhz_sum,
     temp_c_max,
     locked_samples::BIGINT AS locked_samples,
+    limit_samples::BIGINT AS limit_samples,
     limited_samples::BIGINT AS limited_samples,
+    throttle_samples::BIGINT AS throttle_samples,
     capped_samples::BIGINT AS capped_samples,
     capped_by_us_samples::BIGINT AS capped_by_us_samples,
     thermal_samples::BIGINT AS thermal_samples,

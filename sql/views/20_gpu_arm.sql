@@ -2,14 +2,24 @@
 -- columns:
 --   minute: start of the minute, UTC
 --   uuid: GPU
---   arm: holdout = flagged in any envelope; controlled = a command was applied or clamped in this minute
+--   arm: controlled = a limit or a clock was granted in this minute; holdout = flagged by the newest envelope, no grant
 --   granted_ns: first such command of the minute, ns since 1970 UTC; null in the hold-out
-SELECT acks.minute, acks.uuid, 'controlled' AS arm, acks.first_granted_ns AS granted_ns
-FROM command_minute AS acks
-LEFT JOIN gpu_holdout AS flags USING (uuid)
-WHERE acks.granted > 0 AND NOT coalesce(flags.holdout, false)
-UNION ALL
-SELECT minutes.minute, minutes.uuid, 'holdout' AS arm, NULL AS granted_ns
-FROM gpu_minute AS minutes
-INNER JOIN gpu_holdout AS flags USING (uuid)
-WHERE flags.holdout
+-- A minute with a grant whose newest envelope flags the GPU is in neither arm.
+WITH minutes AS (
+    SELECT minute, uuid, NULL::BIGINT AS granted_ns FROM gpu_minute
+    UNION ALL
+    SELECT minute, uuid, first_granted_ns FROM command_minute WHERE granted > 0
+),
+
+by_minute AS (
+    SELECT minute, uuid, min(granted_ns) AS granted_ns FROM minutes GROUP BY minute, uuid
+)
+
+SELECT
+    by_minute.minute,
+    by_minute.uuid,
+    CASE WHEN by_minute.granted_ns IS NULL THEN 'holdout' ELSE 'controlled' END AS arm,
+    by_minute.granted_ns
+FROM by_minute
+ASOF LEFT JOIN gpu_holdout AS flags ON by_minute.uuid = flags.uuid AND by_minute.minute >= flags.minute
+WHERE coalesce(flags.holdout, false) = (by_minute.granted_ns IS NULL)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 Value = str | int | float
-_PARAM: Final = re.compile(r"(\w+) = (\S+) \((.+)\)")
+_PARAM: Final = re.compile(r"(\w+) = (\S+)(?: (>=?) (\S+) <= (\S+))? \((.+)\)")
 _COLUMN: Final = re.compile(r"(\w+): (.+)")
 
 
@@ -25,10 +25,23 @@ class Param:
     name: str
     default: Value
     meaning: str
+    bounds: tuple[str, float, float] | None = None  # (">" or ">=", lowest, highest)
 
     def parse(self, text: str) -> Value:
         """A value from the command line; raises ValueError for one of another type."""
         return type(self.default)(text)
+
+    def allows(self, value: Value) -> bool:
+        """Whether a value of the right type is within the bounds; NaN never is."""
+        if self.bounds is None or isinstance(value, str):
+            return True
+        sign, lowest, highest = self.bounds
+        return (value > lowest or (sign == ">=" and value == lowest)) and value <= highest
+
+    @property
+    def range(self) -> str:
+        """The bounds in words, empty without any."""
+        return "" if self.bounds is None else f"{self.bounds[0]} {self.bounds[1]:.10g} and <= {self.bounds[2]:.10g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +125,9 @@ def _columns(lines: list[str]) -> tuple[tuple[str, str], ...]:
 def _param(stem: str, line: str) -> Param:
     found = _PARAM.fullmatch(line)
     if found is None:
-        raise ValueError(f"{stem}.sql: `{line}` is no parameter; write `name = default (unit, meaning)`")
-    return Param(found[1], _value(found[2]), found[3])
+        raise ValueError(f"{stem}.sql: `{line}` is no parameter; write `name = default > low <= high (unit, meaning)`")
+    bounds = (found[3], float(found[4]), float(found[5])) if found[3] else None
+    return Param(found[1], _value(found[2]), found[6], bounds)
 
 
 def _value(text: str) -> Value:

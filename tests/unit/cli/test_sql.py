@@ -116,7 +116,17 @@ def test_reading_statements_run(archive: Path, capsys: pytest.CaptureFixture[str
         (["loop_time", "--param", "hours"], 2, "--param hours is not NAME=VALUE"),
         (["loop_time", "--param", "hours=x"], 2, "hours=x is not float; hours is in h, back from the newest row"),
         (["loop_time", "--param", "days=1"], 2, "loop_time has no parameter 'days'; it takes: hours=24.0"),
-        (["loop_time", "--limit-rows", "0"], 2, "--limit-rows 0 and --timeout-s 30 must be above 0"),
+        (["loop_time", "--limit-rows", "0"], 2, "--limit-rows 0 must be >= 1 and <= 10000000; leave it out"),
+        (["loop_time", "--timeout-s", "nan"], 2, "--timeout-s nan must be >= 0.01 and <= 86400; leave it out"),
+        *(
+            (["loop_time", "--param", f"hours={value}"], 2, f"hours={value} is out of bounds: hours (h, back from the")
+            for value in ("-5", "0", "nan", "inf", "1e+300")
+        ),
+        (["savings_holdout", "--param", "z=nan"], 2, "must be > 0 and <= 10; leave it out for 1.96"),
+        (["idle_burners", "--param", "top=-1"], 2, "must be >= 1 and <= 1000000; leave it out for 50"),
+        (["idle_burners", "--param", "top=1.5"], 2, "top=1.5 is not int; top is in rows, the worst first"),
+        (["idle_burners", "--param", "util_max=2"], 2, "must be >= 0 and <= 1; leave it out for 0.05"),
+        (["fleet_now", "--param", "minutes=0"], 2, "must be >= 1 and <= 525600; leave it out for 5"),
         (["--schema", "nope"], 2, "'nope' is not a view; the views are telemetry_node"),
         (
             ["SELECT count(*) FROM range(1000000000000) t(a) WHERE a % 7 = 3", "--timeout-s", "0.2"],

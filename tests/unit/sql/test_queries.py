@@ -265,7 +265,7 @@ def test_features_that_are_too_old_are_unknown(tmp_path: Path) -> None:
 def test_loop_time_and_refusals(archive: duckdb.DuckDBPyConnection) -> None:
     [loop] = named(archive, "loop_time")
     assert (loop["commands"], loop["loop_ms_p50"], loop["loop_ms_p99"], loop["node_ms_p99"]) == (
-        216,
+        144,  # 36 envelopes for four GPUs; those of the hold-out grant nothing, and one GPU refuses
         200.0,
         200.0,
         50.0,

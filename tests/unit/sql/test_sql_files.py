@@ -12,7 +12,7 @@ from streams.sinks.sql_files import parse
 
 TEXT = """-- question: What
 -- is it?
--- param: hours = 24.0 (h, how long)
+-- param: hours = 24.0 > 0 <= 100 (h, how long)
 -- param: name = 'x' (text, a name)
 -- columns:
 --   a_w: power, W,
@@ -34,6 +34,9 @@ def test_a_header_is_read_in_full() -> None:
         ("hours", 24.0, "h, how long"),
         ("name", "x", "text, a name"),
     ]
+    hours, name = file.params
+    assert (hours.bounds, hours.range, name.range) == ((">", 0.0, 100.0), "> 0 and <= 100", "")
+    assert [hours.allows(value) for value in (0, 0.1, 100, 101)] == [False, True, True, False] and name.allows("y")
     assert "SELECT 1 AS a_w" in file.sql and "question" not in file.sql
 
 
