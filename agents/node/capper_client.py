@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
-from agents.node.errors import CapperUnavailable
+from agents.node.errors import CapperSilent, CapperUnavailable
 from streams.contract.records import PowerApplied
 
 TIMEOUT_S: Final = 2.0  # a set with three read-backs takes well below one second
@@ -41,7 +41,8 @@ class CapperPort(Protocol):
 class SocketCapper:
     """CapperPort over the capper's Unix socket; connects when first used and again after a failure.
 
-    Raises CapperUnavailable from every call when the capper does not answer within two seconds or says no.
+    Raises CapperUnavailable from every call when the capper does not answer within two seconds or says no; a grant
+    that was sent and not answered is asked for once more before that (CapperSilent: its outcome is unknown).
     """
 
     def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -52,7 +53,11 @@ class SocketCapper:
     def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
         # Bytes that are no UTF-8 cannot carry a valid signature; the capper refuses what is left of them.
         text = raw.decode(errors="replace")
-        answer = self._call({"op": "grant", "envelope": text, "received_ns": received_ns})
+        request = {"op": "grant", "envelope": text, "received_ns": received_ns}
+        try:
+            answer = self._call(request)
+        except CapperSilent:
+            answer = self._ask_again(request)
         return msgspec.convert(answer["ack"], PowerApplied)
 
     def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
@@ -69,25 +74,40 @@ class SocketCapper:
             self._socket.close()
         self._socket, self._buffer = None, b""
 
-    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask_again(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A grant that may have been obeyed, on a fresh connection: a repeat is answered, not set twice."""
         try:
-            answer = self._exchange(json.dumps(request).encode() + b"\n")
+            return self._call(request)
+        except CapperUnavailable as error:
+            raise CapperSilent(
+                f"the capper did not answer; what it did is unknown until its next event ({error})"
+            ) from error
+
+    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        kind: type[CapperUnavailable] = CapperUnavailable
+        try:
+            self._send(json.dumps(request).encode() + b"\n")
+            kind = CapperSilent
+            answer = self._receive()
         except (OSError, ValueError) as error:
             self.close()
-            raise CapperUnavailable(
+            raise kind(
                 f"capper at {self._path} does not answer ({error}); start it with `eo capper`; sensing goes on"
             ) from error
         if not answer.get("ok"):
             raise CapperUnavailable(f"capper at {self._path} said: {answer.get('error', 'no reason given')}")
         return answer
 
-    def _exchange(self, line: bytes) -> dict[str, Any]:
+    def _send(self, line: bytes) -> None:
         if self._socket is None:
             fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             fresh.settimeout(self._timeout_s)
             self._socket = fresh
             fresh.connect(str(self._path))
         self._socket.sendall(line)
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._socket is not None
         while b"\n" not in self._buffer:
             chunk = self._socket.recv(65536)
             if not chunk:

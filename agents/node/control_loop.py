@@ -83,6 +83,7 @@ class ControlLoop:
         self._acks: list[PowerApplied] = []
         self._yielded: set[str] = set()
         self._refused: set[tuple[str, int | None]] = set()
+        self._unsure: set[str] = set()  # GPUs whose lock may be another than `locks` says: told once, also to release
         self._telemetry: tuple[NodeTelemetry, Columns, float] | None = None
         self._unavailable = False
         self.live: LiveEnvelope | None = None
@@ -111,6 +112,7 @@ class ControlLoop:
             self.live = granted(codec.decode(PowerDesired, raw), ack, received_s=received_s)
             self._yielded.clear()
             self._refused.clear()
+            self._doubt()
         elif "recommended" in statuses:
             # The mode was turned down: what is held goes back now, not at the end of the lease.
             self.release()
@@ -126,9 +128,9 @@ class ControlLoop:
             if self.live is not None and now_mono_s >= self.live.expires_s:
                 self.live = None
             if self.live is None:
-                self._apply({}, self.locks)
+                self._apply({})
             elif telemetry is not None:
-                self._apply(self._wanted(self.live, telemetry, now_mono_s), self.locks)
+                self._apply(self._wanted(self.live, telemetry, now_mono_s))
         except CapperUnavailable as error:
             self._lost(error)
         else:
@@ -149,10 +151,17 @@ class ControlLoop:
         for event in self._capper.events():
             self._acks.append(event)
             if event.event in _DROPPING:
-                self.live = None
-                self.locks.clear()
+                self._drop(event)
             elif event.event in _YIELDING:
                 self._yielded.update(event.gpu.uuid)
+
+    def _drop(self, event: PowerApplied) -> None:
+        """Forgets the locks of the event's GPUs, and their grants unless a later command granted them again."""
+        for uuid in event.gpu.uuid:
+            self.locks.pop(uuid, None)
+        self._unsure.update(event.gpu.uuid)
+        if self.live is not None and (event.epoch, event.seq) >= (self.live.epoch, self.live.seq):
+            self.live = self.live.without(event.gpu.uuid)
 
     def _wanted(self, live: LiveEnvelope, telemetry: NodeTelemetry, now_s: float) -> Clocks:
         if self._telemetry is None or self._telemetry[0] is not telemetry:
@@ -195,32 +204,44 @@ class ControlLoop:
 
     # --- clocks ------------------------------------------------------------------------------------------------
 
-    def _apply(self, wanted: Mapping[str, int | None], held: Mapping[str, int | None]) -> None:
-        """Sends only what differs from what is in force, and not again what was just refused."""
-        goal: Clocks = {**{uuid: None for uuid, mhz in held.items() if mhz is not None}, **wanted}
+    def _apply(self, wanted: Mapping[str, int | None]) -> None:
+        """Sends what differs from what is in force or may differ, but not again what was just refused."""
+        held, unsure = self.locks, self._unsure
+        goal: Clocks = {uuid: None for uuid, mhz in held.items() if mhz is not None}
+        goal.update(dict.fromkeys(unsure))
+        goal.update(wanted)
         change = {
             uuid: mhz
             for uuid, mhz in goal.items()
-            if held.get(uuid) != mhz and uuid not in self._yielded and (uuid, mhz) not in self._refused
+            if (uuid in unsure or (held.get(uuid) != mhz and (uuid, mhz) not in self._refused))
+            and uuid not in self._yielded
         }
         if not change:
             return
         effective = self._capper.set_clocks(change)
         self.locks.update(effective)
+        unsure.difference_update(change)
         self._refused.update((uuid, mhz) for uuid, mhz in change.items() if effective.get(uuid) != mhz)
 
     def release(self) -> None:
         """Gives every lock back now, as at the end of a lease."""
         self.live = None
         try:
-            self._apply({}, self.locks)
+            self._apply({})
         except CapperUnavailable as error:
             self._lost(error)
 
     def _lost(self, error: CapperUnavailable) -> None:
-        # A capper that restarts restores everything first, so nothing that was granted before may be assumed.
+        # A capper that restarted has put everything back, one that was only slow still holds its locks: assume neither.
+        self._doubt()
         self.live = None
         self.locks.clear()
         if not self._unavailable:
             self._unavailable = True
             log.warning("%s", error)
+
+    def _doubt(self) -> None:
+        """No lock that this node has or may set is taken as known until it was told once more."""
+        self._unsure.update(self.locks)
+        if self.live is not None:
+            self._unsure.update(self.live.ranges)

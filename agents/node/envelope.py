@@ -6,7 +6,7 @@ Only what the capper acknowledged as applied or clamped is in here; a hold-out G
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from models.control.types import ClockBounds, Targets
@@ -42,6 +42,14 @@ class LiveEnvelope:
             return None
         low, high = max(r.min_mhz for r in granted), min(r.max_mhz for r in granted)
         return ClockBounds(low, high, default_mhz or high, step_mhz) if low <= high else None
+
+    def without(self, uuids: Iterable[str]) -> LiveEnvelope | None:
+        """The lease after it ended for some GPUs; None when it ended for all that it granted a range to."""
+        ended = self.ranges.keys() & set(uuids)
+        if not ended:
+            return self
+        left = {uuid: held for uuid, held in self.ranges.items() if uuid not in ended}
+        return replace(self, ranges=left) if left else None
 
 
 def granted(desired: PowerDesired, ack: PowerApplied, *, received_s: float) -> LiveEnvelope | None:

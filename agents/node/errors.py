@@ -27,3 +27,7 @@ class PublishError(NodeError):
 
 class CapperUnavailable(NodeError):
     """The capper does not answer; it restores limits by itself, so the agent only goes on sensing."""
+
+
+class CapperSilent(CapperUnavailable):
+    """The capper took a request and did not answer: it may or may not have obeyed."""

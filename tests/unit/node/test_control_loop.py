@@ -96,7 +96,8 @@ def test_an_engine_with_a_holdout_gpu_is_never_touched() -> None:
     bench = Bench()
     bench.loop.on_command(desired(holdout=(5,)), 0)
     bench.step()
-    assert set(bench.capper.locks) == set(UUIDS[:4])
+    released = dict.fromkeys((UUIDS[4], *UUIDS[6:]), None)
+    assert bench.capper.calls == [{**dict.fromkeys(UUIDS[:4], 1500), **released}]
     assert bench.loop.reasons["n1/r1"] == "not every GPU of the engine is granted"
 
 
@@ -152,7 +153,7 @@ def test_an_old_reading_is_old_at_once() -> None:
     bench = Bench()
     bench.loop.on_command(desired(), 0)
     bench.step(engines=(engine(0, ts_ns=int(97e9)),))
-    assert bench.capper.calls == []
+    assert bench.capper.calls == [dict.fromkeys(UUIDS, None)]
 
 
 def test_an_engine_that_vanished_is_released() -> None:
@@ -172,7 +173,28 @@ def test_events_are_passed_on_and_end_the_envelope() -> None:
     bench.step()
     assert [ack.event for ack in bench.loop.acks()] == ["expiry"]
     assert bench.loop.acks() == []
-    assert (bench.loop.live, bench.loop.locks) == (None, {})
+    assert bench.loop.live is None
+    assert bench.capper.locks == bench.loop.locks == dict.fromkeys(UUIDS, None)
+
+
+def test_an_event_for_some_gpus_ends_their_grants_only() -> None:
+    bench = Bench()
+    bench.loop.on_command(desired(), 0)
+    bench.step()
+    bench.capper.pending = [applied("restore", "expired", uuids=UUIDS[:1])]
+    bench.step()
+    assert bench.loop.live is not None
+    assert bench.capper.locks == {**dict.fromkeys(UUIDS[:4], None), **dict.fromkeys(UUIDS[4:], 1500)}
+
+
+def test_an_event_of_an_older_command_does_not_end_the_newer_grant() -> None:
+    bench = Bench()
+    bench.loop.on_command(desired(2), 0)
+    bench.step()
+    bench.capper.pending = [applied("expiry", "expired", seq=1)]
+    bench.step()
+    assert bench.loop.live is not None
+    assert bench.capper.calls == [dict.fromkeys(UUIDS, 1500)] * 2
 
 
 def test_yields_to_a_foreign_change_until_the_next_grant() -> None:
@@ -199,7 +221,8 @@ def test_a_lock_that_does_not_move_is_not_hammered() -> None:
     assert bench.loop.locks[UUIDS[0]] is None
     bench.loop.on_command(desired(2), 0)
     bench.step()
-    assert bench.capper.calls[1] == {UUIDS[0]: 1500}
+    bench.step()
+    assert bench.capper.calls[1:] == [dict.fromkeys(UUIDS, 1500)]
 
 
 def test_a_capper_that_is_gone_refuses_every_command_and_is_taken_up_again(caplog: pytest.LogCaptureFixture) -> None:
