@@ -86,7 +86,7 @@ class AgentCollector(Collector):
         counters: Mapping[str, tuple[float, str]] = {
             "eo_samples": (agent.samples_total, "Samples taken."),
             "eo_published": (self._published(), "Records that the broker acknowledged, each counted once."),
-            "eo_spool_lost": (spool.lost_total, "Records that the spool had to give up."),
+            "eo_spool_lost": (spool.lost_total, "Records that the spool gave up; of those not synced yet, at least."),
             "eo_agent_cpu_seconds": (time.process_time(), "CPU time of the agent (in s)."),
         }
         gauges: dict[str, tuple[float | None, str]] = {

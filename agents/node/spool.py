@@ -2,6 +2,7 @@
 
 Promises: order of numbers is order of appending; what was written survives a killed process, what is older than the
 fsync interval survives a power cut; the folder stays below `max_bytes`; what has to be dropped is counted one by one.
+What a damaged tail lost is counted exactly up to the last sync, and as one record beyond it: there, a lower bound.
 Records may be read twice after a crash (the cursor may lag), never silently lost. One thread only.
 """
 
@@ -78,8 +79,8 @@ class Spool:
     # --- opening -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        cursor = disk.read_cursor(self.folder / "cursor")
-        self.acked, self._gaps = cursor.acked, Gaps(cursor.gaps)
+        cursor = disk.read_cursor(self.folder / "cursor") or self._guess()
+        self.acked, self._gaps, self._written = cursor.acked, Gaps(cursor.gaps), cursor.written
         self._segments: list[Segment] = []
         try:
             self._recover()
@@ -92,7 +93,14 @@ class Spool:
         self._gaps.forget(self.acked)
         self._depth = self._next - 1 - self.acked - self._gaps.within(self.acked + 1, self._next - 1)
         self._tail_first = self._next
-        self._cursor_saved = self._cursor()
+        self._cursor_saved = cursor
+        if self.lost_total:
+            self._save_cursor()  # or the next start would count the same damage again
+
+    def _guess(self) -> Cursor:
+        """Without a cursor: what lies before the oldest segment was trimmed, so it is not ours to count as lost."""
+        oldest = next(iter(disk.segments(self.folder)), None)
+        return Cursor() if oldest is None else Cursor(int(oldest.stem) - 1)
 
     def _recover(self) -> None:
         paths, expected, torn, cut = disk.segments(self.folder), self.acked + 1, False, 0
@@ -108,7 +116,9 @@ class Spool:
                 expected = max(expected, found.number + 1)
             self._segments.append(segment)
             self._total_bytes += segment.size
-        if torn and cut > self.acked:
+        if self._written >= expected:
+            self._lose(expected, self._written)
+        elif torn and cut > self.acked:
             # The record that was being written when the process died: its number is used again.
             self.lost_total += 1
 
@@ -326,10 +336,10 @@ class Spool:
         except OSError as error:
             # The kernel may have dropped the pages: a second fsync would lie.
             raise self._break("made durable", error) from error
-        self._dirty = False
+        self._dirty, self._written = False, self._next - 1
 
     def _cursor(self) -> Cursor:
-        return Cursor(self.acked, self._gaps.ranges)
+        return Cursor(self.acked, self._gaps.ranges, self._written)
 
     def _save_cursor(self, *, durable: bool = False) -> bool:
         if (cursor := self._cursor()) == self._cursor_saved:

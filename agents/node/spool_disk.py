@@ -30,10 +30,11 @@ class Segment:
 
 @dataclass(slots=True)
 class Cursor:
-    """What is known to be delivered, and which numbers above that are gone for good and already counted."""
+    """What is delivered, which numbers above that are gone for good and counted, and the last number made durable."""
 
     acked: int = 0
     gaps: list[Range] = field(default_factory=list)
+    written: int = 0
 
 
 def lock(folder: Path) -> int:
@@ -80,21 +81,22 @@ def recover(path: Path, *, newest: bool) -> tuple[Segment, list[Frame], bool]:
     return Segment(path, first, last, end if torn else len(data)), frames, torn
 
 
-def read_cursor(path: Path) -> Cursor:
-    """The cursor as last written; a missing or damaged one means "nothing known": duplicates, never loss."""
+def read_cursor(path: Path) -> Cursor | None:
+    """The cursor as last written; None, missing or damaged, means "nothing known": duplicates, never loss."""
     try:
         check, _, text = path.read_bytes().partition(b" ")
         if int(check, 16) != zlib.crc32(text):
-            return Cursor()
+            return None
         value = json.loads(text)
-        return Cursor(int(value["acked"]), [(int(a), int(b)) for a, b in value["gaps"]])
+        gaps = [(int(a), int(b)) for a, b in value["gaps"]]
+        return Cursor(int(value["acked"]), gaps, int(value.get("written", 0)))
     except (OSError, ValueError, KeyError, TypeError):
-        return Cursor()
+        return None
 
 
 def write_cursor(path: Path, cursor: Cursor, *, durable: bool) -> None:
     """Replaces the cursor atomically, through a power cut too when `durable`. Raises OSError: the old one stays."""
-    text = json.dumps({"acked": cursor.acked, "gaps": cursor.gaps}).encode()
+    text = json.dumps({"acked": cursor.acked, "gaps": cursor.gaps, "written": cursor.written}).encode()
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(b"%08x %s" % (zlib.crc32(text), text))

@@ -79,7 +79,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.spool.depth > 0)
     @rule(cut=st.integers(1, 500))
     def torn(self, cut: int) -> None:
-        held = self._held()
+        held, synced = self._held(), self.spool._written
         self._gone()
         newest = spool_disk.segments(self.path)[-1]
         os.truncate(newest, max(0, newest.stat().st_size - cut))
@@ -87,6 +87,8 @@ class SpoolMachine(RuleBasedStateMachine):
         found = self._held()
         kept = [n for n in found if n >= held[0]]
         assert kept == held[: len(kept)]
+        gone = held[len(kept) :]
+        assert sum(n <= synced for n in gone) <= self.spool.lost_total <= len(gone)
         self.values = {n: v for n, v in self.values.items() if n < self.spool._next}
 
     def _gone(self) -> None:

@@ -255,6 +255,46 @@ def test_a_damaged_cursor_means_duplicates(tmp_path: Path, text: bytes) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("text", [None, b"", b"junk"])
+def test_without_a_cursor_what_was_trimmed_is_not_lost(tmp_path: Path, text: bytes | None) -> None:
+    spool = make(tmp_path)
+    fill(spool, 1, 300)
+    spool.ack(280)
+    held = spool_disk.segments(tmp_path)
+    spool.close()
+    (tmp_path / "cursor").unlink()
+    if text is not None:
+        (tmp_path / "cursor").write_bytes(text)
+    first = int(held[0].stem)
+    assert first > 200
+    again = make(tmp_path)
+    assert numbers(again) == list(range(first, 301))
+    assert (again.lost_total, again.depth) == (0, 301 - first)
+    again.close()
+
+
+@pytest.mark.parametrize("keep", [0, 50])
+def test_a_zeroed_tail_is_counted_exactly_up_to_the_last_sync_and_once(tmp_path: Path, keep: int) -> None:
+    clock = Clock()
+    spool = make(tmp_path, segment_bytes=1 << 16, clock=clock)
+    fill(spool, 1, 100)
+    clock.now = 1.0
+    assert spool.sync() is True
+    fill(spool, 101, 104)
+    crash(spool)
+    (path,) = spool_disk.segments(tmp_path)
+    length = len(frame(1, b"node", value(1)))
+    path.write_bytes(path.read_bytes()[: keep * length] + bytes((104 - keep) * length))
+    again = make(tmp_path, segment_bytes=1 << 16)
+    assert (again.lost_total, again.depth) == (100 - keep, keep)
+    assert again.append(b"node", b"next") == 101
+    assert numbers(again) == [*range(1, keep + 1), 101]
+    crash(again)
+    third = make(tmp_path, segment_bytes=1 << 16)
+    assert (third.lost_total, third.depth) == (0, keep + 1)
+    third.close()
+
+
 def test_a_full_disk_stops_taking_counts_and_recovers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = make(tmp_path)
     fill(spool, 1, 5)
@@ -312,7 +352,7 @@ def test_syncs_at_most_once_per_interval(tmp_path: Path) -> None:
     spool.ack(2)
     clock.now = 1.0
     assert spool.sync() is True
-    assert spool_disk.read_cursor(tmp_path / "cursor").acked == 2
+    assert spool_disk.read_cursor(tmp_path / "cursor") == spool_disk.Cursor(acked=2, written=3)
     spool.close()
 
 
