@@ -69,6 +69,12 @@ class WorkerSettings(BaseSettings):
                 f"archive_flush_s {self.archive_flush_s} must be at most half of stall_s {self.stall_s}, "
                 "or a healthy archive would look stalled"
             )
+        if self.ttl_ms < 2000 * self.envelope_interval_s:
+            raise ValueError(
+                f"ttl_ms {self.ttl_ms} must be at least twice envelope_interval_s {self.envelope_interval_s} s, or "
+                f"leases would lapse between envelopes; set EO_ENVELOPE_INTERVAL_S to {self.ttl_ms / 2000:g} or less, "
+                "or EO_TTL_MS higher (at most 30000)"
+            )
         return self
 
     @property

@@ -19,10 +19,10 @@ def test_defaults_cap_nothing() -> None:
 def test_the_environment_is_read_with_the_prefix_and_the_known_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EO_CLUSTER", "west")
     monkeypatch.setenv("KAFKA_BOOTSTRAP", "host:9")
-    monkeypatch.setenv("OPTIMIZATION_INTERVAL", "10")
+    monkeypatch.setenv("OPTIMIZATION_INTERVAL", "7")
     monkeypatch.setenv("EO_DATA_DIR", "/data")
     settings = from_env()
-    assert (settings.cluster, settings.bootstrap, settings.envelope_interval_s) == ("west", "host:9", 10.0)
+    assert (settings.cluster, settings.bootstrap, settings.envelope_interval_s) == ("west", "host:9", 7.0)
     assert settings.layout.archive == Path("/data/archive")
     assert settings.group("features") == "eo-west-features"
 
@@ -44,6 +44,12 @@ def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch
         ({"heartbeat_s": 11.0}, "heartbeat_s 11.0 < session_s 10.0 <= request_s 20.0 must hold"),
         ({"rebalance_s": 20.0}, "rebalance_s 20.0 must stay below request_s 20.0"),
         ({"archive_flush_s": 40.0}, "archive_flush_s 40.0 must be at most half of stall_s 60.0"),
+        (
+            {"ttl_ms": 10_000, "envelope_interval_s": 60.0},
+            "ttl_ms 10000 must be at least twice envelope_interval_s 60.0 s, or leases would lapse between envelopes; "
+            "set EO_ENVELOPE_INTERVAL_S to 5 or less, or EO_TTL_MS higher (at most 30000)",
+        ),
+        ({"envelope_interval_s": 7.6}, "ttl_ms 15000 must be at least twice envelope_interval_s 7.6 s"),
         ({"colour": "red"}, "Extra inputs are not permitted"),
     ],
 )
@@ -51,3 +57,7 @@ def test_wrong_values_are_refused_with_the_bound(wrong: dict[str, object], text:
     with pytest.raises(ValidationError) as caught:
         from_env(**wrong)
     assert text in str(caught.value)
+
+
+def test_a_lease_of_exactly_two_intervals_is_enough() -> None:
+    assert from_env(envelope_interval_s=7.5).ttl_ms == 15_000
