@@ -97,13 +97,14 @@ def publish(bootstrap: str, intent: OperatorIntent) -> None:
     from streams.contract import codec
     from streams.contract.kafka import producer_config
     from streams.contract.topics import INTENT
+    from streams.jobs.actuation_intents import key_of
 
     failed: list[str] = []
     timeout = {"message.timeout.ms": int(FLUSH_S * 1000), "log_level": 0}
     producer = Producer({**producer_config(bootstrap, "eo-operator"), **timeout})
     producer.produce(
         INTENT.name,
-        key=intent.scope.encode(),
+        key=key_of(intent).encode(),
         value=codec.encode(intent),
         headers=codec.headers(intent, source=f"operator/{intent.actor}", event_id=intent.intent_id),
         on_delivery=lambda error, _: failed.append(str(error)) if error else None,
@@ -115,12 +116,14 @@ def publish(bootstrap: str, intent: OperatorIntent) -> None:
 
 
 def words(bootstrap: str, keyring: KeyRing, cluster: str) -> list[tuple[OperatorIntent, str]]:
-    """The newest word of each scope and what is wrong with it ("" = it counts), ended ones included."""
+    """The newest word of each scope on pausing and on capping, and what is wrong with it ("" = it counts); ended ones
+    included."""
     from agents.cli.kafka_read import Reader
     from streams.contract.codec import decode
     from streams.contract.errors import ContractError
     from streams.contract.records import OperatorIntent
     from streams.contract.topics import INTENT
+    from streams.jobs.actuation_intents import key_of
 
     newest: dict[str, tuple[OperatorIntent, str]] = {}
     with Reader(bootstrap, INTENT.name) as reader:
@@ -133,10 +136,10 @@ def words(bootstrap: str, keyring: KeyRing, cluster: str) -> list[tuple[Operator
         if word.cluster != cluster:
             continue
         wrong = _wrong(keyring, word)
-        known = newest.get(word.scope)
+        known = newest.get(key_of(word))
         if known is None or known[1] or (not wrong and word.ts_ns >= known[0].ts_ns):
-            newest[word.scope] = (word, wrong)
-    return sorted(newest.values(), key=lambda pair: pair[0].scope)
+            newest[key_of(word)] = (word, wrong)
+    return [newest[key] for key in sorted(newest)]
 
 
 def _wrong(keyring: KeyRing, word: OperatorIntent) -> str:

@@ -21,7 +21,7 @@ from streams.contract.errors import ContractError
 from streams.contract.records import AnomalyVerdict, NodeFeatures, OperatorIntent, PowerApplied, PowerDesired, Record
 from streams.contract.signing import KeyRing, Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, INTENT, Topic
-from streams.errors import StreamsError
+from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation_decide import Decider
 from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
 from streams.jobs.actuation_latency import LatencyPools
@@ -30,6 +30,7 @@ from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 
 NAME: Final = "actuation"
+LETTERS_S: Final = 5.0  # for dead letters of a batch that is held
 R = TypeVar("R", bound=Record)
 
 
@@ -84,7 +85,7 @@ class ActuationJob:
                 "snapshot of partition %d is not readable (%s); starting without", part.partition, error
             )
             return Snapshot()
-        part.recover(snapshot)
+        part.recover(snapshot, self._options)
         for intent in snapshot.intents:
             self._accept_known(intent)
         return snapshot
@@ -149,10 +150,17 @@ class ActuationJob:
             return Outcome.ACK
         assert self._writer is not None
         if self._ctx.publisher.dead_letters > dead_before:
-            self._ctx.publisher.flush(5.0)  # a held batch is acknowledged without asking the publisher
+            self._send_letters()
         token: Token = (FEATURES.name, part.partition, records[-1].offset)
         self._writer.submit(part.partition, drafts, [token])
         return Outcome.HOLD
+
+    def _send_letters(self) -> None:
+        """Dead letters of a held batch are on the broker before it is: its commit acknowledges it unasked."""
+        receipt = self._ctx.publisher.seal()
+        self._ctx.publisher.flush(LETTERS_S)
+        if receipt.error is not None or not receipt.done:
+            raise DeliveryFailed(receipt.error or f"dead letters were not acknowledged within {LETTERS_S:.0f} s")
 
     def _take(self, part: PartitionState, record: NodeFeatures) -> NodeState | None:
         node = part.nodes.setdefault(record.node, NodeState(record.node))

@@ -1,4 +1,4 @@
-"""What humans asked for: pauses and caps, verified, newest word per scope. It decides nothing about watts.
+"""What humans asked for: pauses and caps, verified, newest word per scope and family. It decides nothing about watts.
 
 Intents are read by every actuation job from the start of their compacted topic, without a group. Only a signature of
 the key ring counts; an older word never replaces a newer one, so replaying an old message changes nothing.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from streams.contract import codec
 from streams.contract.errors import ContractError, SignatureInvalid
 from streams.contract.kafka import assigned_consumer_config
-from streams.contract.records import OperatorIntent
+from streams.contract.records import IntentKind, OperatorIntent
 from streams.contract.signing import KeyRing
 from streams.contract.topics import INTENT
 from streams.jobs.actuation_retry import patiently
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SCOPE: Final = re.compile(r"cluster|(node|gpu)/.{1,200}")
 AHEAD_NS: Final = 60 * 10**9  # a word from the future would silence every later one
+Family = Literal["pause", "cap"]
+
+
+def family(kind: IntentKind) -> Family:
+    """What a word is about: a resume answers a pause, a clear a cap, and neither says anything about the other."""
+    return "pause" if kind in ("pause", "resume") else "cap"
+
+
+def key_of(intent: OperatorIntent) -> str:
+    """The word's Kafka key: the topic is compacted, and a cap must not compact a pause of the same scope away."""
+    return f"{intent.scope}#{family(intent.kind)}"
 
 
 class IntentBook:
@@ -33,12 +44,12 @@ class IntentBook:
     def __init__(self, cluster: str, keyring: Callable[[], KeyRing]) -> None:
         self._cluster, self._load = cluster, keyring
         self._keyring = keyring()
-        self._newest: dict[str, OperatorIntent] = {}
-        self._expired: set[str] = set()
+        self._newest: dict[tuple[str, Family], OperatorIntent] = {}
+        self._expired: set[tuple[str, Family]] = set()
         self.version, self.accepted_total, self.refused_total = 0, 0, 0
 
     def accept(self, intent: OperatorIntent, now_ns: int) -> bool:
-        """Takes a word in; false for another cluster's and for one older than what its scope already heard.
+        """Takes a word in; false for another cluster's and for one older than what its scope already heard of it.
 
         Raises:
             ContractError: forged or without sense; counted, and nothing changes.
@@ -51,11 +62,12 @@ class IntentBook:
         except ContractError:
             self.refused_total += 1
             raise
-        known = self._newest.get(intent.scope)
+        about = intent.scope, family(intent.kind)
+        known = self._newest.get(about)
         if known is not None and known.ts_ns >= intent.ts_ns:
             return False
-        self._newest[intent.scope] = intent
-        self._expired.discard(intent.scope)
+        self._newest[about] = intent
+        self._expired.discard(about)
         self.accepted_total += 1
         self.version += 1
         return True
@@ -80,9 +92,9 @@ class IntentBook:
 
     def tick(self, now_ns: int) -> None:
         """Notices words that have just run out."""
-        for scope, intent in self._newest.items():
-            if scope not in self._expired and intent.expires_ns is not None and now_ns >= intent.expires_ns:
-                self._expired.add(scope)
+        for about, intent in self._newest.items():
+            if about not in self._expired and intent.expires_ns is not None and now_ns >= intent.expires_ns:
+                self._expired.add(about)
                 self.version += 1
 
     def pause(self, node: str, now_ns: int) -> OperatorIntent | None:
@@ -99,17 +111,17 @@ class IntentBook:
 
     def resumed_ns(self, node: str) -> int:
         """When a human last resumed a node or the cluster; 0 = never."""
-        words = (self._newest.get(scope) for scope in ("cluster", f"node/{node}"))
+        words = (self._newest.get((scope, "pause")) for scope in ("cluster", f"node/{node}"))
         return max((w.ts_ns for w in words if w is not None and w.kind == "resume"), default=0)
 
-    def _live(self, scope: str, kind: str, now_ns: int) -> OperatorIntent | None:
-        word = self._newest.get(scope)
+    def _live(self, scope: str, kind: Family, now_ns: int) -> OperatorIntent | None:
+        word = self._newest.get((scope, kind))
         if word is None or word.kind != kind or (word.expires_ns is not None and now_ns >= word.expires_ns):
             return None
         return word
 
     def all(self) -> tuple[OperatorIntent, ...]:
-        """The newest word of each scope, ended ones too: a snapshot must remember what a replay may not undo."""
+        """The newest words of each scope, ended ones too: a snapshot must remember what a replay may not undo."""
         return tuple(self._newest.values())
 
 
@@ -180,8 +192,9 @@ def take(book: IntentBook, raw: RawIntent, now_ns: int) -> str | None:
         return None  # a tombstone: compaction's own
     try:
         intent = codec.decode(OperatorIntent, raw.value)
-        if raw.key != intent.scope.encode():
-            raise ContractError(f"intent {intent.intent_id}: key {raw.key!r} is not its scope {intent.scope!r}")
+        # A bare scope is the key of words written before families had keys of their own.
+        if raw.key not in (key_of(intent).encode(), intent.scope.encode()):
+            raise ContractError(f"intent {intent.intent_id}: key {raw.key!r} is not its scope's {key_of(intent)!r}")
         book.accept(intent, now_ns)
     except ContractError as error:
         log.warning("%s@%d ignored: %s", INTENT.name, raw.offset, error)

@@ -54,6 +54,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
 
     epoch: int = 0
     promoted: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     groups: dict[str, str] = {}
     frozen: dict[str, Freeze] = {}
     blocked: dict[str, Block] = {}
@@ -89,6 +90,8 @@ class PartitionState:
     group_of: dict[str, str] = field(default_factory=dict)  # GPU -> engine, kept when the engine falls silent
     sizes: dict[str, int] = field(default_factory=dict)  # group -> GPUs
     promoted: frozenset[str] = frozenset()
+    held: set[str] = field(default_factory=set)  # GPUs that were ever held out: they stay so under any engine's name
+    held_groups: set[str] = field(default_factory=set)  # groups with such a GPU
     restraints: Restraints = field(default_factory=Restraints)
     offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
     roster_changed: bool = False
@@ -115,8 +118,11 @@ class PartitionState:
             self.sizes[old] -= 1
             if self.sizes[old] == 0:
                 del self.sizes[old]
+                self.held_groups.discard(old)
         self.group_of[uuid] = group
         self.sizes[group] = self.sizes.get(group, 0) + 1
+        if uuid in self.held:
+            self.held_groups.add(group)
         self.roster_changed = True
 
     def engine_of(self, uuid: str) -> str | None:
@@ -125,31 +131,42 @@ class PartitionState:
         return None if group is None or group == uuid else group
 
     def fill_holdout(self, options: Options) -> bool:
-        """Promotes groups where the hash left too few; true when the promoted set grew."""
+        """Promotes groups where the hash left too few and remembers who is held out; true when there are more."""
         self.roster_changed = False
-        before = self.promoted
-        self.promoted = promote(self.sizes, options.cluster, ratio=options.holdout_ratio, promoted=before)
-        return self.promoted != before
+        before, known = self.promoted, len(self.held)
+        counted = before | self.held_groups
+        self.promoted = before | (
+            promote(self.sizes, options.cluster, ratio=options.holdout_ratio, promoted=counted) - counted
+        )
+        self._remember(options)
+        return self.promoted != before or len(self.held) > known
+
+    def _remember(self, options: Options) -> None:
+        self.held |= {uuid for uuid in self.group_of if self.held_out(uuid, options)}
+        self.held_groups = {self.group_of[uuid] for uuid in self.held if uuid in self.group_of}
 
     def held_out(self, uuid: str, options: Options) -> bool:
         """Whether a GPU belongs to the hold-out."""
         group = self.group_of.get(uuid, uuid)
-        return group in self.promoted or in_holdout(options.cluster, group, options.holdout_ratio)
+        known = group in self.held_groups or group in self.promoted
+        return known or in_holdout(options.cluster, group, options.holdout_ratio)
 
     def snapshot(self, epoch: int, intents: tuple[OperatorIntent, ...]) -> Snapshot:
         return Snapshot(
             epoch=epoch,
             promoted=tuple(sorted(self.promoted)),
+            held=tuple(sorted(self.held)),
             groups=dict(self.group_of),
             frozen=dict(self.restraints.frozen),
             blocked=dict(self.restraints.blocked),
             intents=intents,
         )
 
-    def recover(self, snapshot: Snapshot) -> None:
-        """Takes a snapshot in."""
-        self.promoted = frozenset(snapshot.promoted)
+    def recover(self, snapshot: Snapshot, options: Options) -> None:
+        """Takes a snapshot in. One written before `held` was kept says by its groups who was held out."""
+        self.promoted, self.held = frozenset(snapshot.promoted), set(snapshot.held)
         for uuid, group in snapshot.groups.items():
             self._move(uuid, group)
+        self._remember(options)
         self.restraints = Restraints(dict(snapshot.frozen), dict(snapshot.blocked))
         self.recovered = bool(snapshot.groups)

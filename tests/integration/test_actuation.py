@@ -269,7 +269,7 @@ def test_a_pause_is_obeyed_and_a_forged_resume_is_not(site: Site) -> None:
     running.beat(0.1)
     before = site.commands()
     last = {c.node: c for c in before}
-    assert all(mhz is None for c in last.values() for mhz in c.gpu.max_sm_mhz)
+    assert set(last) == set(site.nodes) and all(mhz is None for c in last.values() for mhz in c.gpu.max_sm_mhz)
     site.send(site.intent("resume", "cluster", Signer(SigningKey.generate(), "operator")), "cluster")
     until(lambda: running.job._book.refused_total == 1 or (running.beat(6.0), False)[1])
     running.beat(6.0)
@@ -286,7 +286,8 @@ def test_a_pause_from_before_the_start_is_known_before_anything_is_granted(site:
     for _ in range(8):
         running.beat()
     running.stop()
-    assert all(mhz is None for c in site.commands() for mhz in c.gpu.max_sm_mhz)
+    granted = [mhz for c in site.commands() for mhz in c.gpu.max_sm_mhz]
+    assert granted and set(granted) == {None}
 
 
 def test_poison_is_dead_lettered_before_its_batch_is_acknowledged(site: Site) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from agents.cli.kafka_read import Reader
 from agents.cli.main import main
-from streams.contract.topics import DESIRED
+from streams.contract.topics import DESIRED, INTENT
 from tests.integration.test_actuation import Running, Site
 
 pytestmark = pytest.mark.integration
@@ -116,6 +117,27 @@ def test_pause_and_resume(site: Site, capsys: Out) -> None:
         if len(site.read(DESIRED)) > count:
             break
     assert any(mhz == 1980 for c in site.commands()[-len(site.nodes) :] for mhz in c.gpu.max_sm_mhz)
+    running.stop()
+
+
+def test_a_cap_of_a_paused_node_and_its_pause_stand_side_by_side(site: Site, capsys: Out) -> None:
+    running = Running(site, mode="observe")
+    report(running)
+    node = site.nodes[0]
+
+    def shown() -> list[tuple[str, str]]:
+        return [(row["scope"], row["kind"]) for row in json.loads(told(capsys, "cap", "show", "--json"))]
+
+    told(capsys, "pause", "--node", node, "--yes")
+    told(capsys, "cap", "set", node, "4000", "--yes")
+    assert shown() == [(f"node/{node}", "cap"), (f"node/{node}", "pause")]
+    with Reader(site.bootstrap, INTENT.name) as reader:
+        keys = [m.key for m in reader.last(None) if m.key is not None and node.encode() in m.key]
+    assert keys == [f"node/{node}#pause".encode(), f"node/{node}#cap".encode()]
+    told(capsys, "resume", "--node", node, "--yes")
+    assert shown() == [(f"node/{node}", "cap")]
+    told(capsys, "cap", "clear", node, "--yes")
+    assert shown() == []
     running.stop()
 
 

@@ -25,6 +25,7 @@ from streams.contract.records import (
     Record,
 )
 from streams.jobs.base import JobContext
+from streams.publisher import Receipt
 from streams.settings import WorkerSettings
 
 STACK = "model/bf16/twin/h100x4"
@@ -48,6 +49,7 @@ class FakePublisher:
     sent: list[tuple[Record, str]] = field(default_factory=list)
     dead: list[tuple[DeadLetter, bytes | None, bytes | None]] = field(default_factory=list)
     flushed: int = 0
+    taken: bool = True  # False: the broker acknowledges nothing
 
     def send(self, record: Record, key: str, *, source: str, traceparent: str | None = None) -> None:
         self.sent.append((record, key))
@@ -59,9 +61,16 @@ class FakePublisher:
     def dead_letters(self) -> int:
         return len(self.dead)
 
+    def seal(self) -> Receipt:
+        receipt = Receipt()
+        receipt.sealed = True
+        if not self.taken:
+            receipt.expect()
+        return receipt
+
     def flush(self, timeout_s: float) -> int:
         self.flushed += 1
-        return 0
+        return 0 if self.taken else 1
 
     def of(self, kind: type[Record]) -> list[Any]:
         return [record for record, _ in self.sent if isinstance(record, kind)]

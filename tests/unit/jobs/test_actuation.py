@@ -16,7 +16,7 @@ from streams.contract import codec
 from streams.contract.records import AnomalyVerdict, NodeFeatures, OperatorIntent, PowerDesired, Record
 from streams.contract.signing import Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, Topic
-from streams.errors import StreamsError
+from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation import ActuationJob
 from streams.jobs.actuation_intents import RawIntent
 from streams.jobs.actuation_state import Options
@@ -305,6 +305,19 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_is_decided(bench: Bench) -
     assert bench.publisher.flushed == 1
 
 
+def test_a_dead_letter_that_is_not_taken_stops_the_job_before_its_batch_can_be_acknowledged(bench: Bench) -> None:
+    bench.warm()
+    bench.clock.now_s += 6
+    bench.tick()
+    bench.tokens.clear()
+    before = len(bench.wire.written)
+    bench.publisher.taken = False
+    with pytest.raises(DeliveryFailed, match="dead letters were not acknowledged within 5 s"):
+        bench.feed(FEATURES, b"{", *bench.reports(["n1"]))
+    bench.tick()
+    assert bench.tokens == [] and len(bench.wire.written) == before
+
+
 def test_a_freeze_releases_one_gpu_at_once_and_ends_by_itself(bench: Bench) -> None:
     bench.warm()
     node, uuid = some_granted(bench)
@@ -429,7 +442,7 @@ def test_recommend_reaches_the_wire_as_recommend_and_nobody_counts_as_controlled
     bench = Bench(tmp_path, mode="recommend")
     bench.warm()
     assert {c.mode for c in bench.wire.written} == {"recommend"}
-    assert all(group == "holdout" for _, group, _ in bench.job._pools._counts)
+    assert {group for _, group, _ in bench.job._pools._counts} == {"holdout"}
     bench.job.stop()
 
 
@@ -462,6 +475,65 @@ def test_hold_out_freezes_and_epoch_survive_a_restart(tmp_path: Path) -> None:
         again.beat()
     assert again.holdout() == held
     assert "anomaly" in grants(again.latest()[node])[uuid][2]
+    again.job.stop()
+
+
+def renamed(record: NodeFeatures, suffix: str) -> NodeFeatures:
+    """The same report, its engines under other names."""
+    engines = tuple(msgspec.structs.replace(e, engine=e.engine + suffix) for e in record.engines)
+    return msgspec.structs.replace(record, engines=engines)
+
+
+def feed_renamed(bench: Bench, suffix: str) -> None:
+    bench.clock.now_s += 6
+    bench.tick()
+    bench.feed(FEATURES, *[renamed(report, suffix) for report in bench.reports(("n1", "n2", "n3"))])
+
+
+def assert_left_alone(bench: Bench, held: set[str]) -> None:
+    assert held and held <= bench.holdout()
+    every = {uuid: grant for command in bench.latest().values() for uuid, grant in grants(command).items()}
+    assert {every[uuid][:2] for uuid in held} == {(None, None)}
+
+
+def test_an_engine_s_new_name_lets_no_gpu_out_of_the_hold_out(bench: Bench) -> None:
+    bench.warm()
+    held = bench.holdout()
+    for suffix in ("-b", "-c", "-d"):
+        feed_renamed(bench, suffix)
+        assert {e and e[-2:] for c in bench.latest().values() for e in c.gpu.engine} == {suffix}
+        assert_left_alone(bench, held)
+
+
+def test_an_engine_that_starts_on_lone_gpus_is_held_out_with_the_one_that_was(bench: Bench) -> None:
+    for _ in range(6):
+        bench.beat(engines=False)
+    held = bench.holdout()
+    bench.warm()
+    assert_left_alone(bench, held)
+    for command in bench.latest().values():
+        for name in set(command.gpu.engine):
+            mine = {u for u, e in zip(command.gpu.uuid, command.gpu.engine, strict=True) if e == name}
+            assert name is not None and bench.holdout() & mine in (set(), mine)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_hold_out_survives_a_restart_with_new_names(tmp_path: Path, older: bool) -> None:
+    state = FakeState()
+    bench = Bench(tmp_path, state=state)
+    bench.warm()
+    held = bench.holdout()
+    bench.job.revoke(frozenset({0}))
+    bench.job.stop()
+    if older:  # as saved before the GPUs themselves were remembered
+        key = ("actuation", 0)
+        data = msgspec.json.decode(state.saved[key].data)
+        assert set(data.pop("held")) == held
+        state.saved[key] = msgspec.structs.replace(state.saved[key], data=msgspec.Raw(msgspec.json.encode(data)))
+    again = Bench(tmp_path, state=state)
+    again.clock.now_s = bench.clock.now_s
+    feed_renamed(again, "-b")
+    assert_left_alone(again, held)
     again.job.stop()
 
 

@@ -71,6 +71,28 @@ def test_the_last_word_holds_and_a_replay_changes_nothing(book: IntentBook) -> N
     assert book.pause("n1", T0_NS + 2 * S) is None and book.resumed_ns("n9") == T0_NS + S
 
 
+@pytest.mark.parametrize(
+    ("kinds", "paused", "budget"),
+    [
+        (("pause", "cap"), True, True),
+        (("pause", "cap", "clear"), True, False),
+        (("cap", "pause", "resume"), False, True),
+    ],
+)
+def test_pauses_and_caps_of_a_node_do_not_end_each_other(
+    book: IntentBook, kinds: tuple[str, ...], paused: bool, budget: bool
+) -> None:
+    for i, kind in enumerate(kinds):
+        watts = 4000.0 if kind == "cap" else None
+        assert book.accept(word(kind, "node/n1", ts_ns=T0_NS + i * S, max_power_w=watts), T0_NS + i * S)
+    again = IntentBook("c1", lambda: RING)
+    for known in book.all():  # what a snapshot keeps
+        again.accept(known, T0_NS + 9 * S)
+    for one in (book, again):
+        assert (one.pause("n1", T0_NS + 9 * S) is not None) is paused
+        assert (one.budget("n1", T0_NS + 9 * S) is not None) is budget
+
+
 def test_another_cluster_s_word_is_not_ours(book: IntentBook) -> None:
     assert not book.accept(word("pause", cluster="c2"), T0_NS)
     assert book.refused_total == 0 and book.all() == ()
@@ -102,7 +124,11 @@ def test_a_key_that_was_added_later_counts() -> None:
 
 def test_raw_words_must_carry_their_scope_as_key(book: IntentBook) -> None:
     intent = word("pause", "node/n1")
-    assert take(book, RawIntent(0, b"node/n1", codec.encode(intent), False), T0_NS) is None
+    assert take(book, RawIntent(0, b"node/n1#pause", codec.encode(intent), False), T0_NS) is None
+    later = word("resume", "node/n1", ts_ns=T0_NS + S)
+    assert take(book, RawIntent(0, b"node/n1", codec.encode(later), False), T0_NS + S) is None, "the older key counts"
+    assert book.accepted_total == 2
+    assert "is not its scope" in (take(book, RawIntent(1, b"node/n1#cap", codec.encode(intent), False), T0_NS) or "")
     assert "is not its scope" in (take(book, RawIntent(1, b"cluster", codec.encode(intent), False), T0_NS) or "")
     assert take(book, RawIntent(2, b"cluster", None, False), T0_NS) is None
     assert take(book, RawIntent(3, b"cluster", b"{", False), T0_NS) is not None
