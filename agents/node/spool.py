@@ -116,9 +116,7 @@ class Spool:
                 expected = max(expected, found.number + 1)
             self._segments.append(segment)
             self._total_bytes += segment.size
-        if self._written >= expected:
-            self._lose(expected, self._written)
-        elif torn and cut > self.acked:
+        if not self._lose(expected, self._written) and torn and cut > self.acked:
             # The record that was being written when the process died: its number is used again.
             self.lost_total += 1
 
