@@ -63,6 +63,12 @@ def _check_power(wanted: float, bounds: Bounds, settings: CapperSettings) -> Non
         raise NotAllowed(f"value: {wanted:g} W is not a power limit")
     if wanted > 2 * bounds.maximum:
         raise NotAllowed(f"unit: {wanted:g} W is more than twice the device's {bounds.maximum:g} W; is it milliwatts?")
+    ceiling = settings.power_ceiling_w
+    if ceiling is not None and ceiling < bounds.minimum:
+        raise NotAllowed(
+            f"ceiling: the owner's ceiling, {ceiling:g} W, is below the device's minimum, {bounds.minimum:g} W; raise "
+            "power_ceiling_w to at least that, or ask for clocks only"
+        )
     floor = power_floor(bounds, settings)
     if wanted < floor:
         whose = "the device's minimum" if floor == bounds.minimum else "the owner's floor"

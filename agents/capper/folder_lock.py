@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from agents.capper.errors import CapperError
+
+FILE_NAME: Final = "lock"
 
 
 class FolderHeld(CapperError):
@@ -17,7 +20,7 @@ class FolderLock:
     """Held from `acquire` to `release` or to the end of the process, kill -9 included."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "lock"
+        self._path = folder / FILE_NAME
         self._fd = -1
 
     def acquire(self) -> None:

@@ -121,7 +121,7 @@ def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, now_s: float, wa
     made.row.previous_w = previous
     bounds = knob.bounds()
     allowed = allowed_power(ask.watts, bounds=bounds, settings=settings, previous=previous, current=current)
-    if not knob.same(allowed.value, current):
+    if not knob.exactly(allowed.value, current) and not knob.exactly(allowed.value, claim.asked):
         if (since := now_s - knob.changed_at_s) < settings.min_power_interval_s:
             raise NotAllowed(
                 f"rate: the limit changed {since:.2f} s ago, {settings.min_power_interval_s:g} s must pass"

@@ -47,28 +47,25 @@ class Holdings:
 
     def load(self) -> None:
         """Lists the GPUs and takes over every claim of the save file. Raises CapperError."""
-        saved = savefile.load(self._folder)
+        saved = savefile.load(self._folder) or self._base
         powers = dict.fromkeys(self._power.uuids() if self._power else ())
         clocks = dict.fromkeys(self._clock.uuids() if self._clock else ())
-        self.gpus = {
-            uuid: Gpu(
-                uuid,
-                self._knob(self._power, uuid) if uuid in powers else None,
-                self._knob(self._clock, uuid) if uuid in clocks else None,
-            )
-            for uuid in {**powers, **clocks}
-        }
-        if saved is None or saved.empty:
-            return
         self._check_actuators(saved)
         self._on_disk = saved
-        for uuid in {**saved.power, **saved.clock}:
-            gpu = self.gpus.setdefault(uuid, Gpu(uuid, self._knob(self._power, uuid), self._knob(self._clock, uuid)))
-            _take_over(gpu.power, saved.power.get(uuid))
-            _take_over(gpu.clock, saved.clock.get(uuid))
+        for uuid in {**powers, **clocks, **saved.power, **saved.clock}:
+            vanished = uuid not in powers and uuid not in clocks
+            power = self._knob(self._power, uuid, vanished or uuid in powers, saved.power.get(uuid))
+            clock = self._knob(self._clock, uuid, vanished or uuid in clocks, saved.clock.get(uuid))
+            self.gpus[uuid] = Gpu(uuid, power, clock)
 
-    def _knob(self, actuator: Actuator | None, uuid: str) -> Knob | None:
-        return None if actuator is None else Knob(actuator, uuid, self._sleep)
+    def _knob(self, actuator: Actuator | None, uuid: str, reached: bool, saved: SavedKnob | None) -> Knob | None:
+        """A knob with its saved claim; a saved value keeps its knob where the actuator lists the GPU no more."""
+        if actuator is None or not (reached or saved):
+            return None
+        knob = Knob(actuator, uuid, self._sleep)
+        if saved is not None:
+            knob.claim = Claim(saved, None, known=False)
+        return knob
 
     def _check_actuators(self, saved: Saved) -> None:
         """A value saved from one kind of device must not be put back through another."""
@@ -77,10 +74,11 @@ class Holdings:
             (saved.clock, saved.clock_actuator, self._base.clock_actuator),
         )
         for knobs, theirs, ours in pairs:
-            if knobs and theirs != ours:
+            if knobs and not (ours and theirs == ours):
+                path, whose = self._folder / savefile.FILE_NAME, theirs or "an unnamed actuator"
                 raise CapperError(
-                    f"{self._folder / savefile.FILE_NAME} holds {len(knobs)} values of {theirs}, this capper uses "
-                    f"{ours or 'none'}; nothing was set: run `eo restore --node {saved.node}` first"
+                    f"{path} holds {len(knobs)} values of {whose}, this capper uses {ours or 'none'}; nothing was set: "
+                    f"run `eo restore --node {saved.node}` first"
                 )
 
     def claim(self, found: Iterable[tuple[Knob, Claim]]) -> None:
@@ -132,11 +130,6 @@ def _with(base: Saved, power: dict[str, SavedKnob], clock: dict[str, SavedKnob])
         power=power,
         clock=clock,
     )
-
-
-def _take_over(knob: Knob | None, saved: SavedKnob | None) -> None:
-    if knob is not None and saved is not None:
-        knob.claim = Claim(saved, None, known=False)
 
 
 def put_back_row(gpu: Gpu, results: Sequence[PutBack], previous_w: float | None, why: str) -> Row:

@@ -18,15 +18,20 @@ from streams.contract.failpoints import hit
 TRIES: Final = 3
 POLL_S: Final = 0.01
 TOLERANCE: Final = {"power_limit_w": 1.0, "sm_lock_mhz": 0.5}  # drivers round limits to their own steps
+EXACT: Final = 0.0005  # half a milliwatt, the unit in which devices count limits
 
 
 @dataclass(slots=True)
 class Claim:
-    """Our hold on a knob. `ours` is what it read after our last set, unless `known` is False (a restart, a failure)."""
+    """Our hold on a knob. `ours` is what it read after our last set, unless `known` is False (a restart, a failure).
+
+    `asked` is what we told it then: a device may round.
+    """
 
     saved: SavedKnob
     ours: float | None
     known: bool = True
+    asked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,13 @@ class Knob:
             return a is b
         return abs(a - b) <= self._tolerance
 
+    @staticmethod
+    def exactly(a: float | None, b: float | None) -> bool:
+        """The same value, not merely one that a device may have rounded to."""
+        if a is None or b is None:
+            return a is b
+        return abs(a - b) <= EXACT
+
     def foreign(self) -> bool:
         """True when the device says something else than we last made it say. Raises ActuatorError."""
         claim = self.claim
@@ -116,7 +128,7 @@ class Knob:
                     break
                 continue
             if self.same(got, value):
-                claim.ours, claim.known = got, True
+                claim.ours, claim.known, claim.asked = got, True, value
                 return None
             problem = f"the device says {_text(got)} after it took {_text(value)}"
         return problem
@@ -142,10 +154,12 @@ class Knob:
         except ActuatorError as error:
             claim.known = False
             return PutBack("failed", None, None, str(error))
-        if claim.known and not self.same(before, claim.ours) and not self.same(before, previous):
+        # Only the very value counts as back: skipping the set for a near one would lower the limit with every lease.
+        back = self.exactly(before, previous)
+        if claim.known and not back and not self.same(before, claim.ours):
             self.claim = None
             return PutBack("foreign", before, before)
-        if not (self.same(before, previous) and (claim.known or self.actuator.exact_readback)):
+        if not (back and (claim.known or self.actuator.exact_readback)):
             hit("capper.before_restore")
             if problem := self.apply(previous, now_s):
                 return PutBack("failed", before, None, problem)

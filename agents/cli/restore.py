@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError, confirm, emit, table, writing
 from agents.cli.capper import actuators
 from streams.contract.layout import Layout
+
+NOTHING: Final = "nothing to do: no limit and no lock of ours is in force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     layout = Layout.from_env()
     nodes = _nodes(args, layout)
-    planned = [line for node in nodes for line in _restore(layout, node, dry_run=True)]
-    if not planned:
-        emit(args, [], "nothing to do: no limit and no lock of ours is in force")
-        return DONE
+    lines, failed = _each(layout, nodes, dry_run=True)
+    if not lines:
+        nothing = f"nothing was put back: {len(failed)} node(s) failed, see above" if failed else NOTHING
+        emit(args, [], nothing)
+        return FAILED if failed else DONE
     if not args.dry_run:
-        confirm(args, f"Put back {len(planned)} values on {len({line.node for line in planned})} node(s)?")
-    lines = planned if args.dry_run else [line for node in nodes for line in _restore(layout, node, dry_run=False)]
+        confirm(args, f"Put back {len(lines)} values on {len({line.node for line in lines})} node(s)?")
+        lines, late = _each(layout, [node for node in nodes if node not in failed], dry_run=False)
+        failed |= late
     emit(args, [asdict(line) for line in lines], lambda: _show(lines))
-    return FAILED if any(line.state == "failed" for line in lines) else DONE
+    return FAILED if failed or any(line.state == "failed" for line in lines) else DONE
+
+
+def _each(layout: Layout, nodes: Iterable[str], *, dry_run: bool) -> tuple[list[Line], set[str]]:
+    """Every node's lines and the nodes that failed, told on stderr at once: none may keep the others capped."""
+    lines: list[Line] = []
+    failed: set[str] = set()
+    for node in nodes:
+        try:
+            lines += _restore(layout, node, dry_run=dry_run)
+        except EoError as error:
+            print(f"eo restore: {error}", file=sys.stderr)
+            failed.add(node)
+    return lines, failed
 
 
 def _show(lines: Sequence[Line]) -> str:
@@ -67,7 +86,7 @@ def _value(line: Line, value: float | None) -> str:
 
 def _nodes(args: argparse.Namespace, layout: Layout) -> list[str]:
     """Which nodes to restore. Raises EoError(USAGE) when that is not clear."""
-    here = sorted(path.parent.name for path in layout.capper.glob("*/lock"))
+    here = _here(layout.capper)
     if args.node:
         if args.node not in here:
             known = f"known are {', '.join(here[:8])}" if here else f"{layout.capper} holds no node"
@@ -76,6 +95,30 @@ def _nodes(args: argparse.Namespace, layout: Layout) -> list[str]:
     if len(here) > 1 and not args.all:
         raise EoError(f"{len(here)} nodes have a capper's folder here; name one with --node or pass --all", USAGE)
     return here
+
+
+def _here(folder: Path) -> list[str]:
+    """The nodes with a capper's folder. Raises EoError: a folder that cannot be listed is not an empty one."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if _is_node(Path(entry.path)))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise EoError(
+            f"{folder} cannot be listed ({error.strerror}), so nobody knows what is in force; "
+            "check EO_DATA_DIR and the rights of this user"
+        ) from error
+
+
+def _is_node(folder: Path) -> bool:
+    from agents.capper import folder_lock, savefile
+
+    try:
+        # The save file is the promise; the lock says only that a capper ran here.
+        return any((folder / name).exists() for name in (savefile.FILE_NAME, folder_lock.FILE_NAME))
+    except OSError:
+        return True  # it may hold a promise: reading it will tell why it cannot be read
 
 
 def _restore(layout: Layout, node: str, *, dry_run: bool) -> list[Line]:
@@ -88,7 +131,7 @@ def _restore(layout: Layout, node: str, *, dry_run: bool) -> list[Line]:
             with live:
                 return _ask(live, node, dry_run=dry_run)
         return _offline(layout, folder, node, dry_run=dry_run)
-    except CapperError as error:
+    except (CapperError, EoError, OSError) as error:
         raise EoError(f"node {node}: {error}") from error
 
 

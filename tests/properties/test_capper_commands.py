@@ -78,7 +78,23 @@ def test_a_limit_never_leaves_its_bounds_nor_rises_above_what_was_found(watts: f
             case status:
                 assert status == "clamped" and watts > now
         made.capper.restore_all("test")
-        assert made.power.values["GPU-a"] == pytest.approx(found, abs=1.0)
+        assert made.power.values["GPU-a"] == pytest.approx(found, abs=0.001)
+
+
+near = st.floats(0, 2).map(lambda below: round(700 - below, 3))
+
+
+@settings(max_examples=80, deadline=None)
+@given(script=st.lists(near | st.floats(200, 700), min_size=1, max_size=5), dies=st.booleans())
+def test_whatever_was_set_a_restore_gives_back_the_very_value(script: list[float], dies: bool) -> None:
+    with rig() as made:
+        for seq, watts in enumerate(script, 1):
+            made.grant(seq, columns(watts=watts))
+        if dies:
+            made.crash()
+            made.restart()
+        made.capper.restore_all("test")
+        assert made.power is not None and set(made.power.values.values()) == {700.0}
 
 
 @settings(max_examples=60, deadline=None)

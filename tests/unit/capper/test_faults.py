@@ -57,6 +57,14 @@ class TestForeignWriter:
         assert ack.gpu.status == ("refused", "restored")
         assert rig.power.values == {"GPU-a": 450.0, "GPU-b": 700.0}
 
+    def test_a_change_close_to_the_value_found_is_still_a_change_by_others(self, rig: Rig) -> None:
+        assert rig.power is not None
+        rig.grant(1)
+        rig.power.foreign_writer("GPU-a", 699.2)
+        rig.power.foreign_writer("GPU-b", 700.0)
+        assert rig.capper.restore_all("test").gpu.status == ("refused", "restored")
+        assert rig.power.values == {"GPU-a": 699.2, "GPU-b": 700.0}
+
     def test_a_restore_by_a_human_ends_the_yielding(self, rig: Rig) -> None:
         assert rig.power is not None
         rig.grant(1)
@@ -263,6 +271,37 @@ class TestFiles:
         rig.power.values["GPU-b"], rig.clock.values["GPU-b"] = gone
         rig.run(1.25)
         assert rig.untouched()
+
+    @pytest.mark.parametrize("knob", ["power", "clock"])
+    def test_a_gpu_that_only_one_actuator_still_lists_keeps_both_saved_values(self, rig: Rig, knob: str) -> None:
+        assert rig.power is not None and rig.clock is not None
+        rig.grant(1)
+        rig.capper.set_clocks({"GPU-b": 1200})
+        rig.crash()
+        values = rig.power.values if knob == "power" else rig.clock.values
+        set_by_us = values.pop("GPU-b")
+        rig.restart()
+        (event,) = rig.capper.events()
+        assert (event.event, event.gpu.status) == ("restore", ("restored", "refused"))
+        assert "GPU-b: GPU is lost; the saved value is kept and tried again" in event.gpu.reason[1]
+        saved = savefile.load(rig.folder)
+        assert saved is not None
+        assert [*saved.power, *saved.clock] == ["GPU-b"] and "GPU-b" in (
+            saved.power if knob == "power" else saved.clock
+        )
+        values["GPU-b"] = set_by_us
+        rig.run(1.25)
+        assert rig.untouched() and not (rig.folder / "save.json").exists()
+
+    def test_saved_values_of_an_actuator_without_a_name_are_not_dropped(self, tmp_path: Path) -> None:
+        found = savefile.SavedKnob(previous=None, owner="device default", saved_at_ns=1)
+        saved = savefile.Saved(
+            cluster="c1", node="n1", capper_id="x", power_actuator="fake_power", clock={"GPU-a": found}
+        )
+        savefile.write(tmp_path, saved)
+        with pytest.raises(CapperError, match="holds 1 values of an unnamed actuator, this capper uses none"):
+            Rig(tmp_path, clock=False)
+        assert savefile.load(tmp_path) == saved
 
     def test_a_file_that_lags_behind_is_written_as_soon_as_it_can_be(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch

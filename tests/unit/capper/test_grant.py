@@ -72,6 +72,30 @@ def test_a_tighter_ceiling_clamps(tmp_path: Path) -> None:
     assert "500 W held to 450 W, the owner's ceiling" in ack.gpu.reason[0]
 
 
+def test_an_owners_ceiling_below_the_device_is_refused_and_never_tried(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, settings=replace(ALLOWED, power_ceiling_w=50.0))
+    assert rig.grant(1, columns(watts=500)).gpu.reason[0] == (
+        "ceiling: the owner's ceiling, 50 W, is below the device's minimum, 200 W; raise power_ceiling_w to at least "
+        "that, or ask for clocks only"
+    )
+    assert rig.set_calls == 0 and not (tmp_path / "save.json").exists()
+    assert rig.grant(2, columns(watts=None)).gpu.status == ("applied", "applied"), "clocks are free, nobody is shunned"
+    assert rig.capper.events() == []
+
+
+def test_a_small_step_is_set_too(rig: Rig) -> None:
+    rig.grant(1, columns(watts=600))
+    assert rig.grant(2, columns(watts=599.5)).gpu.effective_limit_w == (599.5, 599.5)
+
+
+def test_a_renewal_does_not_set_again_what_the_device_rounds(rig: Rig) -> None:
+    assert rig.power is not None
+    rig.power.rounding(0.5)
+    for seq in (1, 2, 3):
+        assert rig.grant(seq).gpu.effective_limit_w == (499.5, 499.5)
+    assert rig.power.set_calls == 2, "once per GPU"
+
+
 def test_what_was_found_is_never_raised(rig: Rig) -> None:
     assert rig.power is not None
     rig.power.foreign_writer("GPU-a", 400.0)

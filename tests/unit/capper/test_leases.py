@@ -39,6 +39,33 @@ def test_a_value_that_was_not_the_default_comes_back_as_it_was(tmp_path: Path) -
     assert (rig.power.values["GPU-a"], rig.clock.values["GPU-a"]) == (550.0, 1500.0)
 
 
+@pytest.mark.parametrize("last_w", [699.2, 699.999])
+def test_a_limit_set_close_to_the_one_found_goes_back_to_the_very_value(rig: Rig, last_w: float) -> None:
+    assert rig.power is not None
+    for seq in (1, 3, 5):
+        rig.grant(seq, columns(watts=600))
+        assert rig.grant(seq + 1, columns(watts=last_w)).gpu.effective_limit_w == (last_w, last_w)
+        ack = rig.capper.restore_all("test")
+        assert ack.gpu.status == ("restored", "restored") and ack.gpu.effective_limit_w == (700.0, 700.0)
+    assert rig.untouched() and not (rig.folder / "save.json").exists()
+
+
+def test_a_limit_left_close_to_the_one_found_by_a_dead_capper_goes_back_too(rig: Rig) -> None:
+    rig.grant(1, columns(watts=600))
+    rig.grant(2, columns(watts=699.2))
+    rig.crash()
+    rig.restart()
+    assert rig.untouched() and not (rig.folder / "save.json").exists()
+
+
+def test_a_device_that_rounds_what_it_is_told_counts_as_restored(rig: Rig) -> None:
+    assert rig.power is not None
+    rig.power.rounding(0.5)
+    rig.grant(1, columns(watts=600))
+    assert rig.capper.restore_all("test").gpu.status == ("restored", "restored")
+    assert rig.power.values == {"GPU-a": 699.5, "GPU-b": 699.5}
+
+
 def test_renewal_keeps_it(rig: Rig) -> None:
     for seq in range(1, 10):
         rig.grant(seq, ttl_ms=10_000)
