@@ -33,7 +33,9 @@ SELECT
     stack,
     count(DISTINCT engine) AS engines,
     round(sum(generated_tokens)) AS generated_tokens,
-    round(sum(generated_tokens) / ((max(last_ts_ns) - min(first_ts_ns)) / 1e9 + quantile_disc(spacing_s, 0.5)), 2) AS tokens_per_s,
+    round(
+        sum(generated_tokens) / ((max(last_ts_ns) - min(first_ts_ns)) / 1e9 + quantile_disc(spacing_s, 0.5)), 2
+    ) AS tokens_per_s,
     round(sum(energy_j) / 3.6e6, 6) AS energy_kwh,
     round(sum(energy_j) / nullif(sum(generated_tokens), 0), 4) AS j_per_token,
     round(sum(simulated_samples) / sum(samples), 4) AS simulated_ratio

@@ -15,14 +15,18 @@
 -- Quantiles come from pooled histograms (2.2 % wide buckets, interpolated inside), never from means of quantiles.
 -- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
 -- control began would otherwise bring uncontrolled seconds in.
-WITH controlled AS (
-    SELECT DISTINCT engine FROM engine_arm WHERE arm = 'controlled' AND minute >= since($hours)
+WITH engine_minutes AS MATERIALIZED (
+    SELECT * FROM engine_arm WHERE minute >= since($hours)
+),
+
+controlled AS (
+    SELECT DISTINCT engine FROM engine_minutes WHERE arm = 'controlled'
 ),
 
 compared AS MATERIALIZED (
     SELECT engines.minute, engines.engine, arms.arm, engines.samples, engines.simulated_samples
     FROM engine_minute AS engines
-    INNER JOIN engine_arm AS arms USING (minute, engine)
+    INNER JOIN engine_minutes AS arms USING (minute, engine)
     WHERE engines.minute >= since($hours) AND coalesce(arms.granted_ns - engines.first_ts_ns < 15000000000, true)
         AND (arms.arm = 'controlled' OR engines.engine NOT IN (FROM controlled))
 ),

@@ -19,7 +19,9 @@ SELECT
     sum(samples)::BIGINT AS samples,
     round(sum(locked_samples) / sum(samples), 4) AS locked_ratio,
     round(sum(limited_samples) / nullif(sum(limit_samples), 0), 4) AS limited_ratio,
-    round(sum(capped_by_us_samples) / nullif(sum(throttle_samples) * (sum(limit_samples) > 0)::INT, 0), 4) AS capped_by_us_ratio,
+    round(
+        sum(capped_by_us_samples) / nullif(sum(throttle_samples) * (sum(limit_samples) > 0)::INT, 0), 4
+    ) AS capped_by_us_ratio,
     round(
         (sum(capped_samples) - sum(capped_by_us_samples))
         / nullif(sum(throttle_samples) * (sum(limit_samples) > 0)::INT, 0), 4

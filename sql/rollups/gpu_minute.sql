@@ -17,7 +17,7 @@
 --   power_samples: samples whose power is known
 --   power_w_sum: sum of power, W; divide by power_samples for the mean
 --   power_w_max: highest power, W
---   covered_s: time that the samples stand for, s: from the first to the last, extended by one sample; null = one sample
+--   covered_s: time that the samples stand for, s: the first to the last, extended by one sample; null = one sample
 --   energy_j: energy, J: the counter's difference, extended by one sample; where the counter is unknown or was reset,
 --       mean power times the time from the first to the last, extended in the same way; null = fewer than two samples
 --   counted_samples: samples with an energy counter
