@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from models.policy.strategies import strategy
+from models.policy.turns import turn_s
 from streams.commands_out import PartitionWriter
 from streams.contract import codec
 from streams.contract.dlq import DeadLetter
@@ -198,7 +199,7 @@ class ActuationJob:
 
     def _draft(self, part: PartitionState, node: NodeState, now_s: float, now_ns: int) -> PowerDesired:
         draft = self._decider.draft(part, node, now_ns)
-        node.issued_s, node.urgent = now_s, False
+        node.issued_s, node.urgent = turn_s(node.node, now_s, self._options.interval_s), False
         node.silenced = self._book.pause(node.node, now_ns) is not None
         active = self._options.mode in ("canary", "on")
         clocks = zip(draft.gpu.uuid, draft.gpu.max_sm_mhz, strict=True)

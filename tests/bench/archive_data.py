@@ -208,6 +208,7 @@ def applied(hour: Hour) -> pa.Table:
     columns |= {
         "event": constant("command", rows),
         "status": pick(["applied", "refused", "restored"], hour.rng.choice(3, rows, p=[0.98, 0.015, 0.005])),
+        "requested_sm_mhz": columns["max_sm_mhz"],  # a null asked for nothing: that GPU was not controlled
         "capper_id": constant("capper-1", rows),
         "ack_seq": columns["seq"],
         "latency_ms": pa.array(hour.rng.gamma(2, 5, rows)),
