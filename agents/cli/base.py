@@ -12,6 +12,7 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 REFUSED: Final = 3
+DEMO_MARK: Final = "demo.json"  # a data folder that holds it was made by the demo, whose cluster is called "demo"
 
 
 class EoError(Exception):

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from agents.cli.base import USAGE, EoError
+from agents.cli.base import DEMO_MARK, USAGE, EoError
 from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ LONGEST_S: Final = 30 * 86400
 
 
 def cluster_name() -> str:
-    """The cluster that this shell means: EO_CLUSTER, else "default"."""
-    return os.environ.get("EO_CLUSTER") or "default"
+    """The cluster that this shell means: EO_CLUSTER, else "demo" in a demo's data folder, else "default"."""
+    in_demo = (Layout.from_env().root / DEMO_MARK).exists()
+    return os.environ.get("EO_CLUSTER") or ("demo" if in_demo else "default")
 
 
 def duration_s(text: str) -> int:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from agents.cli import brokers, topic_admin
-from agents.cli.base import REFUSED, EoError
+from agents.cli.base import DEMO_MARK, REFUSED, EoError
 from agents.cli.processes import Processes, Usage, alive
 from agents.fleet import registers as fleet_registers
 from streams.contract.layout import Layout
 
-MARK: Final = "demo.json"
 PARTITIONS: Final = 4
 READERS: Final = ("features", "anomaly", "actuation", "ledger", "archive")
 Say = Callable[[str], None]
@@ -128,7 +127,7 @@ class Stack:
 def fresh_folder(layout: Layout, say: Say) -> None:
     """An empty data folder: an earlier demo's folder moves to `<name>-previous`; anything else is refused."""
     root = layout.root
-    mark = root / MARK
+    mark = root / DEMO_MARK
     if mark.exists():
         _refuse_running(json.loads(mark.read_text()).get("pid"), root)
         previous = root.with_name(root.name + "-previous")
@@ -158,6 +157,6 @@ def _remove_old_demo(folder: Path) -> None:
 
     if not folder.exists():
         return
-    if not (folder / MARK).exists():
+    if not (folder / DEMO_MARK).exists():
         raise EoError(f"{folder} is in the way and no demo wrote it; move it, or set EO_DATA_DIR elsewhere", REFUSED)
     shutil.rmtree(folder)

@@ -12,9 +12,7 @@ from streams.contract.layout import Layout
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo status --json"
-    parser.add_argument(
-        "--cluster", default=None, help="cluster whose jobs are asked for lag (default: EO_CLUSTER, else demo)"
-    )
+    parser.add_argument("--cluster", default=None, help="cluster whose jobs are asked for lag")
     parser.add_argument("--history-s", type=float, default=30.0, help="how far back to read the topics (default 30)")
 
 
@@ -30,8 +28,9 @@ def gather(layout: Layout, *, cluster: str | None, history_s: float) -> dict[str
     import os
 
     from agents.cli import brokers
+    from agents.cli.intents import cluster_name
 
-    cluster = cluster or os.environ.get("EO_CLUSTER") or "demo"
+    cluster = cluster or cluster_name()
     facts: dict[str, Any] = {"data_dir": str(layout.root), "cluster": cluster, "broker": None, "jobs": {}, "nodes": {}}
     facts["processes"] = processes(layout)
     facts["devices_changed"] = changed_devices(layout)

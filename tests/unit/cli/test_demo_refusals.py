@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.cli.base import EoError
+from agents.cli.base import DEMO_MARK, EoError
+from agents.cli.intents import cluster_name
 from agents.cli.main import main
-from agents.cli.stack import MARK, fresh_folder
+from agents.cli.stack import fresh_folder
 from streams.contract.layout import Layout
 
 
@@ -56,7 +57,7 @@ def test_the_last_demo_moves_aside_and_other_people_s_data_is_never_touched(tmp_
     fresh_folder(Layout(root), said.append)
     assert not (previous / "archive").exists()
 
-    (previous / MARK).unlink()
+    (previous / DEMO_MARK).unlink()
     (previous / "precious.txt").write_text("mine")
     with pytest.raises(EoError, match="no demo wrote it"):
         fresh_folder(Layout(root), said.append)
@@ -66,3 +67,13 @@ def test_the_last_demo_moves_aside_and_other_people_s_data_is_never_touched(tmp_
     (tmp_path / "other" / "precious.txt").write_text("mine")
     with pytest.raises(EoError, match="holds data that no demo wrote"):
         fresh_folder(Layout(tmp_path / "other"), said.append)
+
+
+def test_verbs_in_a_demo_s_folder_mean_the_demo_s_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EO_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("EO_CLUSTER", raising=False)
+    assert cluster_name() == "default"
+    (tmp_path / DEMO_MARK).write_text("{}")
+    assert cluster_name() == "demo"
+    monkeypatch.setenv("EO_CLUSTER", "berlin")
+    assert cluster_name() == "berlin"
