@@ -10,7 +10,7 @@ import pytest
 from agents.cli.kafka_read import Reader
 from agents.cli.main import main
 from streams.contract.topics import DESIRED, INTENT
-from tests.integration.test_actuation import Running, Site
+from tests.integration.test_actuation import Running, Site, until
 
 pytestmark = pytest.mark.integration
 Out = pytest.CaptureFixture[str]
@@ -113,11 +113,12 @@ def test_pause_and_resume(site: Site, capsys: Out) -> None:
     before = len(site.commands())  # the broker is shared: other sites' commands do not count
     assert "pause" in told(capsys, "cap", "show")
     assert told(capsys, "resume", "--yes") == f"Resumed the cluster ({site.cluster}).\n"
-    for _ in range(40):
+
+    def granted_again() -> bool:
         running.beat(0.2)
-        if granted := [c for c in site.commands()[before:] if 1980 in c.gpu.max_sm_mhz]:
-            break
-    assert granted
+        return any(1980 in c.gpu.max_sm_mhz for c in site.commands()[before:])
+
+    until(granted_again)
     running.stop()
 
 
