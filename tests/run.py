@@ -1,6 +1,7 @@
 """`make test`: the whole suite as two pytest processes side by side, since tests with real brokers mostly wait.
 
-One half prints as it goes, the other when it has ended. The exit code is the worse of the two.
+One half prints as it goes, the other when it has ended. What failed is run once more alone, because a test that shares
+two cores with a broker, a demo and the other half may miss a deadline; it is named, and fails the run if it fails again.
 """
 
 from __future__ import annotations
@@ -12,18 +13,30 @@ import tempfile
 # Halves of about equal length: a demo waits as long as all unit tests compute.
 FIRST = ("tests/faults", "tests/integration")
 SECOND = ("tests/contracts", "tests/properties", "tests/unit", "tests/e2e")
+FAILED = 1  # pytest's exit code for failed tests; anything else is no matter of a second try
 
 
 def main() -> int:
-    """Runs both halves with the caller's extra arguments."""
-    command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
+    """Runs both halves with the caller's extra arguments; the exit code is the worse of the two."""
     with tempfile.TemporaryFile() as out:
-        second = subprocess.Popen([*command, *SECOND], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        first = subprocess.run([*command, *FIRST], stdin=subprocess.DEVNULL, check=False)
-        code = second.wait()
+        second = subprocess.Popen(
+            _command("second", SECOND), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        codes = {"first": subprocess.run(_command("first", FIRST), stdin=subprocess.DEVNULL, check=False).returncode}
+        codes["second"] = second.wait()
         out.seek(0)
         sys.stdout.write(out.read().decode(errors="replace"))
-    return max(abs(code), abs(first.returncode))
+    for name, paths in (("first", FIRST), ("second", SECOND)):
+        if codes[name] == FAILED:
+            print(f"\n=== what failed in the {name} half, once more and alone ===", flush=True)
+            again = [*_command(name, paths), "--last-failed", "--last-failed-no-failures=none"]
+            codes[name] = subprocess.run(again, stdin=subprocess.DEVNULL, check=False).returncode
+    return max(map(abs, codes.values()))
+
+
+def _command(half: str, paths: tuple[str, ...]) -> list[str]:
+    cache = f"cache_dir=.pytest_cache/{half}"  # two processes must not write one list of failures
+    return [sys.executable, "-m", "pytest", "-o", cache, *sys.argv[1:], *paths]
 
 
 if __name__ == "__main__":
