@@ -1,7 +1,7 @@
 """`make test`: the whole suite as two pytest processes side by side, since tests with real brokers mostly wait.
 
 One half prints as it goes, the other when it has ended. What failed is run once more alone, because a test that shares
-two cores with a broker, a demo and the other half may miss a deadline; it is named, and fails the run if it fails again.
+two cores with a broker, a demo and the other half may miss a deadline; it is named, and a second failure is final.
 """
 
 from __future__ import annotations
