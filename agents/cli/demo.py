@@ -112,7 +112,7 @@ def _writable(path: Path) -> None:
 
 
 class Stop:
-    """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
+    """Set by the first SIGINT, SIGTERM or SIGHUP (a closed terminal); a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -126,7 +126,7 @@ class Stop:
 @contextmanager
 def _interruptible() -> Iterator[Stop]:
     stop = Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield stop
     finally:
