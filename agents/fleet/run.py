@@ -110,6 +110,8 @@ class FleetProcess:
             log.warning("the spools keep what the broker did not take within %.0f s; the next start sends it", drain_s)
         self._event_spool.close()
         self._telemetry_spool.close()
+        # A process that ended in order is no dead one: only a killed fleet leaves its note.
+        (self._layout.run / "fleet.json").unlink(missing_ok=True)
         log.info("stopped: %d samples acknowledged, all devices put back", self.telemetry.acked_total)
 
     def _write_run_file(self) -> None:
