@@ -76,10 +76,25 @@ def _check_parts(value: r.NodeTelemetry | r.NodeFeatures) -> None:
             if histogram is not None and len(histogram.index) != len(histogram.count):
                 sizes = f"{len(histogram.index)} indices and {len(histogram.count)} counts"
                 raise ContractError(f"{owner}: histogram {name} of engine {engine.engine!r} has {sizes}")
-    host = value.host if isinstance(value, r.NodeTelemetry) else None
+    if not isinstance(value, r.NodeTelemetry):
+        return
+    for part in (value.domains, value.sensors):
+        if part is not None:
+            _check_named(part)
+    host = value.host
     if host is not None and host.cgroup is not None and len(host.cgroup.path) != len(host.cgroup.cpu_us):
         sizes = f"{len(host.cgroup.path)} paths and {len(host.cgroup.cpu_us)} values"
         raise ContractError(f"{owner}: host.cgroup has {sizes}")
+
+
+def _check_named(part: r.DomainColumns | r.SensorColumns) -> None:
+    owner = type(part).__name__
+    if len(set(part.name)) != len(part.name):
+        raise ContractError(f"{owner}: a name stands twice in name")
+    for name in part.__struct_fields__:
+        column = getattr(part, name)
+        if column is not None and len(column) != len(part.name):
+            raise ContractError(f"{owner}: column {name} has {len(column)} values for {len(part.name)} names")
 
 
 def _columns(part: msgspec.Struct) -> list[tuple[str, tuple[object, ...] | None]]:

@@ -67,6 +67,46 @@ class GpuColumns(Record, frozen=True, kw_only=True):
     temp_c: Floats | None = None
     mem_temp_c: Floats | None = None
     throttle: Ints | None = None  # NVML clock event reasons, bit mask
+    limit_requested_w: Floats | None = None  # what was asked for; `limit_w` is what the board enforces
+    power_instant_w: Floats | None = None  # one unaveraged sample, where the device tells it from `power_w`
+    gr_active_ratio: Floats | None = None  # profiling: share of time with a graphics or compute engine active
+    sm_active_ratio: Floats | None = None  # profiling: share of cycles with a warp on an SM, mean over SMs
+    tensor_active_ratio: Floats | None = None
+    dram_active_ratio: Floats | None = None
+    xid: Ints | None = None  # last XID error since the driver was loaded; 0 = the device says none
+    namespace: Texts | None = None  # Kubernetes workload that holds the whole GPU
+    pod: Texts | None = None
+    container: Texts | None = None
+
+
+class DomainColumns(Record, frozen=True, kw_only=True):
+    """Power domains of a node beside its GPUs' own readings: CPU packages, DRAM, supplies, the chassis.
+
+    Domains nest: `parent` names the domain whose power already holds this one's, so that no total counts a watt twice.
+    """
+
+    name: tuple[str, ...]  # unique in the node, e.g. "package-0", "package-0/core", "chassis", "psu-3"
+    kind: tuple[str, ...]  # cpu_package, cpu_core, cpu_uncore, dram, psys, chassis, supply, gpu, board, fan, other
+    source: tuple[str, ...]  # "rapl", "redfish", "ipmi", ...
+    quality: tuple[Quality, ...]
+    parent: Texts | None = None
+    power_w: Floats | None = None
+    energy_mj: Ints | None = None  # counter, monotone over wraps of the hardware's own; resets with the agent
+    limit_w: Floats | None = None
+    limit_min_w: Floats | None = None
+    limit_max_w: Floats | None = None
+    gpu_uuid: Texts | None = None  # the GPU that a domain of kind "gpu" measures, where that is known
+    health: Texts | None = None
+
+
+class SensorColumns(Record, frozen=True, kw_only=True):
+    """Readings that are no power: fans, temperatures, voltages."""
+
+    name: tuple[str, ...]
+    kind: tuple[str, ...]  # fan, temperature, voltage, current, humidity, other
+    unit: tuple[str, ...]  # rpm, percent, c, v, a
+    source: tuple[str, ...]
+    value: Floats
 
 
 class CgroupColumns(Record, frozen=True, kw_only=True):
@@ -129,6 +169,8 @@ class NodeTelemetry(Record, frozen=True, kw_only=True):
     engines: tuple[EngineReading, ...] = ()
     spool_depth: Int64 | None = None  # records waiting on the node, this one included
     lost_total: Int64 | None = None  # records that the bounded spool had to drop since boot_id began
+    domains: DomainColumns | None = None
+    sensors: SensorColumns | None = None
 
 
 class DeviceColumns(Record, frozen=True, kw_only=True):
@@ -312,6 +354,16 @@ class Alert(Record, frozen=True, kw_only=True):
     runbook: str
     schema: Int64 = 1
     gpu_uuid: str | None = None
+    started_ns: Int64 | None = None  # when this firing began; the same in its resolution
+    window_start_ns: Int64 | None = None  # what the evidence covers
+    window_end_ns: Int64 | None = None
+    threshold: float | None = None
+    group: str = ""  # alerts of one group are told together
+    sql: str = ""  # the question whose answer shows it, for `eo sql`
+    action: str = ""  # what was done about it, one sentence
+    undo: str = ""  # how to undo that, one sentence
+    quality: Quality = "measured"
+    labels: dict[str, str] = {}
 
 
 class OperatorIntent(Record, frozen=True, kw_only=True):

@@ -124,7 +124,26 @@ def _telemetry(batch: Batch) -> Tables:
         tables[s.TELEMETRY.name] = _gpus(batch)
     if any(record.engines for record in records):
         tables[s.ENGINE.name] = _engines(batch)
+    for dataset, part, names in (
+        (s.DOMAIN, "domains", {"name": "domain", "quality": "domain_quality"}),
+        (s.SENSOR, "sensors", {"name": "sensor"}),
+    ):
+        if any(getattr(record, part) is not None for record in records):
+            tables[dataset.name] = _named(batch, dataset, part, names)
     return tables
+
+
+def _named(batch: Batch, dataset: s.Dataset, part: str, columns_of: dict[str, str]) -> pa.Table:
+    """Rows of a columnar part that is keyed by `name`; `columns_of` names the columns that are called otherwise."""
+    records = cast(Sequence[r.NodeTelemetry], batch.records)
+    parts: list[r.DomainColumns | r.SensorColumns | None] = [getattr(record, part) for record in records]
+    columns = _Columns(dataset, batch, [0 if one is None else len(one.name) for one in parts])
+    columns.attributes(_IDENTITY)
+    columns.origin([record.ts_ns for record in records])
+    first = next(one for one in parts if one is not None)
+    for field in first.__struct_fields__:
+        columns.stack(columns_of.get(field, field), [None if one is None else getattr(one, field) for one in parts])
+    return columns.table()
 
 
 def _gpus(batch: Batch) -> pa.Table:
@@ -278,10 +297,11 @@ def _alert(batch: Batch) -> Tables:
     records = cast(Sequence[r.Alert], batch.records)
     columns = _Columns(s.ALERT, batch, None)
     same = set(r.Alert.__struct_fields__) & {name for name, _, _ in s.ALERT.columns}
-    columns.attributes(same - {"ts_ns", "evidence"})
+    columns.attributes(same - {"ts_ns", "evidence", "labels"})
     columns.origin([record.ts_ns for record in records])
     columns.spread("uuid", [record.gpu_uuid for record in records])
     columns.spread("evidence", [list(record.evidence.items()) for record in records])
+    columns.spread("labels", [list(record.labels.items()) for record in records])
     return {s.ALERT.name: columns.table()}
 
 

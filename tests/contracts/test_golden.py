@@ -42,8 +42,16 @@ def test_every_record_of_the_contract_has_a_golden_file() -> None:
 def test_golden_record_decodes_and_keeps_every_value(path: Path) -> None:
     decoded = codec.decode(record_of(path), path.read_bytes())
     again = msgspec.json.decode(codec.encode(decoded))
-    golden = load(path)
-    assert {key: again[key] for key in golden} == golden
+    assert _as_known(again, load(path)) == load(path)
+
+
+def _as_known(value: Any, golden: Any) -> Any:
+    """`value` without the fields that later releases added to it or to a record inside it."""
+    if isinstance(golden, dict):
+        return {key: _as_known(value[key], part) for key, part in golden.items()}
+    if isinstance(golden, list) and len(golden) == len(value):
+        return [_as_known(one, part) for one, part in zip(value, golden, strict=True)]
+    return value
 
 
 @pytest.mark.parametrize("path", V1, ids=names)

@@ -82,7 +82,21 @@ def telemetry(node: str, second: int, *, boot_id: str = "boot-1", seq: int | Non
             throttle=tuple(4 if power == CONTROLLED and second % 2 else 0 for power in watts),
         ),
         host=r.HostReading(cpu_util_ratio=0.1, cgroup=r.CgroupColumns(path=("/a",), cpu_us=(second,))),
+        domains=_domains(second),
+        sensors=r.SensorColumns(name=("fan-1",), kind=("fan",), unit=("rpm",), source=("twin",), value=(4000.0,)),
         engines=tuple(_engine(name, gpus, second, ts_ns) for name, gpus, _, _ in groups if name is not None),
+    )
+
+
+def _domains(second: int) -> r.DomainColumns:
+    return r.DomainColumns(
+        name=("chassis", "package-0"),
+        kind=("chassis", "cpu_package"),
+        source=("twin", "twin"),
+        quality=("simulated", "simulated"),
+        parent=(None, "chassis"),
+        power_w=(2000.0, 150.0),
+        energy_mj=(None, second * 150_000),
     )
 
 

@@ -16,6 +16,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 RAW = st.sampled_from([msgspec.Raw(text) for text in (b"null", b"[1,2.5]", b'{"a":{"b":null}}', b'"text"')])
+NAMED = (r.DomainColumns, r.SensorColumns)  # columns as long as `name`
 COLUMNAR = (r.GpuColumns, r.EnvelopeColumns, r.AckColumns)
 
 
@@ -23,7 +24,7 @@ def record(kind: type[r.Record]) -> st.SearchStrategy[Any]:
     """Any valid value of a record type: columns as long as their uuid, `schema` as written by this release."""
     if kind in COLUMNAR or kind is r.NodeFeatures:
         return st.integers(0, 3).flatmap(lambda count: _build(kind, count))
-    if kind is r.CgroupColumns or kind is r.Histogram:
+    if kind in (r.CgroupColumns, r.Histogram, *NAMED):
         return st.integers(0, 4).flatmap(lambda count: _build(kind, count))
     return _build(kind, None)
 
@@ -37,7 +38,7 @@ def _build(kind: type[r.Record], count: int | None) -> st.SearchStrategy[Any]:
 def _field(kind: type[r.Record], name: str, hint: Any, count: int | None) -> st.SearchStrategy[Any]:
     if name == "schema":
         return st.just(1)
-    if name == "uuid" and count is not None:
+    if (name == "uuid" or (kind in NAMED and name == "name")) and count is not None:
         return st.lists(TEXT, min_size=count, max_size=count, unique=True).map(tuple)
     if kind is r.NodeFeatures and name == "engines":
         count = None

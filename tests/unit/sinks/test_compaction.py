@@ -140,13 +140,13 @@ def test_an_hour_that_grows_is_merged_only_when_it_has_many_small_files(archive:
     now_ns = fake.START_NS + 120 * 10**9
     assert compaction.compact(archive, now_ns=now_ns).merged == 0
     report = compaction.compact(archive, now_ns=now_ns, many=3)
-    assert report.merged == 6 and report.rolled_up > 0
+    assert report.merged == 10 and report.rolled_up > 0
     assert identities(archive) == EXPECTED
 
 
 def test_only_own_partitions_are_touched(archive: Path) -> None:
     assert compaction.compact(archive, now_ns=LATER_NS, partitions=frozenset({1})).merged == 0
-    assert compaction.compact(archive, now_ns=LATER_NS, partitions=frozenset({0})).merged == 6
+    assert compaction.compact(archive, now_ns=LATER_NS, partitions=frozenset({0})).merged == 10
 
 
 def test_a_pass_that_is_told_to_end_stops_before_the_next_hour(archive: Path) -> None:

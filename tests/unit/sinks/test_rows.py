@@ -58,7 +58,9 @@ def test_a_missing_column_is_null_beside_one_that_is_known() -> None:
 
 
 def test_a_host_without_gpus_is_a_host_row_only() -> None:
-    bare = msgspec.structs.replace(fake.telemetry("node-a", 1), gpu=None, engines=(), host=None)
+    bare = msgspec.structs.replace(
+        fake.telemetry("node-a", 1), gpu=None, engines=(), host=None, domains=None, sensors=None
+    )
     found = tables(bare)
     assert set(found) == {"host.reading"}
     row = found["host.reading"].to_pylist()[0]
