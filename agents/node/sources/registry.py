@@ -49,6 +49,7 @@ SOURCES: Final[dict[str, Entry]] = {
     "procfs": Entry(
         f"{_ROOM}.procfs:ProcfsSource", "CPU, memory, network and control groups of a Linux host", ("root",), twice=True
     ),
+    "dcgm": Entry(f"{_ROOM}.dcgm:DcgmSource", "NVIDIA GPUs through dcgm-exporter's metrics text", ("url", "file")),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",
