@@ -56,6 +56,13 @@ SOURCES: Final[dict[str, Entry]] = {
     "dcgm": Entry(
         f"{_ROOM}.dcgm:DcgmSource", "NVIDIA GPUs through dcgm-exporter's metrics text", ("url", "file"), slow=True
     ),
+    "nvidia-smi": Entry(
+        f"{_ROOM}.nvidia_smi:NvidiaSmiSource",
+        "NVIDIA GPUs through the program nvidia-smi, where NVML is not allowed",
+        ("file",),
+        slow=True,
+        every_s=5.0,
+    ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",
