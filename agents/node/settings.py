@@ -61,7 +61,7 @@ class NodeSettings:
         options: dict[str, dict[str, object]] = {
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
-            "dcgm": {"url": self.dcgm_url},
+            "dcgm": {"url": self.dcgm_url, "host": self.node},
             "dcgm-native": {"hostengine": self.dcgm_hostengine, "profiling": bool(self.dcgm_profiling)},
             "nvidia-smi": {"program": self.nvidia_smi_path},
         }
