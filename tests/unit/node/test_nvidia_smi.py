@@ -276,6 +276,7 @@ GPU 00000000:21:00.0
         Memory Current Temp               : 70 C
     GPU Power Readings
         Power Draw                        : 212.50 W
+        Instantaneous Power Draw          : 215.00 W
         Current Power Limit               : 250.00 W
     Module Power Readings
         Power Draw                        : N/A
@@ -291,6 +292,7 @@ def test_the_indented_text_reads_like_the_xml(tmp_path: Path) -> None:
     gpu = read(QUERY, tmp_path).gpu
     assert gpu is not None
     assert gpu.uuid == ("GPU-11111111-2222-3333-4444-555555555555",)
+    assert gpu.power_instant_w == (215.0,)
     assert (gpu.power_w, gpu.limit_w, gpu.sm_mhz, gpu.sm_max_mhz, gpu.mem_mhz) == (
         (212.5,),
         (250.0,),
