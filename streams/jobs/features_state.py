@@ -6,31 +6,23 @@ costs one write, and the window of every sample of a batch is one contiguous sli
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Floats, Window
-from streams.jobs.features_wire import TelemetryUsed, uuids
+from streams.jobs.features_wire import Sample, TelemetryUsed
 
 ROOM: Final = 2 * WIDTH
 MOST_AT_ONCE: Final = 64  # samples in one call; at most ROOM - (WIDTH - 1), the room of one row
 FIRST_ROWS: Final = 256
 OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
 UNKNOWN: Final = (None,)
-
-
-class Sample(NamedTuple):
-    """One telemetry message that counts, with its place in the partition."""
-
-    offset: int
-    value: TelemetryUsed
-    tokens: Mapping[str, float] | None
 
 
 @dataclass(slots=True)
@@ -101,7 +93,7 @@ class PartitionState:
         At most MOST_AT_ONCE samples, and of one boot per node. The windows are views until they are used: use them
         before the next call.
         """
-        per_sample = [self._rows(sample.value) for sample in samples]
+        per_sample = [self._rows(sample) for sample in samples]
         self._note(samples)
         rows, sizes = np.concatenate(per_sample), [len(rows) for rows in per_sample]
         turn = _turns(rows)
@@ -113,9 +105,11 @@ class PartitionState:
         return self._windows(rows, at)
 
     def _note(self, samples: Sequence[Sample]) -> None:
-        for offset, value, _ in samples:
-            self.nodes[value.node].recent.append((value.ts_ns, offset, value.seq))
-            self.newest_ns = max(self.newest_ns, value.ts_ns)
+        for offset, value, _, _ in samples:
+            ts_ns = value.ts_ns
+            self.nodes[value.node].recent.append((ts_ns, offset, value.seq))
+            if ts_ns > self.newest_ns:
+                self.newest_ns = ts_ns
 
     def _windows(self, rows: NDArray[np.intp], at: NDArray[np.intp]) -> Window:
         start = at - (WIDTH - 1)
@@ -131,13 +125,14 @@ class PartitionState:
             self._ts[full, :keep] = np.lib.stride_tricks.sliding_window_view(self._ts, keep, axis=1)[full, start]
             self._newest[full] = WIDTH - 2
 
-    def _rows(self, value: TelemetryUsed) -> NDArray[np.intp]:
+    def _rows(self, sample: Sample) -> NDArray[np.intp]:
+        value = sample.value
         node = self.nodes[value.node]
         if node.boot_id != value.boot_id:
             self._clear(node)
             node.boot_id = value.boot_id
-        uuid = uuids(value)
-        if uuid != node.uuid:
+        uuid = [] if sample.board is None else sample.board.uuid
+        if uuid is not node.uuid and uuid != node.uuid:
             node.rows = np.array([self._row(node, one) for one in uuid], np.intp)
             node.uuid = uuid
         return node.rows
@@ -204,12 +199,22 @@ def _turns(rows: NDArray[np.intp]) -> NDArray[np.intp]:
 def _columns(samples: Sequence[Sample]) -> Floats:
     """Values of all GPUs of these samples, shape (GPUs, columns), unknown = NaN."""
     flat: list[list[float | None]] = [[] for _ in COLUMNS]
-    for sample in samples:
-        gpu = sample.value.gpu
-        if gpu is None:
+    for _, value, board, tokens in samples:
+        if value.gpu is None or board is None:
             continue
-        unknown = UNKNOWN * len(gpu.uuid)
-        for column, values in zip(flat, gpu.columns(), strict=False):
+        unknown = UNKNOWN * len(board.uuid)
+        for column, values in zip(flat, value.gpu.columns(), strict=False):
             column += values or unknown  # grows in place
-        flat[-1] += unknown if sample.tokens is None else map(sample.tokens.get, gpu.uuid)
-    return np.array(list(chain.from_iterable(flat)), np.float64).reshape(len(COLUMNS), -1).T
+        flat[-1] += unknown if tokens is None else map(tokens.get, board.uuid)
+    out = np.empty((len(flat[-1]), len(COLUMNS)))
+    for index, column in enumerate(flat):
+        out[:, index] = _floats(column)
+    return out
+
+
+def _floats(column: list[float | None]) -> Floats:
+    """Numbers to an array, None to NaN."""
+    try:
+        return np.frombuffer(array("d", column))  # type: ignore[type-var]  # the fallback is for None
+    except TypeError:
+        return np.array(column, np.float64)
