@@ -105,7 +105,7 @@ class Running:
         """The first sample younger than 60 s: mostly one further than for the sample before, else by halving."""
         oldest_ns = ts_ns - SPAN_NS
         low = np.maximum(self._start[run.rows], number - (WIDTH - 1))
-        guess = np.clip(self._start[run.rows] + run.turn + 1, low, number)
+        guess: Ints = np.clip(self._start[run.rows] + run.turn + 1, low, number)
         wrong: Mask = (self.time(run.rows, guess) <= oldest_ns) | (
             (guess > low) & (self.time(run.rows, guess - 1) > oldest_ns)
         )
