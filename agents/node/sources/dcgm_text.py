@@ -18,13 +18,12 @@ from streams.contract.records import GpuColumns, GpuState
 
 _UUID: Final = ("uuid", "gpu_uuid")
 _MODEL: Final = ("modelname", "model_name", "dcgm_fi_dev_gpu_name", "dcgm_fi_dev_name", "gpu_name")
+_WORKLOAD: Final = ("namespace", "pod", "container")
 # Behind Prometheus the exporter's own pod stands in `pod` and the workload's in `exported_pod`.
-_WORKLOAD: Final = {
-    "namespace": ("exported_namespace", "pod_namespace", "namespace"),
-    "pod": ("exported_pod", "pod_name", "pod"),
-    "container": ("exported_container", "container_name", "container"),
-}
+_EXPORTED: Final = ("exported_namespace", "exported_pod", "exported_container")
+_SPELLINGS: Final = (_EXPORTED, ("pod_namespace", "pod_name", "container_name"), _WORKLOAD)
 _SLICE: Final = ("gpu_i_id", "gpu_i_profile")
+Workload = tuple[str | None, str, str | None]  # namespace, pod, container
 FALLEN_OFF_THE_BUS: Final = 79  # Xid: the GPU does not answer any more
 
 
@@ -37,7 +36,8 @@ class Owner:
     host: str
     model: str | None
     slice: str | None
-    workload: tuple[str | None, str | None, str | None]
+    workload: Workload | None
+    exported: bool
 
 
 @dataclass(slots=True)
@@ -48,7 +48,8 @@ class Gpu:
     board: dict[int, list[float]] = field(default_factory=dict)
     sliced: dict[int, list[float]] = field(default_factory=dict)
     slices: set[str] = field(default_factory=set)
-    workloads: set[tuple[str | None, str | None, str | None]] = field(default_factory=set)
+    workloads: set[Workload] = field(default_factory=set)
+    exported: set[Workload] = field(default_factory=set)
     row: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,15 +89,24 @@ def _owner(labels: Mapping[str, str]) -> Owner | None:
     if uuid.startswith("MIG-"):
         part = part or uuid
     index = low.get("gpu", "")
-    workload = tuple(_first(low, names) for names in _WORKLOAD.values())
+    workload = next((found for names in _SPELLINGS if (found := _workload(low, names)) is not None), None)
     return Owner(
         uuid=uuid,
         index=int(index) if index.isascii() and index.isdigit() and len(index) < 9 else 1 << 30,
-        host=_first(low, ("hostname", "node", "instance")) or "",
+        host=_first(low, ("hostname", "kubernetes_node", "node", "instance")) or "",
         model=_first(low, _MODEL),
         slice=part,
-        workload=(workload[0], workload[1], workload[2]),
+        workload=workload,
+        exported=bool(low.get("exported_pod")),
     )
+
+
+def _workload(low: Mapping[str, str], names: tuple[str, str, str]) -> Workload | None:
+    """The workload in one spelling, all of it; an exporter's own pod is none."""
+    namespace, pod, container = (low.get(name) or None for name in names)
+    if pod is None or "dcgm-exporter" in pod or "dcgm-exporter" in (container or ""):
+        return None
+    return namespace, pod, container
 
 
 def _first(low: Mapping[str, str], names: Iterable[str]) -> str | None:
@@ -120,6 +130,9 @@ def _gather(samples: Samples, missing: dict[str, str]) -> list[Gpu]:
             _add(found, owner, number, sample)
     if homeless:
         missing["gpus"] = f"{len(homeless)} series name no GPU by UUID and are not used, e.g. {min(homeless)}"
+    if any(gpu.exported for gpu in found.values()):  # then every bare pod in this text is an exporter's
+        for gpu in found.values():
+            gpu.workloads = gpu.exported
     parents = {(g.owner.host, g.owner.index): g for g in found.values() if not g.owner.uuid.startswith("MIG-")}
     for uuid in [uuid for uuid in found if uuid.startswith("MIG-")]:
         _adopt(found.pop(uuid), parents, missing)
@@ -141,8 +154,8 @@ def _add(found: dict[str, Gpu], owner: Owner, number: Field | None, sample: Samp
     gpu.owner.model = gpu.owner.model or owner.model
     if owner.slice is not None:
         gpu.slices.add(owner.slice)
-    elif owner.workload[1] is not None:
-        gpu.workloads.add(owner.workload)
+    elif owner.workload is not None:
+        (gpu.exported if owner.exported else gpu.workloads).add(owner.workload)
     if number is not None:
         values = gpu.board if owner.slice is None else gpu.sliced
         values.setdefault(number.number, []).append(sample.value)

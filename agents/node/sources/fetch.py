@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -144,6 +145,12 @@ def _left(due: float, monotonic: Callable[[], float]) -> float:
     return left
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading all authorities takes ten milliseconds, which once a second would be a share of a core."""
+    return ssl.create_default_context()
+
+
 def _connected(parts: SplitResult, due: float, monotonic: Callable[[], float]) -> socket.socket:
     assert parts.hostname is not None
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -152,7 +159,7 @@ def _connected(parts: SplitResult, due: float, monotonic: Callable[[], float]) -
         return link
     try:
         link.settimeout(_left(due, monotonic))
-        return ssl.create_default_context().wrap_socket(link, server_hostname=parts.hostname)
+        return _tls().wrap_socket(link, server_hostname=parts.hostname)
     except BaseException:
         link.close()
         raise

@@ -230,7 +230,17 @@ def test_mig_uuids_belong_to_the_gpu_of_their_index() -> None:
 def test_workload_labels_in_every_spelling(labels: str) -> None:
     gpu, _ = columns(series("DCGM_FI_DEV_POWER_USAGE", 300, labels=labels))
     assert (gpu.pod, gpu.namespace) == (("p",), ("n",))
-    assert gpu.container in (("c",), None)
+    assert gpu.container == ("c",)
+
+
+def test_an_exporters_own_pod_is_no_workload() -> None:
+    bare = ',pod="nvidia-dcgm-exporter-x7",namespace="gpu-operator"'
+    assert columns(series("DCGM_FI_DEV_GPU_TEMP", 40, labels=bare))[0].pod is None
+    # One GPU is allocated, the other idles: behind Prometheus its bare pod is whoever exports.
+    text = 'DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-0",exported_pod="p",pod="exp-1",namespace="ops"} 40\n'
+    text += 'DCGM_FI_DEV_GPU_TEMP{gpu="1",UUID="GPU-1",pod="exp-1",namespace="ops"} 40\n'
+    gpu, _ = columns(text)
+    assert (gpu.pod, gpu.namespace) == (("p", None), None)
 
 
 def test_a_gpu_that_pods_share_is_counted_once_and_has_no_pod() -> None:
