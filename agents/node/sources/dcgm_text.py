@@ -17,6 +17,7 @@ from agents.node.sources.prom_text import Sample, Samples
 from streams.contract.records import GpuColumns, GpuState
 
 _UUID: Final = ("uuid", "gpu_uuid")
+_INDEX: Final = "INDEX-"  # stands in for a UUID that no series of a GPU carries
 _MODEL: Final = ("modelname", "model_name", "dcgm_fi_dev_gpu_name", "dcgm_fi_dev_name", "gpu_name")
 _WORKLOAD: Final = ("namespace", "pod", "container")
 # Behind Prometheus the exporter's own pod stands in `pod` and the workload's in `exported_pod`.
@@ -83,17 +84,20 @@ def columns(samples: Samples, known: Units, host: str = "") -> tuple[GpuColumns 
 def _owner(labels: Mapping[str, str]) -> Owner | None:
     low = {key.lower(): value.strip() for key, value in labels.items()}
     uuid = _first(low, _UUID)
-    if uuid is None:
+    index = low.get("gpu", "")
+    index = index if index.isascii() and index.isdigit() and len(index) < 9 else ""
+    host = _first(low, ("hostname", "kubernetes_node", "node", "instance")) or ""
+    if uuid is None and not index:
         return None
+    uuid = uuid or f"{_INDEX}{host}{'-' if host else ''}{index}"
     part = _first(low, _SLICE)
     if uuid.startswith("MIG-"):
         part = part or uuid
-    index = low.get("gpu", "")
     workload = next((found for names in _SPELLINGS if (found := _workload(low, names)) is not None), None)
     return Owner(
         uuid=uuid,
-        index=int(index) if index.isascii() and index.isdigit() and len(index) < 9 else 1 << 30,
-        host=_first(low, ("hostname", "kubernetes_node", "node", "instance")) or "",
+        index=int(index) if index else 1 << 30,
+        host=host,
         model=_first(low, _MODEL),
         slice=part,
         workload=workload,
@@ -129,13 +133,13 @@ def _gather(samples: Samples, missing: dict[str, str]) -> list[Gpu]:
         elif number is not None or sample.name.startswith(("DCGM_", "dcgm_")):
             _add(found, owner, number, sample)
     if homeless:
-        missing["gpus"] = f"{len(homeless)} series name no GPU by UUID and are not used, e.g. {min(homeless)}"
+        missing["gpus"] = f"{len(homeless)} series name no GPU and are not used, e.g. {min(homeless)}"
     if any(gpu.exported for gpu in found.values()):  # then every bare pod in this text is an exporter's
         for gpu in found.values():
             gpu.workloads = gpu.exported
-    parents = {(g.owner.host, g.owner.index): g for g in found.values() if not g.owner.uuid.startswith("MIG-")}
-    for uuid in [uuid for uuid in found if uuid.startswith("MIG-")]:
-        _adopt(found.pop(uuid), parents, missing)
+    parents = {(g.owner.host, g.owner.index): g for u, g in found.items() if not u.startswith(("MIG-", _INDEX))}
+    for uuid in [uuid for uuid in found if uuid.startswith(("MIG-", _INDEX))]:
+        _adopt(found, uuid, parents, missing)
     return sorted(found.values(), key=lambda gpu: (gpu.owner.host, gpu.owner.index))
 
 
@@ -161,15 +165,22 @@ def _add(found: dict[str, Gpu], owner: Owner, number: Field | None, sample: Samp
         values.setdefault(number.number, []).append(sample.value)
 
 
-def _adopt(part: Gpu, parents: Mapping[tuple[str, int], Gpu], missing: dict[str, str]) -> None:
-    """Gives the series of a MIG UUID to the GPU of the same index on the same host."""
+def _adopt(found: dict[str, Gpu], uuid: str, parents: Mapping[tuple[str, int], Gpu], missing: dict[str, str]) -> None:
+    """Gives the series of a MIG UUID, or of an index alone, to the GPU of the same index on the same host."""
+    part = found[uuid]
     parent = parents.get((part.owner.host, part.owner.index))
+    if parent is None and uuid.startswith(_INDEX):
+        missing[f"gpus[{uuid}].uuid"] = "the text names no UUID; its index stands in, which a restart may change"
+        return
+    del found[uuid]
     if parent is None:
-        missing[f"gpus[{part.owner.uuid}]"] = "a MIG slice whose GPU has no series of its own: its board is unknown"
+        missing[f"gpus[{uuid}]"] = "a MIG slice whose GPU has no series of its own: its board is unknown"
         return
     parent.slices |= part.slices
-    for number, values in part.sliced.items():
-        parent.sliced.setdefault(number, []).extend(values)
+    parent.workloads |= part.workloads
+    for mine, theirs in ((parent.board, part.board), (parent.sliced, part.sliced)):
+        for number, values in theirs.items():
+            mine.setdefault(number, []).extend(values)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_the_recorded_exporter_by_a_table_read_by_hand(capsys: pytest.CaptureFix
     for uuid, values in expected.items():
         assert {name: rows[uuid][name] for name in values} == values
     # The file's dummies carry no UUID: their zeros are nobody's readings.
-    assert "series name no GPU by UUID" in found["missing"]["gpus"]
+    assert "series name no GPU" in found["missing"]["gpus"]
     assert "field 164" in found["missing"]["gpus.limit_w"]
 
 
@@ -243,6 +243,15 @@ def test_an_exporters_own_pod_is_no_workload() -> None:
     assert (gpu.pod, gpu.namespace) == (("p", None), None)
 
 
+def test_without_any_uuid_the_index_stands_in_and_says_so() -> None:
+    gpu, missing = columns('DCGM_FI_DEV_POWER_USAGE{gpu="1",Hostname="n1"} 300\nDCGM_FI_DEV_GPU_TEMP{gpu="0"} 40\n')
+    assert (gpu.uuid, gpu.power_w, gpu.temp_c) == (("INDEX-0", "INDEX-n1-1"), (None, 300.0), (40.0, None))
+    assert "its index stands in" in missing["gpus[INDEX-n1-1].uuid"]
+    both, told = columns(series("DCGM_FI_DEV_POWER_USAGE", 300) + 'DCGM_FI_DEV_GPU_TEMP{gpu="0"} 40\n')
+    assert (both.uuid, both.power_w, both.temp_c) == (("GPU-0",), (300.0,), (40.0,))
+    assert not any("INDEX" in part for part in told)
+
+
 def test_a_gpu_that_pods_share_is_counted_once_and_has_no_pod() -> None:
     text = "".join(f'DCGM_FI_DEV_POWER_USAGE{{gpu="0",uuid="GPU-0",hostname="h",pod="p{n}"}} 300\n' for n in range(3))
     gpu, missing = columns(text)
@@ -315,9 +324,9 @@ def test_ratios_in_percent_and_utilisation_as_a_fraction() -> None:
         (b"", "it holds no metric; is this an exporter's metrics path?"),
         (b"<html>" * 9 + b"\n", "1 lines are no samples and were skipped"),
         (b"vllm:num_requests_running 3\n", "it holds no series of DCGM"),
-        (b"DCGM_FI_DEV_POWER_USAGE 300\n", "1 series name no GPU by UUID and are not used"),
+        (b"DCGM_FI_DEV_POWER_USAGE 300\n", "1 series name no GPU and are not used"),
         (b'DCGM_FI_DEV_POWER_USAGE{UUID="GPU-0"} 41', "the text ends in the middle of a line"),
-        (b"\xff\xfe\x00" * 1000, "names no GPU by UUID"),
+        (b"\xff\xfe\x00" * 1000, "names no GPU"),
     ],
 )
 def test_nothing_to_read_is_one_sentence_and_code_1(
