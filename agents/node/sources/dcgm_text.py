@@ -12,10 +12,12 @@ from statistics import median
 from typing import Any, Final
 
 from agents.node.sources import units
+from agents.node.sources.clean import printable
 from agents.node.sources.dcgm_fields import BY_NAME, COLUMNS, FIELDS, Field, blank, no_value, reading
 from agents.node.sources.prom_text import Sample, Samples
 from streams.contract.records import GpuColumns, GpuState
 
+MAX_GPUS: Final = 1024  # of a whole cluster's federated text; a node has 16
 _UUID: Final = ("uuid", "gpu_uuid")
 _INDEX: Final = "INDEX-"  # stands in for a UUID that no series of a GPU carries
 _MODEL: Final = ("modelname", "model_name", "dcgm_fi_dev_gpu_name", "dcgm_fi_dev_name", "gpu_name")
@@ -82,7 +84,7 @@ def columns(samples: Samples, known: Units, host: str = "") -> tuple[GpuColumns 
 
 
 def _owner(labels: Mapping[str, str]) -> Owner | None:
-    low = {key.lower(): value.strip() for key, value in labels.items()}
+    low = {key.lower(): printable(value.strip()) for key, value in labels.items()}
     uuid = _first(low, _UUID)
     index = low.get("gpu", "")
     index = index if index.isascii() and index.isdigit() and len(index) < 9 else ""
@@ -130,6 +132,8 @@ def _gather(samples: Samples, missing: dict[str, str]) -> list[Gpu]:
         if owner is None:
             if number is not None:
                 homeless.add(sample.name)
+        elif owner.uuid not in found and len(found) >= MAX_GPUS:
+            missing["gpus"] = f"more than {MAX_GPUS} GPUs in one text; the rest is not read"
         elif number is not None or sample.name.startswith(("DCGM_", "dcgm_")):
             _add(found, owner, number, sample)
     if homeless:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from agents.node.sources.clean import printable
 from agents.node.sources.dcgm_fields import MAX_BOARD_W
 from agents.node.sources.smi_tree import Node
 
@@ -178,7 +179,8 @@ def _bit(tag: str) -> int | None:
 
 def _said(text: str | None) -> str | None:
     """A name, unless the text says that there is none."""
-    return text if text and text.strip("[]").upper() not in {"N/A", "UNKNOWN ERROR", "GPU IS LOST", "ERR!"} else None
+    said = text and text.strip("[]").upper() not in {"N/A", "UNKNOWN ERROR", "GPU IS LOST", "ERR!"}
+    return printable(text) if text and said else None
 
 
 def lost(gpu: Node) -> bool:

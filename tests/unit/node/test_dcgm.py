@@ -455,3 +455,17 @@ def test_whatever_a_text_holds_what_leaves_is_sound_and_in_bounds(found: list[st
         assert all(math.isfinite(value) for value in values)
         assert not name.endswith("_ratio") or all(0 <= value <= 1 for value in values)
         assert not name.endswith("_w") or all(0 <= value <= dcgm_fields.MAX_BOARD_W for value in values)
+
+
+def test_labels_of_strangers_are_fit_for_a_terminal_and_bounded() -> None:
+    text = 'DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-0",modelName="\x1b[2J\x07H100",pod="' + "p" * 5000 + '"} 40\n'
+    gpu, _ = columns(text)
+    assert gpu.name == ("\ufffd[2J\ufffdH100",)
+    assert gpu.pod == ("p" * 253,)
+
+
+def test_a_text_of_endless_gpus_is_bounded() -> None:
+    text = "".join(f'DCGM_FI_DEV_GPU_TEMP{{UUID="GPU-{n}"}} 40\n' for n in range(3000))
+    gpu, missing = columns(text)
+    assert len(gpu.uuid) == 1024
+    assert missing["gpus"] == "more than 1024 GPUs in one text; the rest is not read"
