@@ -170,7 +170,8 @@ def cpu_s() -> float:
 
 def measure(source: Source) -> tuple[float, float]:
     """(best, median) CPU microseconds per reading."""
-    source.read(time.time_ns())
+    if not source.read(time.time_ns()).says:
+        raise NotHere("its reading is empty")
     rounds = []
     for _ in range(ROUNDS):
         began, count, due = cpu_s(), 0, time.monotonic() + ROUND_S
