@@ -12,7 +12,16 @@ from typing import Any, Final
 Json = dict[str, Any]
 
 POWER_UNITS: Final = {"w": 1.0, "watt": 1.0, "watts": 1.0, "kw": 1e3, "mw": 1e-3, "milliwatts": 1e-3, "kilowatts": 1e3}
-ENERGY_MJ: Final = {"j": 1e3, "joules": 1e3, "kj": 1e6, "w.h": 3.6e6, "wh": 3.6e6, "kw.h": 3.6e9, "kwh": 3.6e9, "w.s": 1e3}
+ENERGY_MJ: Final = {
+    "j": 1e3,
+    "joules": 1e3,
+    "kj": 1e6,
+    "w.h": 3.6e6,
+    "wh": 3.6e6,
+    "kw.h": 3.6e9,
+    "kwh": 3.6e9,
+    "w.s": 1e3,
+}
 MOST_W: Final = {"gpu": 20e3, "cpu_package": 20e3, "dram": 20e3, "fan": 20e3, "supply": 50e3}
 ANY_MOST_W: Final = 1e6
 _HEALTHY: Final = frozenset({"", "enabled"})
@@ -20,7 +29,9 @@ _DEVICE: Final = re.compile(
     r"gpu|sxm|cpu|dimm|dram|mem|hbm|fan|hsc|nvme|ssd|hdd|disk|drive|nic|ocp|pcie|riser|psu|vrm?\b|vr_|supply|ps\d|rail|nvs|retimer|stby|"
     r"standby|limit|cap\b|budget|12v|5v|3\.3v|48v|54v|min|max|average|avg|peak"
 )
-_WHOLE: Final = re.compile(r"sys|total|chassis|platform|server|node|input|inlet|consum|board_?power|pwr_?all|power_?meter")
+_WHOLE: Final = re.compile(
+    r"sys|total|chassis|platform|server|node|input|inlet|consum|board_?power|pwr_?all|power_?meter"
+)
 _KINDS: Final = (
     ("dram", re.compile(r"dimm|dram|hbm|mem|sxm\d+_?m\b")),
     ("gpu", re.compile(r"gpu|sxm|accelerator|oam\d")),

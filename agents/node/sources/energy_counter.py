@@ -63,7 +63,9 @@ class EnergyCounter:
         if since <= 0:
             return Step(self._total, None, f"no time passed between two readings ({since:.6f} s)")
         if delta == 0:
-            return Step(self._total, None, f"the counter did not move in {since:.3g} s: it stands still or is switched off")
+            return Step(
+                self._total, None, f"the counter did not move in {since:.3g} s: it stands still or is switched off"
+            )
         power, known = delta / since / 1e6, self._rate_w
         self._rate_w = power
         most = PLAUSIBLE_W / 2 if known is None else max(PLAUSIBLE_W / 2, 4 * known)

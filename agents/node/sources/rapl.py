@@ -6,10 +6,12 @@ and stops no other. Where nothing measures the CPU, its power is estimated from 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agents.node.sources import cpu_estimate, cpu_load, hwmon, powercap
 from agents.node.sources.base import Probe, Reading
@@ -17,7 +19,8 @@ from agents.node.sources.energy_counter import EnergyCounter
 from agents.node.sources.power_domain import Domain, ReadText, number, read_text, why_unreadable
 from streams.contract.records import DomainColumns, HostReading, Quality
 
-ESTIMATE = "cpu-estimate"
+ESTIMATE: Final = "cpu-estimate"
+ROOT_NAME: Final = "EO_SYSFS_ROOT"  # a container mounts the host's /sys elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,8 @@ class RaplSource:
     """The host's power domains.
 
     Args:
-        root: where sys/ and proc/ lie ("/" on a host), or a recorded tree's sys folder.
+        root: where sys/ lies ("/" on a host), or a recorded tree's sys folder; "" = EO_SYSFS_ROOT, else "/".
+        proc_root: where proc/ lies; "" = beside sys/.
         estimate: give an estimate from load where nothing measures the CPU.
         monotonic: seconds; power is energy over this clock, so that a wall clock may jump.
         read: reads one small file as text; raises OSError.
@@ -42,13 +46,17 @@ class RaplSource:
 
     def __init__(
         self,
-        root: str | Path = "/",
+        root: str | Path = "",
         *,
+        proc_root: str | Path = "",
         estimate: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
         read: ReadText = read_text,
     ) -> None:
-        self._root, self._estimate, self._monotonic, self._read = Path(root), bool(estimate), monotonic, read
+        self._root = Path(root or os.environ.get(ROOT_NAME) or "/")
+        beside = self._root.parent if self._root.name == "sys" else self._root
+        self._proc = Path(proc_root) if proc_root else beside
+        self._estimate, self._monotonic, self._read = bool(estimate), monotonic, read
         self._counters: dict[str, EnergyCounter] = {}
         self._seen: dict[str, Domain] = {}
         self._load = cpu_load.CpuLoad()
@@ -68,13 +76,13 @@ class RaplSource:
         missing: dict[str, str] = {}
         found = self._domains()
         for key in self._seen.keys() - {domain.key for domain in found}:
-            missing[self._seen[key].name] = why_unreadable(self._path(self._seen[key]), FileNotFoundError())
+            missing[_part(self._seen[key].name)] = why_unreadable(self._path(self._seen[key]), FileNotFoundError())
             self._counters[key].lost()
         self._seen |= {domain.key: domain for domain in found}
         rows = [row for domain in found if (row := self._row(domain, missing)) is not None]
         cpu_w = self._cpu_power(rows, missing)
         if self._unmeasured(rows) and (guess := self._guess(missing)) is not None:
-            rows, cpu_w = [*rows, guess], guess.power_w
+            rows = [*rows, guess]  # not into the host's reading: that has no quality of its own
         return Reading(
             source=self.name,
             ts_ns=now_ns,
@@ -82,7 +90,7 @@ class RaplSource:
             capability=self._capability(found),
             host=None if cpu_w is None else HostReading(cpu_power_w=round(cpu_w, 3)),
             domains=self._columns(rows) if rows else None,
-            missing=missing,
+            missing=tuple(missing.items()),
         )
 
     def close(self) -> None:
@@ -118,18 +126,20 @@ class RaplSource:
         if raw is None:
             counter.lost()
             if direct is None:
-                missing[domain.name] = self._why(domain)
+                missing[_part(domain.name)] = self._why(domain)
                 return None
             return _Row(domain, direct / 1e6, None)
         step = counter.step(raw, self._monotonic(), domain.range_uj)
         power = step.power_w if direct is None else direct / 1e6
         if power is None:
-            missing[f"{domain.name}.power_w"] = step.reason
+            missing[f"{_part(domain.name)}.power_w"] = step.reason
         return _Row(domain, power, step.energy_uj // 1000)
 
     def _columns(self, rows: Sequence[_Row]) -> DomainColumns:
         whole = _platform(rows)
-        watts = [[self._watts(getattr(row.domain, name)) for row in rows] for name in ("limit", "limit_min", "limit_max")]
+        watts = [
+            [self._watts(getattr(row.domain, name)) for row in rows] for name in ("limit", "limit_min", "limit_max")
+        ]
         return DomainColumns(
             name=tuple(row.domain.name for row in rows),
             kind=tuple(row.domain.kind for row in rows),
@@ -166,7 +176,7 @@ class RaplSource:
 
     def _stat(self) -> list[str]:
         try:
-            with (self._root / "proc/stat").open("rb") as file:
+            with (self._proc / "proc/stat").open("rb") as file:
                 return file.read(1_000_000).decode(errors="replace").splitlines()
         except OSError:
             return []
@@ -181,9 +191,9 @@ class RaplSource:
         power = cpu_estimate.power_w(self._load.ratio(lines), threads)
         if not threads:
             return None
-        missing[ESTIMATE] = cpu_estimate.told(threads)
+        missing[f"{_part(ESTIMATE)}.quality"] = cpu_estimate.told(threads)
         if power is None:
-            missing[f"{ESTIMATE}.power_w"] = "load takes two readings of /proc/stat; this was the first"
+            missing[f"{_part(ESTIMATE)}.power_w"] = "load takes two readings of /proc/stat; this was the first"
         return _Row(Domain(key=ESTIMATE, name=ESTIMATE, kind="cpu_package", source="load"), power, None, "estimated")
 
     def _capability(self, found: Sequence[Domain]) -> tuple[str, ...]:
@@ -205,3 +215,7 @@ def _parent(domain: Domain, whole: str | None) -> str | None:
     if domain.parent is None and domain.kind in {"cpu_package", "dram"}:
         return whole
     return domain.parent
+
+
+def _part(name: str) -> str:
+    return f"domains[{name}]"

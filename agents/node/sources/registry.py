@@ -49,6 +49,9 @@ SOURCES: Final[dict[str, Entry]] = {
     "procfs": Entry(
         f"{_ROOM}.procfs:ProcfsSource", "CPU, memory, network and control groups of a Linux host", ("root",), twice=True
     ),
+    "rapl": Entry(
+        f"{_ROOM}.rapl:RaplSource", "CPU, DRAM and platform power from the kernel's counters", ("root",), twice=True
+    ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",
