@@ -52,6 +52,13 @@ SOURCES: Final[dict[str, Entry]] = {
     "rapl": Entry(
         f"{_ROOM}.rapl:RaplSource", "CPU, DRAM and platform power from the kernel's counters", ("root",), twice=True
     ),
+    "redfish": Entry(
+        f"{_ROOM}.redfish:RedfishSource",
+        "a BMC: chassis, GPU and supply power, limits, fans, temperatures",
+        ("url", "root"),
+        needs="a BMC or a recorded tree: eo read redfish --url https://HOST",
+        once={"background": False},
+    ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",
