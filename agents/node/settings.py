@@ -52,7 +52,6 @@ class NodeSettings:
     redfish_password_file: str = ""  # its first line is the password; never in the environment or on a command line
     redfish_ca_file: str = ""  # CA of the BMC's certificate, PEM; "" = the system's
     redfish_insecure: bool = False  # true = the BMC's certificate is not checked
-    redfish_interval_s: float = 10.0  # between two polls of the BMC; they run beside the samples
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -82,8 +81,6 @@ class NodeSettings:
             "password_file": self.redfish_password_file,
             "ca_file": self.redfish_ca_file,
             "insecure": self.redfish_insecure,
-            "interval_s": self.redfish_interval_s,
-            "background": True,
         }
 
     @classmethod
@@ -109,7 +106,6 @@ def _check(s: NodeSettings) -> None:
         ("spool_max_mb", 16, 1_000_000),
         ("metrics_port", -1, 65535),
         ("replay_speed", 0, 10_000),
-        ("redfish_interval_s", 1, 3600),
     )
     for name, low, high in bounds:
         value = getattr(s, name)

@@ -235,7 +235,8 @@ async def _body(reader: asyncio.StreamReader, status: int, headers: dict[str, st
 
 
 async def _chunks(reader: asyncio.StreamReader, uri: str) -> bytes:
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         try:
             line = await reader.readuntil(b"\n")

@@ -1,14 +1,12 @@
 """A BMC over Redfish, or a recorded tree of one: chassis, GPU, CPU and supply power, limits, fans, temperatures.
 
-BMCs are slow, so the agent's copy polls on a thread of its own and `read` gives its newest poll; a single reading
-(`eo read`) polls in place. It reads only. Power state changes are logged.
+A reading waits for the BMC, so the agent reads it at the side. Session, connections and what was found stay between
+readings; the source reads only. Changes of a system's power state are logged and kept.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +35,7 @@ class RedfishSource:
         ca_file: the CA of the BMC's certificate, PEM; "" = the system's.
         insecure: no check of the certificate.
         basic: basic authentication instead of a session.
-        interval_s: between two polls of the background.
         deadline_s: of one answer and of one poll.
-        background: poll on a thread; False = poll in `read`.
     """
 
     name = "redfish"
@@ -54,20 +50,14 @@ class RedfishSource:
         ca_file: str = "",
         insecure: bool = False,
         basic: bool = False,
-        interval_s: float = 10.0,
         deadline_s: float = 5.0,
-        background: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not url and not root:
             raise SettingsError("source redfish needs a BMC: give --url https://HOST, or redfish_url in the settings")
         self._tree = RecordedTree(Path(root)) if root else None
-        self._interval_s, self._background, self._monotonic = float(interval_s), bool(background), monotonic
         self._poller: BmcPoller | None = None
-        self._thread: threading.Thread | None = None
         self._runner: asyncio.Runner | None = None
-        self._wake: Callable[[], object] = lambda: None
-        self._closed = False
         if self._tree is None:
             access = Access(
                 url=url,
@@ -92,29 +82,13 @@ class RedfishSource:
         return Probe(True, None, ("domain.chassis", "domain.supply", "domain.gpu", "sensor.fan", "sensor.temperature"))
 
     def read(self, now_ns: int) -> Reading:
-        """The newest poll. Raises SourceError when there is none that is new enough."""
+        """One poll. Raises SourceError when the BMC does not answer or is left alone for a while."""
         if self._tree is not None:
             return self._reading(asyncio.run(self._walk(self._tree)), now_ns)
         assert self._poller is not None
-        if not self._background:
-            found = self._once(self._poller)
-            if found is None:
-                raise SourceError(self._poller.problem or "the BMC does not answer")
-            return self._reading(found, now_ns)
-        self._start(self._poller)
-        return self._newest(self._poller, now_ns)
-
-    def _newest(self, poller: BmcPoller, now_ns: int) -> Reading:
-        found, age_s = poller.last, self._monotonic() - poller.last_at_s
-        if found is None and poller.problem is None:
-            return Reading(
-                source=self.name,
-                ts_ns=now_ns,
-                quality="measured",
-                missing=(("domains", "the first poll of the BMC is under way"),),
-            )
-        if found is None or age_s > 2 * self._interval_s + poller.access.deadline_s:
-            raise SourceError(poller.problem or f"the BMC's last answer is {age_s:.0f} s old")
+        found = self._once(self._poller)
+        if found is None:
+            raise SourceError(self._poller.problem or "the BMC does not answer")
         return self._reading(found, now_ns)
 
     def _reading(self, found: Snapshot, now_ns: int) -> Reading:
@@ -143,6 +117,11 @@ class RedfishSource:
     # --- polling -----------------------------------------------------------------------------------------------
 
     @property
+    def events(self) -> tuple[tuple[str, str | None, str], ...]:
+        """Changes of power state, oldest first: (system, before, now)."""
+        return tuple(self._poller.events) if self._poller else ()
+
+    @property
     def state(self) -> dict[str, str]:
         """Power state per system, as last seen."""
         last = self._poller.last if self._poller else None
@@ -154,34 +133,8 @@ class RedfishSource:
             self._runner = asyncio.Runner()
         return self._runner.run(poller.poll())
 
-    def _start(self, poller: BmcPoller) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._in_background, args=(poller,), name="redfish", daemon=True)
-            self._thread.start()
-
-    def _in_background(self, poller: BmcPoller) -> None:
-        asyncio.run(self._poll_on(poller))
-
-    async def _poll_on(self, poller: BmcPoller) -> None:
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(stop.set)
-        try:
-            while not (stop.is_set() or self._closed):
-                due = self._monotonic() + self._interval_s
-                await poller.poll()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), max(0.05, due - self._monotonic()))
-        finally:
-            self._wake = lambda: None
-            await poller.close()
-
     def close(self) -> None:
-        """Ends the polling and the session at the BMC; waits for a BMC that hangs no longer than its deadline."""
-        self._closed = True
-        self._wake()
-        if self._thread is not None:
-            self._thread.join(self._poller.access.deadline_s + 2 if self._poller else 0)
-            self._thread = None
+        """Ends the session at the BMC."""
         runner, self._runner = self._runner, None
         if runner is not None:
             with runner:
