@@ -6,6 +6,8 @@ the old Power resource, single sensors; what an earlier view names as its data s
 
 from __future__ import annotations
 
+from collections import Counter
+
 from agents.node.bmc import extract_sensors, reports
 from agents.node.bmc.documents import Documents
 from agents.node.bmc.limits import controls, limit_of
@@ -156,7 +158,8 @@ def _gpu_uuid(doc: Json) -> str | None:
 
 def _chassis(docs: Documents, out: Snapshot, shown: set[str], known: list[DomainRow]) -> list[DomainRow]:
     """Chassis with metrics of their own, but for those that hold a processor which has told already."""
-    holding = {row.chassis for row in known if row.power_w is not None}
+    inside = Counter(row.chassis for row in known)
+    holding = {row.chassis for row in known if row.power_w is not None and inside[row.chassis] == 1}
     rows = []
     for uri, doc in docs.of("chassis").items():
         for where, metrics in docs.owned("environment", uri).items():
@@ -166,7 +169,7 @@ def _chassis(docs: Documents, out: Snapshot, shown: set[str], known: list[Domain
             _environment(docs, scratch, row, where, metrics, shown)
             if row.power_w is None and row.limit_w is None and row.energy_mj is None:
                 continue  # metrics of heat only
-            if uri in holding:
+            if uri in holding and kind == "board":
                 shown |= row.origins
                 continue
             row.total = 3 if kind == "chassis" and row.power_w is not None else 0

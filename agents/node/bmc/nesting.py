@@ -15,11 +15,11 @@ def nest(docs: Documents, rows: list[DomainRow], out: Snapshot) -> list[DomainRo
     _one_total_each(rows)
     rows += _sums_of_supplies(docs, rows, out)
     totals = {row.chassis: row for row in rows if row.total}
-    gpus = {row.chassis: row for row in rows if row.kind == "gpu" and row.chassis and row.gpu_uuid}
+    gpus = _modules(rows, totals)
     labels = _labels(docs, rows)
     for row in rows:
         whole = _holder(row, totals, containers)
-        gpu = None if row.gpu_uuid else gpus.get(row.chassis) or _named_gpu(row, labels)
+        gpu = None if row.gpu_uuid or row.total else gpus.get(row.chassis) or _named_gpu(row, labels)
         holder = gpu if gpu is not None and gpu is not row else whole
         row.parent = holder.name if holder is not None and holder is not row else None
         if gpu is not None and row.kind == "gpu":
@@ -30,6 +30,15 @@ def nest(docs: Documents, rows: list[DomainRow], out: Snapshot) -> list[DomainRo
                 row.kind = "board"  # all GPUs together
     order = {"chassis": 0, "gpu": 1, "cpu_package": 2, "dram": 3, "supply": 4}
     return sorted(rows, key=lambda row: (not row.total, order.get(row.kind, 5)))
+
+
+def _modules(rows: list[DomainRow], totals: dict[str, DomainRow]) -> dict[str, DomainRow]:
+    """Chassis that are one GPU's own module -> that GPU."""
+    inside: dict[str, list[DomainRow]] = {}
+    for row in rows:
+        if row.gpu_uuid and row.chassis and row.chassis not in totals:
+            inside.setdefault(row.chassis, []).append(row)
+    return {chassis: found[0] for chassis, found in inside.items() if len(found) == 1}
 
 
 def _containers(docs: Documents) -> dict[str, str]:

@@ -28,6 +28,7 @@ from agents.node.bmc.walk import Walk
 
 log = logging.getLogger("eo.agent.bmc")
 SLOW_ENOUGH: Final = 2  # documents without an answer in time: then the BMC hangs
+MAX_AGE_S: Final = 60.0  # a value that could not be read again for so long is no value any more
 FIRST: Final = frozenset({"system", "environment", "processor_metrics", "power", "supply_metrics", "control", "report"})
 
 
@@ -106,6 +107,7 @@ class BmcPoller:
         self._docs: Documents | None = None
         self._used: set[str] = set()
         self._found_at_s = 0.0
+        self._read_at_s: dict[str, float] = {}
         self._slow = 0
         self._state: dict[str, str] = {}
 
@@ -175,14 +177,15 @@ class BmcPoller:
         except* BmcError as group:
             raise _first(group) from None
         self._docs, self._found_at_s = docs, self._monotonic()
+        self._read_at_s = dict.fromkeys(docs.origin.values(), self._found_at_s)
         return docs
 
     async def _refresh(self, session: BmcSession) -> Documents:
-        """Asks again for what gave something, power first; what does not come in time keeps its place but no value."""
+        """Asks again for what gave something, as much as the deadline allows. Raises BmcError when nothing came."""
         docs = self._docs
         assert docs is not None
         roles = {uri: role for role, known in docs.roles.items() for uri in known}
-        uris = sorted((uri for uri in self._used if uri in roles), key=lambda uri: roles[uri] not in FIRST)
+        uris = sorted((uri for uri in self._used if uri in roles), key=lambda uri: self._turn(docs, roles[uri], uri))
         wanted = dict.fromkeys(docs.origin[uri] for uri in uris)
         queue = deque(wanted)
         fresh: dict[str, Json] = {}
@@ -190,12 +193,21 @@ class BmcPoller:
         try:
             await self._fetch_all(queue, fresh, docs)
         except TimeoutError:
-            late = sum(uri not in fresh for uri in wanted)
-            docs.missing["poll"] = f"{late} of {len(wanted)} documents did not come in {self.access.deadline_s:g} s"
             if not fresh:
                 raise BmcDown(f"{session.host} gave nothing in {self.access.deadline_s:g} s") from None
-        _replace(docs, fresh, uris, roles)
+        now = self._monotonic()
+        self._read_at_s |= dict.fromkeys(fresh, now)
+        old = [uri for uri in uris if now - self._read_at_s.get(docs.origin[uri], 0.0) > MAX_AGE_S]
+        if old:
+            docs.missing["poll"] = f"{len(old)} documents are older than {MAX_AGE_S:g} s and give no value"
+        _replace(docs, fresh, uris, roles, frozenset(old))
         return docs
+
+    def _turn(self, docs: Documents, role: str, uri: str) -> tuple[bool, float]:
+        """Power in every poll; of the rest, what waited longest comes first: a slow BMC answers some forty in 5 s."""
+        name = uri.rpartition("/")[2].lower()
+        power = role in FIRST or (role == "sensor" and any(word in name for word in ("pwr", "power", "energy")))
+        return not power, self._read_at_s.get(docs.origin[uri], 0.0)
 
     async def _fetch_all(self, queue: deque[str], fresh: dict[str, Json], docs: Documents) -> None:
         try:
@@ -222,10 +234,14 @@ class BmcPoller:
             await session.close()
 
 
-def _replace(docs: Documents, fresh: dict[str, Json], uris: list[str], roles: dict[str, str]) -> None:
-    """New contents for old addresses; an address without a new content loses its values, not its place."""
+def _replace(
+    docs: Documents, fresh: dict[str, Json], uris: list[str], roles: dict[str, str], old: frozenset[str]
+) -> None:
+    """New contents for old addresses; one whose turn has not come stays, one too old loses its values, not its place."""
     for uri in uris:
         origin, known = docs.origin[uri], docs.roles[roles[uri]]
+        if origin not in fresh and uri not in old and origin not in docs.missing:
+            continue
         if origin == uri:
             known[uri] = fresh.get(uri) or _identity(known[uri])
         elif roles[uri] == "sensor" and origin in docs.of("report"):

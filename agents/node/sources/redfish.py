@@ -23,6 +23,7 @@ from agents.node.errors import SettingsError, SourceError
 from agents.node.sources.base import Probe, Reading
 
 MAX_SECRET: Final = 4096
+NOWHERE: Final = "no BMC is named; give its address by redfish_url, e.g. EO_NODE_REDFISH_URL=https://bmc-17"
 
 
 class RedfishSource:
@@ -53,12 +54,10 @@ class RedfishSource:
         deadline_s: float = 5.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not url and not root:
-            raise SettingsError("source redfish needs a BMC: give --url https://HOST, or redfish_url in the settings")
         self._tree = RecordedTree(Path(root)) if root else None
         self._poller: BmcPoller | None = None
         self._runner: asyncio.Runner | None = None
-        if self._tree is None:
+        if url and self._tree is None:
             access = Access(
                 url=url,
                 credentials=_credentials(user, password_file),
@@ -79,13 +78,16 @@ class RedfishSource:
         """A recorded tree is looked at; a BMC is not asked: it answers in its own time, and `read` says how."""
         if self._tree is not None and (problem := self._tree.problem()) is not None:
             return Probe(False, problem)
+        if self._tree is None and self._poller is None:
+            return Probe(False, NOWHERE)
         return Probe(True, None, ("domain.chassis", "domain.supply", "domain.gpu", "sensor.fan", "sensor.temperature"))
 
     def read(self, now_ns: int) -> Reading:
         """One poll. Raises SourceError when the BMC does not answer or is left alone for a while."""
         if self._tree is not None:
             return self._reading(asyncio.run(self._walk(self._tree)), now_ns)
-        assert self._poller is not None
+        if self._poller is None:
+            raise SourceError(NOWHERE)
         found = self._once(self._poller)
         if found is None:
             raise SourceError(self._poller.problem or "the BMC does not answer")
