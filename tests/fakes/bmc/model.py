@@ -284,7 +284,8 @@ class Machine:
             f"{base}/MetricReports/Power",
             "MetricReport.v1_4_2.MetricReport",
             "Power",
-            {"MetricValues": [], "Timestamp": "2026-01-01T00:00:00Z"} | ({"MetricValues": [value]} if self.extra else {}),
+            {"MetricValues": [], "Timestamp": "2026-01-01T00:00:00Z"}
+            | ({"MetricValues": [value]} if self.extra else {}),
         )
 
     extra: bool = False  # a report with a sensor that is listed nowhere else

@@ -119,9 +119,7 @@ def certificate(folder: Path, *, name: str = "127.0.0.1") -> tuple[ssl.SSLContex
     pem, secret = folder / "ca.pem", folder / "key.pem"
     pem.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
     secret.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, secret)
