@@ -194,6 +194,7 @@ class Machine:
                 "SetPointUnits": "W",
                 "AllowableMin": at.low,
                 "AllowableMax": at.high,
+                "Sensor": {"Reading": self.chassis_w},
                 "Status": OK,
             },
         )
