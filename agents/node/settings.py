@@ -45,6 +45,7 @@ class NodeSettings:
     replay_speed: float = 1.0  # recorded seconds per second; 0 = one record per sample
     dcgm_url: str = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's text, for the source "dcgm"
     dcgm_hostengine: str = "127.0.0.1:5555"  # of "dcgm-native"; "unix:PATH", or "embedded" to start one in the agent
+    dcgm_profiling: int = 0  # 1 = "dcgm-native" also watches profiling fields: they cost the GPU power and need root
     nvidia_smi_path: str = "nvidia-smi"  # the program that the source "nvidia-smi" runs
     rapl_root: str = ""  # where sys/ lies for the source "rapl"; "" = EO_SYSFS_ROOT, else "/"
     redfish_url: str = ""  # this node's BMC, e.g. https://bmc-17; needed by the source "redfish"
@@ -52,6 +53,9 @@ class NodeSettings:
     redfish_password_file: str = ""  # its first line is the password; never in the environment or on a command line
     redfish_ca_file: str = ""  # CA of the BMC's certificate, PEM; "" = the system's
     redfish_insecure: bool = False  # true = the BMC's certificate is not checked
+    ipmi_url: str = ""  # lanplus://BMC or lan://BMC for the source "ipmi"; "" = this machine's own BMC
+    ipmi_user: str = ""
+    ipmi_password_file: str = ""  # its first line is the password
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -67,9 +71,10 @@ class NodeSettings:
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
             "dcgm": {"url": self.dcgm_url},
-            "dcgm-native": {"hostengine": self.dcgm_hostengine},
+            "dcgm-native": {"hostengine": self.dcgm_hostengine, "profiling": bool(self.dcgm_profiling)},
             "rapl": {"root": self.rapl_root, "proc_root": "" if self.procfs_root == "/" else self.procfs_root},
             "redfish": self._redfish(),
+            "ipmi": {"url": self.ipmi_url, "user": self.ipmi_user, "password_file": self.ipmi_password_file},
             "nvidia-smi": {"program": self.nvidia_smi_path},
         }
         return options.get(source.lower().replace("_", "-"), {})
@@ -106,6 +111,7 @@ def _check(s: NodeSettings) -> None:
         ("spool_max_mb", 16, 1_000_000),
         ("metrics_port", -1, 65535),
         ("replay_speed", 0, 10_000),
+        ("dcgm_profiling", 0, 1),
     )
     for name, low, high in bounds:
         value = getattr(s, name)

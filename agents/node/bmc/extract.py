@@ -49,7 +49,7 @@ def snapshot(docs: Documents) -> Snapshot:
     rows += _power_sensors(docs, out, shown, rows)
     rows += controls(docs, out, rows)
     _idle_zero(rows, out)
-    out.domains = nest(docs, _named_once(rows), out)
+    out.domains = nest(docs, rows, out)
     extract_sensors.collect(docs, out, shown)
     out.missing |= _grouped(docs.missing)
     return out
@@ -331,12 +331,3 @@ def _idle_zero(rows: list[DomainRow], out: Snapshot) -> None:
         if row.kind == "chassis" and row.power_w == 0:
             row.power_w, row.total = None, 0
             out.lacks(row.name, "power_w", "reads 0 W while a system is on: not believed")
-
-
-def _named_once(rows: list[DomainRow]) -> list[DomainRow]:
-    seen: dict[str, int] = {}
-    for row in rows:
-        count = seen[row.name] = seen.get(row.name, 0) + 1
-        if count > 1:
-            row.name = f"{row.name}#{count}"
-    return rows

@@ -11,6 +11,7 @@ from agents.node.bmc.values import listed, table, text
 
 def nest(docs: Documents, rows: list[DomainRow], out: Snapshot) -> list[DomainRow]:
     """Sets every row's parent; where only supplies tell, their sum becomes the chassis. Wholes come first."""
+    unique_names(rows)
     containers = _containers(docs)
     _one_total_each(rows)
     rows += _sums_of_supplies(docs, rows, out)
@@ -30,6 +31,15 @@ def nest(docs: Documents, rows: list[DomainRow], out: Snapshot) -> list[DomainRo
                 row.kind = "board"  # all GPUs together
     order = {"chassis": 0, "gpu": 1, "cpu_package": 2, "dram": 3, "supply": 4}
     return sorted(rows, key=lambda row: (not row.total, order.get(row.kind, 5)))
+
+
+def unique_names(rows: list[DomainRow]) -> None:
+    """Numbers what has a name that an earlier row has."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        count = seen[row.name] = seen.get(row.name, 0) + 1
+        if count > 1:
+            row.name = f"{row.name}#{count}"
 
 
 def _modules(rows: list[DomainRow], totals: dict[str, DomainRow]) -> dict[str, DomainRow]:

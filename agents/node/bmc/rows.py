@@ -50,14 +50,14 @@ class Snapshot:
         if why:
             self.missing[f"domains[{name}].{what}" if what else f"domains[{name}]"] = why
 
-    def domain_columns(self) -> DomainColumns | None:
+    def domain_columns(self, source: str = SOURCE) -> DomainColumns | None:
         rows = self.domains
         if not rows:
             return None
         return DomainColumns(
             name=tuple(row.name for row in rows),
             kind=tuple(row.kind for row in rows),
-            source=(SOURCE,) * len(rows),
+            source=(source,) * len(rows),
             quality=tuple("measured" for _ in rows),
             parent=tuple(row.parent for row in rows),
             power_w=tuple(row.power_w for row in rows),
@@ -69,7 +69,7 @@ class Snapshot:
             health=tuple(row.health for row in rows),
         )
 
-    def sensor_columns(self) -> SensorColumns | None:
+    def sensor_columns(self, source: str = SOURCE) -> SensorColumns | None:
         rows = self.sensors
         if not rows:
             return None
@@ -77,6 +77,6 @@ class Snapshot:
             name=tuple(row.name for row in rows),
             kind=tuple(row.kind for row in rows),
             unit=tuple(row.unit for row in rows),
-            source=(SOURCE,) * len(rows),
+            source=(source,) * len(rows),
             value=tuple(row.value for row in rows),
         )

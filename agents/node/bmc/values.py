@@ -30,7 +30,7 @@ _DEVICE: Final = re.compile(
     r"standby|limit|cap\b|budget|12v|5v|3\.3v|48v|54v|min|max|average|avg|peak"
 )
 _WHOLE: Final = re.compile(
-    r"sys|total|chassis|platform|server|node|input|inlet|consum|board_?power|pwr_?all|power_?meter"
+    r"sys|total|chassis|platform|server|node|input|inlet|consum|board_?power|pwr_?all|power[_ ]?meter"
 )
 _KINDS: Final = (
     ("dram", re.compile(r"dimm|dram|hbm|mem|sxm\d+_?m\b")),

@@ -56,6 +56,19 @@ SOURCES: Final[dict[str, Entry]] = {
     "dcgm": Entry(
         f"{_ROOM}.dcgm:DcgmSource", "NVIDIA GPUs through dcgm-exporter's metrics text", ("url", "file"), slow=True
     ),
+    "dcgm-native": Entry(
+        f"{_ROOM}.dcgm_native:DcgmNativeSource",
+        "NVIDIA GPUs through libdcgm.so.4 and a running nv-hostengine",
+        ("url:hostengine",),
+        slow=True,
+    ),
+    "nvidia-smi": Entry(
+        f"{_ROOM}.nvidia_smi:NvidiaSmiSource",
+        "NVIDIA GPUs through the program nvidia-smi, where NVML is not allowed",
+        ("file",),
+        slow=True,
+        every_s=5.0,
+    ),
     "rapl": Entry(
         f"{_ROOM}.rapl:RaplSource", "CPU, DRAM and platform power from the kernel's counters", ("root",), twice=True
     ),
@@ -64,6 +77,13 @@ SOURCES: Final[dict[str, Entry]] = {
         "a BMC: chassis, GPU and supply power, limits, fans, temperatures",
         ("url", "root"),
         needs="a BMC or a recorded tree: eo read redfish --url https://HOST",
+        slow=True,
+        every_s=10.0,
+    ),
+    "ipmi": Entry(
+        f"{_ROOM}.ipmi:IpmiSource",
+        "a BMC through ipmitool: DCMI power, else its sensors",
+        ("url", "file"),
         slow=True,
         every_s=10.0,
     ),
