@@ -110,7 +110,7 @@ class IpmiSource:
         _listed(sensors, odd, found)
 
     def _advice(self) -> str:
-        return " ".join([*(word for word in self._argv if "password" not in word), "sdr", "list"])
+        return " ".join([*self._argv, "sdr", "list"])
 
     def _take(self, text: str, found: Snapshot) -> None:
         """A recorded output of either kind, or of several in one file."""
