@@ -254,7 +254,7 @@ class Knob:
         return got
 
     def put_back(self, now_s: float) -> PutBack:
-        """Restores the saved value; on `done` and `foreign` the claim is dropped, on `pending` and `failed` it stays."""
+        """Restores the saved value; on `done` and `foreign` the claim is dropped, else it stays."""
         claim = self.claim
         if claim is None:
             return PutBack("done", None, None)

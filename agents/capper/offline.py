@@ -17,7 +17,6 @@ from agents.capper.holdings import Holdings
 from agents.capper.knob import Knob as GpuKnob
 from agents.capper.knob import PutBack
 
-
 STEP_S: Final = 0.5  # between two looks at devices that need seconds
 
 

@@ -1,4 +1,4 @@
-"""A powercap and hwmon tree of real files, so that other programs see what our source sees; counters move on request."""
+"""A powercap and hwmon tree of real files, so that other programs see it too; counters move on request."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class BmcClient:
     def _request(
         self, method: str, uri: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, dict[str, str], bytes]:
-        """Once more on a fresh connection when a kept one was closed by the BMC; a set is absolute, so it may repeat."""
+        """Once more on a fresh connection when the BMC closed a kept one; a set is absolute, so it may repeat."""
         for kept in (self._connection is not None, False):
             try:
                 return self._exchange(method, uri, headers, body)

@@ -1,6 +1,6 @@
 """From documents to rows: whose power is what, what holds what, and which of several views of one thing is taken.
 
-A BMC shows the same watt at several addresses. The order of trust is: the processor's own metrics, the chassis' metrics,
+A BMC shows the same watt at several addresses. The order of trust: the processor's own metrics, the chassis' metrics,
 the old Power resource, single sensors; what an earlier view names as its data source is not told twice. Pure.
 """
 

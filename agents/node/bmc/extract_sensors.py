@@ -1,4 +1,4 @@
-"""Fans, temperatures, voltages and currents of a BMC, each once: new resources before old ones, excerpts before sensors. Pure.
+"""Fans, temperatures, voltages and currents of a BMC, each once: new resources before old ones. Pure.
 
 Units are judged by size where firmware mislabels them: a fan "percentage" of 4,730 is a speed.
 """

@@ -1,4 +1,4 @@
-"""Power limits: of metrics, of the old PowerLimit object, and of Control resources, put at the domain they bound. Pure."""
+"""Power limits: of metrics, of the old PowerLimit object, and of Controls, put at the domain they bound. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _domain(docs: Documents, uri: str, doc: Json, rows: list[DomainRow]) -> Doma
     wanted = ({sensor} if sensor else set()) | (set(related) if len(related) == 1 else set())
     if (found := next((row for row in rows if row.origins & wanted), None)) is not None:
         return found
-    if len(related) > 1 or sensor in wanted and sensor is not None and docs.has(sensor):
+    if len(related) > 1 or (sensor in wanted and sensor is not None and docs.has(sensor)):
         return None
     context = text(doc.get("PhysicalContext")).lower()
     if context and context not in {"chassis", "system", "systemboard", "powersupply", "intake"}:

@@ -1,4 +1,4 @@
-"""Which domain holds which, so that no total counts a watt twice: parts below their GPU, all below their chassis. Pure."""
+"""Which domain holds which, so that no total counts a watt twice: parts below GPUs, all below their chassis. Pure."""
 
 from __future__ import annotations
 

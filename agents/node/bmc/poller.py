@@ -1,7 +1,7 @@
-"""One BMC polled again and again: a walk to find things, then only the documents that gave something; a circuit breaker.
+"""One BMC polled again and again: a walk to find things, then only what gave something; a circuit breaker.
 
-A BMC that fails costs its deadline and then little: tries grow apart. Many pollers share one event loop and nothing else,
-so that a BMC that hangs delays no other.
+A BMC that fails costs its deadline and then little: tries grow apart. Many pollers share one event loop and nothing
+else, so that a BMC that hangs delays no other.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Breaker:
 
 
 class BmcPoller:
-    """One BMC. `last` is the newest snapshot, `problem` why the newest poll failed, `events` its power state's changes."""
+    """One BMC. `last` is the newest snapshot, `problem` why the newest poll failed, `events` its power states."""
 
     def __init__(self, access: Access, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.access, self._monotonic = access, monotonic
@@ -112,7 +112,7 @@ class BmcPoller:
         self._state: dict[str, str] = {}
 
     async def poll(self) -> Snapshot | None:
-        """One poll, or nothing while the breaker is open. Never raises: the problem is kept and logged at its change."""
+        """One poll, or nothing while the breaker is open. Never raises: the problem is kept, and logged once."""
         if (wait := self.breaker.wait_s()) > 0:
             self.problem = f"{self._short()} ({self.breaker.failures} failures in a row; next try in {wait:.0f} s)"
             return None
@@ -237,7 +237,7 @@ class BmcPoller:
 def _replace(
     docs: Documents, fresh: dict[str, Json], uris: list[str], roles: dict[str, str], old: frozenset[str]
 ) -> None:
-    """New contents for old addresses; one whose turn has not come stays, one too old loses its values, not its place."""
+    """New contents for old addresses; one whose turn has not come stays, one too old loses its values."""
     for uri in uris:
         origin, known = docs.origin[uri], docs.roles[roles[uri]]
         if origin not in fresh and uri not in old and origin not in docs.missing:

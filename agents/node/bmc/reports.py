@@ -1,4 +1,4 @@
-"""Metric reports: many values in one document. They fill sensors that give no reading and stand in for those not listed.
+"""Metric reports: many values in one document. They fill sensors without a reading and stand in for those not listed.
 
 A value that its maker marks stale is not used; a value whose own document was read is not told twice. No I/O.
 """

@@ -1,4 +1,4 @@
-"""What one poll of a BMC says: rows of power domains and of sensors, states, and the reason of what is missing. Values."""
+"""What one poll of a BMC says: rows of power domains and of sensors, states, reasons of what is missing. Values."""
 
 from __future__ import annotations
 

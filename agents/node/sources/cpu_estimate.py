@@ -42,5 +42,6 @@ def told(threads: int) -> str:
     c = coefficients()
     return (
         f"nothing measures the CPU here: estimated from load over {threads} threads, "
-        f"off by {c.error_ratio:.0%} on average and {c.worst_error_ratio:.0%} at worst on CPUs that the fit had not seen"
+        f"off by {c.error_ratio:.0%} on average and {c.worst_error_ratio:.0%} at worst "
+        "on CPUs that the fit had not seen"
     )

@@ -1,4 +1,4 @@
-"""Share of a host's CPU time that was spent working, from /proc/stat, between two readings. Keeps one pair of numbers."""
+"""Share of a host's CPU time that was spent working, from /proc/stat, between two readings. Keeps two numbers."""
 
 from __future__ import annotations
 

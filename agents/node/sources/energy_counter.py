@@ -1,8 +1,8 @@
 """A hardware energy counter that wraps, stands still or goes back, as one that only grows. Microjoules in and out.
 
-It knows nothing of files. Two readings make a power; where the second proves nothing (the counter stood still, went back,
-or may have wrapped more than once) the power is unknown and says why. Energy is never made up: a doubtful step adds what
-the counter can prove, or nothing.
+It knows nothing of files. Two readings make a power; where the second proves nothing (the counter stood still, went
+back, or may have wrapped more than once) the power is unknown and says why. Energy is never made up: a doubtful step
+adds what the counter can prove, or nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CPU, DRAM and platform power from the kernel's own counters: powercap (RAPL) and hwmon. Reads files, sets nothing.
 
-Each domain's counter is kept monotone over its wraps; a domain that vanishes or may not be read is named with its reason
-and stops no other. Where nothing measures the CPU, its power is estimated from load and marked so.
+Each domain's counter is kept monotone over its wraps; a domain that vanishes or may not be read is named with its
+reason and stops no other. Where nothing measures the CPU, its power is estimated from load and marked so.
 """
 
 from __future__ import annotations

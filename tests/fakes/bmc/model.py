@@ -1,4 +1,4 @@
-"""What the fake BMC serves: one server with GPUs, two supplies, fans, sensors and limits. Documents only, no network."""
+"""What the fake BMC serves: one server with GPUs, two supplies, fans, sensors and limits. Only documents."""
 
 from __future__ import annotations
 

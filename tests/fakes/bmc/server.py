@@ -1,7 +1,7 @@
 """Fake BMCs on loopback: any number of them, each on a free port, in one thread of this process; HTTP or TLS.
 
-Faults of the transport: `hang` (takes the request and never answers), `slow` (answers after `delay_s`), `drip` (a byte at
-a time), `close` (ends the connection in the middle of the answer), `not_http` (answers nonsense).
+Faults of the transport: `hang` (takes the request and never answers), `slow` (answers after `delay_s`), `drip` (a byte
+at a time), `close` (ends the connection in the middle of the answer), `not_http` (answers nonsense).
 """
 
 from __future__ import annotations

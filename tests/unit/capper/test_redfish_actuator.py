@@ -1,4 +1,4 @@
-"""The Redfish actuator under the real capper core: a fake BMC over HTTP, virtual time, slow and lying and hostile BMCs."""
+"""The Redfish actuator under the real capper core: a fake BMC over HTTP, virtual time, slow and lying BMCs."""
 
 from __future__ import annotations
 

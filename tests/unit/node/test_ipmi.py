@@ -1,4 +1,4 @@
-"""IPMI through ipmitool: recorded outputs of each shape, odd bytes, a program in its place, and OpenIPMI's simulator."""
+"""IPMI through ipmitool: recorded outputs of each shape, odd bytes, a stand-in program, OpenIPMI's simulator."""
 
 from __future__ import annotations
 

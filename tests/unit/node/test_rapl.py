@@ -1,4 +1,4 @@
-"""RAPL and hwmon as a source: names, nesting, wraps, gaps, permissions, the estimate; Prometheus' exporter as referee."""
+"""RAPL and hwmon as a source: names, nesting, wraps, gaps, permissions, the estimate; node_exporter as referee."""
 
 from __future__ import annotations
 

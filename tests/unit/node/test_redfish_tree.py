@@ -1,4 +1,4 @@
-"""Recorded and made-up Redfish trees read as a BMC: values against hand-checked tables, and what vendors do differently."""
+"""Recorded and made-up Redfish trees read as a BMC: hand-checked tables, and what vendors do differently."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 
 from agents.cli.base import DONE, FAILED, USAGE
 from agents.cli.main import main
-from agents.node.bmc.poller import Access, Breaker, BmcPoller
+from agents.node.bmc.poller import Access, BmcPoller, Breaker
 from agents.node.bmc.session import Credentials
 from agents.node.errors import SettingsError, SourceError
 from agents.node.sources.redfish import RedfishSource
@@ -246,7 +246,8 @@ def test_no_password_in_the_clear(secret: Path) -> None:
     [
         ({"url": "ftp://x"}, "'ftp://x' is no address of a BMC; give https://HOST"),
         ({"url": "https://[::1"}, "'https://[::1' is no address of a BMC (Invalid IPv6 URL); give https://HOST"),
-        ({"url": "https://u:p@x"}, "credentials do not belong into the URL; give redfish_user and redfish_password_file"),
+        ({"url": "https://u:p@x"}, "credentials do not belong into the URL; give redfish_user "
+         "and redfish_password_file"),
         ({"url": "https://x", "user": "a"}, "a login at the BMC takes redfish_user and redfish_password_file; "
          "redfish_password_file is missing"),
         ({"url": "https://x", "user": "a", "password_file": "/nowhere"}, "redfish_password_file /nowhere cannot be "
