@@ -24,8 +24,8 @@ def normal(link: object, *, base: str = ROOT, host: str = "") -> str:
     """An address as path and query on this host, without fragment and trailing slash. Raises BadLink."""
     if not isinstance(link, str) or not link.strip():
         raise BadLink("a link without an address")
-    if len(link) > 1024 or any(ord(c) < 32 for c in link):
-        raise BadLink("a link longer than 1024 characters or with control characters")
+    if len(link) > 1024 or not link.strip().isprintable():
+        raise BadLink("a link longer than 1024 characters or with characters that cannot be printed")
     try:
         parts = urlsplit(urljoin(base + "/" if not link.startswith("/") else base, link.strip()))
         elsewhere = parts.netloc and parts.netloc.lower() != host.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import msgspec
@@ -17,13 +18,21 @@ def document(raw: bytes, uri: str) -> Json:
     if len(raw) > MAX_BYTES:
         raise BmcError(f"{uri} is longer than {MAX_BYTES} bytes and is not read")
     try:
-        value = msgspec.json.decode(raw.removeprefix(b"\xef\xbb\xbf"))
-    except msgspec.DecodeError as error:
-        raise BmcError(f"{uri} is not JSON ({error})") from error
+        value = _decoded(raw.removeprefix(b"\xef\xbb\xbf"))
     except RecursionError:
         raise BmcError(f"{uri} is nested too deeply to be read") from None
-    except UnicodeDecodeError as error:
-        raise BmcError(f"{uri} is not UTF-8 ({error.reason})") from error
+    except ValueError as error:
+        raise BmcError(f"{uri} is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise BmcError(f"{uri} is JSON but no object")
     return value
+
+
+def _decoded(raw: bytes) -> object:
+    """Strict and fast at first; some firmware writes NaN and Infinity, which the standard library lets pass."""
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        if b"NaN" not in raw and b"Infinity" not in raw:
+            raise
+        return json.loads(raw)

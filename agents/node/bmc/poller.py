@@ -28,6 +28,7 @@ from agents.node.bmc.walk import Walk
 
 log = logging.getLogger("eo.agent.bmc")
 SLOW_ENOUGH: Final = 2  # documents without an answer in time: then the BMC hangs
+MOST_BYTES: Final = 64 * 1024 * 1024  # of one poll; a DGX H100 gives one
 MAX_AGE_S: Final = 60.0  # a value that could not be read again for so long is no value any more
 FIRST: Final = frozenset({"system", "environment", "processor_metrics", "power", "supply_metrics", "control", "report"})
 
@@ -109,6 +110,7 @@ class BmcPoller:
         self._found_at_s = 0.0
         self._read_at_s: dict[str, float] = {}
         self._slow = 0
+        self._began_at = 0  # bytes read before this poll
         self._state: dict[str, str] = {}
 
     async def poll(self) -> Snapshot | None:
@@ -153,7 +155,7 @@ class BmcPoller:
                 self._session = self.access.open()
             except ValueError as error:
                 raise BmcDown(str(error)) from error
-        self._slow = 0
+        self._slow, self._began_at = 0, self._session.bytes_read
         due = self._docs is None or self._monotonic() - self._found_at_s > self.access.rediscover_s
         docs = await self._discover(self._session) if due else await self._refresh(self._session)
         found = snapshot(docs)
@@ -162,6 +164,8 @@ class BmcPoller:
 
     async def _get(self, uri: str) -> Json:
         assert self._session is not None
+        if self._session.bytes_read - self._began_at > MOST_BYTES:
+            raise BmcDown(f"{self._session.host} gave more than {MOST_BYTES} bytes in one poll and is not read on")
         try:
             return await self._session.get(uri)
         except BmcSlow as error:

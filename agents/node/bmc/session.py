@@ -49,6 +49,7 @@ class BmcSession:
         self._at: str | None = None  # the session's own address
         self._login = asyncio.Lock()
         self._tags: dict[str, tuple[str, Json]] = {}
+        self.bytes_read = 0
 
     @property
     def host(self) -> str:
@@ -77,6 +78,7 @@ class BmcSession:
             raise BmcError(f"{uri} is forbidden to this user (403); it needs the privilege to log in and read")
         if answer.status != 200:
             raise BmcError(f"{uri} answered {answer.status}")
+        self.bytes_read += len(answer.body)
         doc = document(answer.body, uri)
         if tag := answer.headers.get("etag"):
             self._tags[uri] = (tag, doc)

@@ -22,8 +22,7 @@ class RecordedTree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        nested = folder / "redfish" / "v1"
-        self._root = nested if nested.is_dir() else folder / "v1" if (folder / "v1" / NAME).is_file() else folder
+        self._root = next((place for place in _places(folder) if (place / NAME).is_file()), folder)
 
     def problem(self) -> str | None:
         """Why nothing can be read here, None when there is a service root."""
@@ -50,3 +49,13 @@ class RecordedTree:
         except (OSError, ValueError) as error:
             raise BmcError(f"{uri} cannot be read from the recording ({error})") from error
         return document(raw, uri)
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where recordings have their service root: below redfish/v1, v1, right here, or one folder further down."""
+    places = [folder / "redfish" / "v1", folder / "v1", folder]
+    try:
+        below = sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return places
+    return places + [child / "redfish" / "v1" for child in below[:64]]

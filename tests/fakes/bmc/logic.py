@@ -72,7 +72,8 @@ class FakeBmc:
             return Reply(204) if self.sessions.pop(path.rpartition("/")[2], None) else _error(404, "ResourceMissing")
         if method == "PATCH":
             return self._set(path, headers, body)
-        return self._get(path, headers) if method in {"GET", "HEAD"} else _error(405, "ActionNotSupported")
+        known = target if "$skip" in target else path  # a page is a document of its own
+        return self._get(known, headers) if method in {"GET", "HEAD"} else _error(405, "ActionNotSupported")
 
     def _odd(self, path: str) -> Reply | None:
         faults = self.faults

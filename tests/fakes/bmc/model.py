@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
@@ -290,3 +292,19 @@ class Machine:
         )
 
     extra: bool = False  # a report with a sensor that is listed nowhere else
+
+
+@dataclass
+class Recorded(Machine):
+    """A recorded tree served as a BMC serves it; its limits can be read and not set."""
+
+    folder: Path = Path()
+
+    def documents(self) -> dict[str, Json]:
+        if not self.made:
+            for path in self.folder.rglob("index.json"):
+                at = path.parent.relative_to(self.folder).as_posix()
+                self.made[V1 if at == "." else f"{V1}/{at}"] = json.loads(path.read_text())
+        return dict(self.made)
+
+    made: dict[str, Json] = field(default_factory=dict)

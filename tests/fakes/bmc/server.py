@@ -41,10 +41,12 @@ class BmcServers:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
+        await asyncio.sleep(0.01)  # connections just taken get their handler, which closes them
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # aborted transports close their sockets in a later turn of the loop
 
     def add(self, bmc: FakeBmc) -> str:
         """Starts one BMC; returns its URL."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agents.capper import offline, savefile
+from agents.capper.actuators.base import Bounds
 from agents.capper.actuators.errors import ActuatorError
 from agents.capper.actuators.make import make
 from agents.capper.actuators.redfish import RedfishPowerActuator
@@ -19,7 +20,7 @@ from agents.capper.errors import CapperError, SettingsError
 from agents.capper.settings import CapperSettings
 from streams.contract.records import PowerApplied
 from tests.fakes.bmc.logic import PASSWORD, USER, FakeBmc
-from tests.fakes.bmc.model import Machine
+from tests.fakes.bmc.model import Machine, Recorded
 from tests.fakes.bmc.server import BmcServers, certificate
 from tests.fakes.capper_rig import ALLOWED, KEYRING, Rig, columns
 
@@ -343,6 +344,20 @@ def test_a_bmc_that_cuts_the_power_is_refused_unless_configured(tmp_path: Path, 
     allowed.run(3)
     assert allowed.limit() == 500.0
     assert allowed.bmc.machine.exception == "HardPowerOff"  # not ours to change
+
+
+def test_a_recorded_dgx_h100_is_refused_for_that_very_reason(tmp_path: Path, servers: BmcServers) -> None:
+    folder = Path(__file__).parents[2] / "data/redfish/nvidia_dgx_h100/redfish/v1"
+    bmc = FakeBmc(machine=Recorded(folder=folder))
+    rig = RedfishRig(tmp_path / "capper", servers, bmc=bmc)
+    found = rig.actuator.uuids()
+    assert len(found) == 8 and found[0] == "GPU-9dad5bfd-a732-23fe-40ad-465d0cbe5f95"
+    assert (rig.actuator.bounds(found[0]), rig.actuator.read(found[0])) == (Bounds(200.0, 700.0, 700.0), 700.0)
+    answer = rig.grant(1, columns(found, watts=500.0, low=None, high=None))
+    assert set(answer.gpu.status) == {"refused"}
+    assert "HardPowerOff in /redfish/v1/Chassis/DGX/Power" in answer.gpu.reason[0]
+    rig.run(2)
+    assert not any(method == "PATCH" for method, _ in bmc.requests)
 
 
 def test_a_bmc_that_turns_to_cutting_the_power_gets_its_value_back_at_once(rig: RedfishRig, bmc: FakeBmc) -> None:

@@ -302,6 +302,20 @@ def test_a_reading_that_is_no_number_is_unknown_never_zero(tree: Tree, value: An
     assert dict(reading.missing)
 
 
+def test_firmware_that_writes_nan_loses_that_value_only(tree: Tree) -> None:
+    tree.chassis(**power(EnvironmentMetrics={"@odata.id": f"{V1}/Chassis/C1/EnvironmentMetrics"}))
+    tree.put("Chassis/C1/EnvironmentMetrics", '{"PowerWatts": {"Reading": 88}, "TemperatureCelsius": {"Reading": NaN}}')
+    assert tree.rows()["C1"]["power_w"] == 88.0
+
+
+@pytest.mark.parametrize("below", ["", "redfish/v1", "v1", "a-vendor/redfish/v1"])
+def test_a_recording_may_begin_at_any_of_the_usual_places(tmp_path: Path, below: str) -> None:
+    tree = Tree(tmp_path / below)
+    tree.chassis(**power())
+    tree.put("Chassis/C1/Power", {"PowerControl": [{"PowerConsumedWatts": 5}]})
+    assert [row["power_w"] for row in of_domains(RedfishSource(root=tmp_path).read(1).domains)] == [5.0]
+
+
 def test_a_metric_report_stands_in_for_sensors_that_are_not_listed(tree: Tree) -> None:
     tree.put(
         "",

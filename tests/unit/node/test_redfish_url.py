@@ -19,8 +19,10 @@ from agents.node.errors import SettingsError, SourceError
 from agents.node.sources.redfish import RedfishSource
 from agents.node.sources.rows import of_domains
 from tests.fakes.bmc.logic import PASSWORD, USER, FakeBmc
-from tests.fakes.bmc.model import Machine
+from tests.fakes.bmc.model import Machine, Recorded
 from tests.fakes.bmc.server import BmcServers, certificate
+
+DATA = Path(__file__).parents[2] / "data" / "redfish"
 
 
 @pytest.fixture
@@ -142,6 +144,18 @@ def test_no_credentials_where_they_are_needed(servers: BmcServers, bmc: FakeBmc)
     source = RedfishSource(servers.add(bmc))
     with pytest.raises(SourceError, match=r"refuses a reading without credentials \(401 for .*\); give redfish_user"):
         source.read(1)
+    source.close()
+
+
+def test_a_recorded_dgx_reads_the_same_over_the_network(servers: BmcServers) -> None:
+    folder = DATA / "nvidia_dgx_h100"
+    bmc = FakeBmc(machine=Recorded(folder=folder / "redfish/v1"), auth=False)
+    bmc.machine.documents()["/redfish/v1"]["ProtocolFeaturesSupported"] = {}  # a recording cannot expand
+    source, tree = RedfishSource(servers.add(bmc)), RedfishSource(root=folder)
+    first, again, recorded = source.read(1), source.read(2), tree.read(3)
+    assert first.domains == again.domains == recorded.domains
+    assert first.sensors == again.sensors == recorded.sensors
+    assert source.state == {"DGX": "On", "HGX_Baseboard_0": "On"}
     source.close()
 
 
