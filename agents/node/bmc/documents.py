@@ -7,6 +7,7 @@ A BMC's JSON is foreign input: an address may be relative, absolute, padded, or 
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
@@ -39,6 +40,11 @@ def normal(link: object, *, base: str = ROOT, host: str = "") -> str:
     return path + (f"?{parts.query}" if parts.query else "")
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sort key under which 2 comes before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)]
+
+
 def address(value: object) -> str | None:
     """The @odata.id of a reference, or a bare address."""
     if isinstance(value, dict):
@@ -62,6 +68,11 @@ class Documents:
     def put(self, role: str, uri: str, doc: Json, *, origin: str, owner: str) -> None:
         self.roles.setdefault(role, {})[uri] = doc
         self.origin[uri], self.owner[uri] = origin, owner
+
+    def arrange(self) -> None:
+        """Puts every role in the order of its addresses, so that rows do not change places with a BMC's haste."""
+        for role, docs in self.roles.items():
+            self.roles[role] = dict(sorted(docs.items(), key=lambda item: natural(item[0])))
 
     def has(self, uri: str) -> bool:
         return uri in self.origin

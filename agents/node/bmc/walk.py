@@ -76,6 +76,7 @@ class Walk:
         except TimeoutError:
             self.cut = len(self._heap) + self._busy
             self.docs.missing["discovery"] = f"cut short after {deadline_s:g} s with {self.cut} documents not yet read"
+        self.docs.arrange()
         return self.docs
 
     async def _worker(self) -> None:
