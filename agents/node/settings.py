@@ -70,7 +70,7 @@ class NodeSettings:
         options: dict[str, dict[str, object]] = {
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
-            "dcgm": {"url": self.dcgm_url},
+            "dcgm": {"url": self.dcgm_url, "host": self.node},
             "dcgm-native": {"hostengine": self.dcgm_hostengine, "profiling": bool(self.dcgm_profiling)},
             "rapl": {"root": self.rapl_root, "proc_root": "" if self.procfs_root == "/" else self.procfs_root},
             "redfish": self._redfish(),
