@@ -28,7 +28,15 @@ KINDS: Final[dict[str, dict[str, Option | None]]] = {
     "stream_lag": {},
     "latency": {"window_s": 60.0, "metrics": ("tbt", "ttft", "e2e")},
     "sensors": {"least_w": 20.0},
-    "event": {"events": (), "statuses": (), "ignore_reasons": (), "clear_statuses": (), "hold_s": 0.0, "by_node": 0.0},
+    "event": {
+        "events": (),
+        "statuses": (),
+        "reasons": (),
+        "ignore_reasons": (),
+        "clear_statuses": (),
+        "hold_s": 0.0,
+        "by_node": 0.0,
+    },
     "verdict": {"hold_s": 420.0},
 }
 INSTANT: Final = frozenset({"event", "verdict"})  # kinds whose single occurrence is proof: k of n does not apply

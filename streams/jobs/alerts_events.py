@@ -30,6 +30,7 @@ def _matches(rule: Rule, event: str, *, status: str, reason: str) -> bool:
     return (
         event in rule.words("events")
         and (not statuses or status in statuses)
+        and (not rule.words("reasons") or any(word in reason for word in rule.words("reasons")))
         and not any(reason.startswith(known) for known in rule.words("ignore_reasons"))
     )
 
