@@ -42,6 +42,14 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True):
         )
         return all(not pattern or fnmatchcase(value, pattern) for pattern, value in pairs)
 
+    def check(self) -> None:
+        """Raises StreamsError for one that would mute everything, or too long."""
+        if not (self.rule or self.node or self.gpu or self.group):
+            raise StreamsError("a silence needs --rule, --node, --gpu or --group; one that mutes everything is refused")
+        length_s = (self.until_ns - self.created_ns) / 1e9
+        if not 0 < length_s <= LONGEST_S:
+            raise StreamsError(f"a silence of {length_s:g} s is not allowed; it must end within 30 days")
+
     def live(self, now_ns: int) -> bool:
         return self.created_ns <= now_ns < self.until_ns
 
@@ -58,11 +66,7 @@ class Silences:
 
     def add(self, silence: Silence) -> Silence:
         """Adds one and forgets those that ended more than a day ago."""
-        if not (silence.rule or silence.node or silence.gpu or silence.group):
-            raise StreamsError("a silence needs --rule, --node, --gpu or --group; one that mutes everything is refused")
-        length_s = (silence.until_ns - silence.created_ns) / 1e9
-        if not 0 < length_s <= LONGEST_S:
-            raise StreamsError(f"a silence of {length_s:g} s is not allowed; it must end within 30 days")
+        silence.check()
         with private_file.locked(self.path):
             named = msgspec.structs.replace(silence, id=silence.id or os.urandom(4).hex())
             kept = [one for one in self.all() if one.until_ns > silence.created_ns - 86400 * 10**9]
