@@ -142,8 +142,10 @@ def silence(
     nobody = len(ages_s) > 1 and len(over) == len(ages_s)
     out = []
     for node in sorted(ages_s):
-        # While nobody is heard nothing is known of a single node, so its own alert neither begins nor ends.
-        value = None if nobody else ages_s[node]
+        # While nobody is heard nothing is known of a single node, and after a restart nothing of one that has not had
+        # the time to speak: its own alert neither begins nor ends.
+        unknown = nobody or (seen_ns[node] < since_ns and node not in over)
+        value = None if unknown else ages_s[node]
         quality: Quality = "simulated" if node in simulated else "measured"
         start = max(seen_ns[node], since_ns)
         out.append(Finding(node, now_ns, value, {"silent_s": value}, node=node, quality=quality, window_start_ns=start))
@@ -154,7 +156,7 @@ def silence(
             Finding(
                 f"cluster {cluster}",
                 now_ns,
-                newest_s if nobody else 0.0,
+                newest_s if nobody else 0.0 if any(at >= since_ns for at in seen_ns.values()) else None,
                 {"silent_s": newest_s, "nodes": float(len(ages_s))},
                 quality="simulated" if simulated >= ages_s.keys() else "measured",
                 window_start_ns=now_ns - int(newest_s * 1e9),

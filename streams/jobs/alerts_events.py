@@ -31,7 +31,7 @@ def _matches(rule: Rule, event: str, *, status: str, reason: str) -> bool:
         event in rule.words("events")
         and (not statuses or status in statuses)
         and (not rule.words("reasons") or any(word in reason for word in rule.words("reasons")))
-        and not any(reason.startswith(known) for known in rule.words("ignore_reasons"))
+        and not any(known in reason for known in rule.words("ignore_reasons"))
     )
 
 

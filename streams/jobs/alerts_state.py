@@ -26,6 +26,7 @@ class Saved(msgspec.Struct):
     joules: dict[int, float] = {}
     grams: dict[int, float] = {}
     window_s: float = 0.0
+    holdout: dict[str, bool] = {}
 
 
 @dataclass(slots=True)
@@ -70,10 +71,11 @@ class PartitionState:
             dict(budget.joules),
             dict(budget.grams),
             budget.window_s,
+            dict(self.holdout),
         )
         if len(msgspec.json.encode(out)) > LARGEST_BYTES:
             log.warning("%d alerts in the making are left out of a snapshot that is too large", len(out.entries))
-            out.entries = self.book.firing()
+            out.entries, out.holdout = self.book.firing(), {}  # the next envelopes tell who is held out
         if len(msgspec.json.encode(out)) > LARGEST_BYTES:
             out.entries = [Open(e.rule, e.subject, 1, e.last_ns, e.first_over_ns, e.started_ns) for e in out.entries]
         return out
@@ -82,5 +84,6 @@ class PartitionState:
         """Takes a snapshot in."""
         self.book.entries = {(one.rule, one.subject): one for one in saved.entries}
         self.seen_ns, self.simulated, self.marks = dict(saved.seen_ns), set(saved.simulated), dict(saved.marks)
+        self.holdout = dict(saved.holdout)
         if self.budget is not None and saved.window_s == self.budget.window_s:
             self.budget.joules, self.budget.grams = dict(saved.joules), dict(saved.grams)

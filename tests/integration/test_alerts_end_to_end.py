@@ -67,6 +67,7 @@ class Listener:
         self.secret = ""
         self.ours: list[tuple[str, str]] = []
         self.theirs: list[tuple[str, str]] = []
+        self.ids: list[tuple[str, str, str]] = []
         self.wrong: list[str] = []
         outer = self
 
@@ -93,6 +94,7 @@ class Listener:
             return
         value = Webhook(self.secret).verify(body, {name.lower(): text for name, text in headers.items()})
         self.ours.append((value["data"]["rule"], value["data"]["state"]))
+        self.ids.append((value["data"]["rule"], value["data"]["labels"]["subject"], value["data"]["state"]))
 
     def seen(self, state: str) -> set[str]:
         """Kinds that both saw in this state."""
@@ -230,24 +232,32 @@ def test_all_five_kinds_reach_alertmanager_and_a_receiver_and_are_resolved(
         "EO_CARBON_FACTORS": str(tmp_path / "factors.toml"),
         "EO_ALERTMANAGER_URL": alertmanager,
     }
-    jobs = [
-        Worker(site.bootstrap, site.layout.root, "-m", "agents", "worker", job, cluster=site.cluster, **env)
-        for job in ("alerts", "deliver")
-    ]
+    jobs: list[Worker] = []
+
+    def begin() -> None:
+        for job in ("alerts", "deliver"):
+            command = ("-m", "agents", "worker", job)
+            jobs.append(Worker(site.bootstrap, site.layout.root, *command, cluster=site.cluster, **env))
+        for worker in jobs[-2:]:
+            worker.wait_ready()
+
     try:
         cluster.hold_out()
-        for job in jobs:
-            job.wait_ready()
+        begin()
         assert listener.ours == [], "a healthy cluster is no news"
         cluster.faulty = True
         until(lambda: listener.seen("firing") >= KINDS, WITHIN_S, f"firing: {listener.ours} {listener.theirs}")
+        for worker in jobs:
+            worker.kill()
+        begin()  # in the middle of it all: nothing is told twice, and the end is still seen
         cluster.faulty = False
         until(lambda: listener.seen("resolved") >= KINDS, WITHIN_S, f"resolved: {listener.ours} {listener.theirs}")
         assert listener.wrong == []
-        for kind in KINDS:
-            assert next(state for rule, state in listener.ours if rule == kind) == "firing"
         assert {rule for rule, _ in listener.ours} == KINDS
-        assert [job.stop() for job in jobs] == [0, 0]
+        for rule, subject, _ in listener.ids:
+            states = [state for one, about, state in listener.ids if (one, about) == (rule, subject)]
+            assert states == ["firing", "resolved"], (rule, subject, states)
+        assert [job.stop() for job in jobs[-2:]] == [0, 0]
     finally:
         for job in jobs:
             job.close()

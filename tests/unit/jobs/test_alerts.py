@@ -346,7 +346,7 @@ def test_restore_happened_is_told_once_per_node_and_ends_by_itself(bench: Bench)
     assert bench.alerts()[-1].summary.startswith("resolved (over)")
 
 
-@pytest.mark.parametrize("reason", ["not in the renewed envelope", "the capper is stopping"])
+@pytest.mark.parametrize("reason", ["not in the renewed envelope", "the capper is stopping", "the fleet is stopping"])
 def test_a_restore_in_the_course_of_things_is_none(bench: Bench, reason: str) -> None:
     bench.feed(bench.ack("restore", "restored", reason))
     assert bench.alerts() == []
@@ -512,6 +512,34 @@ def test_after_a_restart_nobody_is_silent_before_they_had_time_to_speak(tmp_path
     assert again.alerts() == []
     again.seconds(10, lambda _: [again.telemetry("n1")])
     assert [one.node for one in again.alerts()] == ["n2"], "who never came back is missed all the same"
+
+
+@pytest.mark.parametrize("silent", [{"n2"}, {"n1", "n2"}])
+def test_a_restart_neither_ends_nor_repeats_a_silence(tmp_path: Path, silent: set[str]) -> None:
+    """The new worker has heard nobody yet: that is no news of the node that was silent, nor of the cluster."""
+    bench, both = Bench(tmp_path), {"n1", "n2"}
+    bench.seconds(5, lambda _: [bench.telemetry(node) for node in both])
+    bench.seconds(40, lambda _: [bench.telemetry(node) for node in both - silent])
+    assert bench.told("agent_silent") == ["firing"]
+    again = Bench(tmp_path, state=bench.state)
+    again.clock.now_s = bench.clock.now_s + 5
+    again.start()
+    again.seconds(90, lambda _: [again.telemetry(node) for node in both - silent])
+    assert again.alerts() == []
+    again.seconds(5, lambda _: [again.telemetry(node) for node in both])
+    assert again.told("agent_silent") == ["resolved"]
+
+
+def test_a_restart_knows_who_is_held_out(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.feed(held(bench, n1_e0=False, n1_e1=True))
+    bench.seconds(120, slow(bench, 45.0))
+    assert bench.told("performance_degradation") == ["firing"] * 3
+    again = Bench(tmp_path, state=bench.state)
+    again.clock.now_s, again.seq = bench.clock.now_s, bench.seq
+    again.start()
+    again.seconds(120, slow(again, 30.0))
+    assert again.told("performance_degradation") == ["resolved"] * 3
 
 
 @pytest.mark.parametrize("topic", [TELEMETRY, FEATURES, DESIRED, APPLIED, ANOMALY])
