@@ -232,11 +232,11 @@ def _test(args: argparse.Namespace) -> int:
     receiver = book.get(_one(args, "the receiver's name"))
     now_ns = time.time_ns()
     alert = sample(cluster_name(), now_ns)
-    body = shapes.body(receiver.shape, alert, receiver.name)
+    body = shapes.body(receiver.shape, [alert], receiver.name)
     if args.dry_run:
         emit(args, {"sent": False, "body": body.decode()}, f"Would send to {receiver.shown}:\n{body.decode()}")
         return DONE
-    sent = webhook.headers(webhook_id(alert, receiver.name), now_ns // 10**9, body, book.keys(receiver))
+    sent = webhook.headers(webhook_id([alert], receiver.name), now_ns // 10**9, body, book.keys(receiver))
     answer = http_post.post(receiver.url, body, sent, allowed=receiver.allowed)
     value = {"receiver": receiver.name, "taken": answer.ok, "status": answer.status, "took_ms": answer.took_ms}
     said = answer.status if answer.status is not None else answer.detail
@@ -252,7 +252,7 @@ def _deliveries(args: argparse.Namespace) -> int:
         raise EoError(f"-n {args.count} must be >= 1 and <= 100000.", USAGE)
     found = _outbox().deliveries(limit=args.count, receiver=args.receiver, status=args.status)
     values = [_delivery(one) for one in found]
-    head = ("id", "receiver", "rule", "state", "status", "attempts", "created", "next")
+    head = ("id", "receiver", "rule", "state", "alerts", "status", "attempts", "created", "next")
     rows = [[value[name] for name in head] for value in values]
     emit(args, values, table(rows, head) if rows else "Nothing was sent and nothing waits.")
     return DONE
@@ -266,6 +266,7 @@ def _delivery(one: Delivery) -> dict[str, Any]:
         "alert_id": one.alert_id,
         "rule": one.rule,
         "state": one.state,
+        "alerts": len(one.alerts),
         "status": one.status,
         "attempts": one.attempts,
         "created": _utc(one.created_s),

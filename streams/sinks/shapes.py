@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +13,7 @@ from streams.contract.records import Alert
 from streams.sinks.receivers import Shape
 
 COLOURS: Final = {"info": "#439FE0", "warning": "#DAA038", "critical": "#A30200"}
+SHOWN: Final = 10  # of many alerts in one Slack message
 NEVER: Final = "0001-01-01T00:00:00Z"  # Alertmanager's "has not ended"
 _LABEL: Final = re.compile(r"[^a-zA-Z0-9_]")
 
@@ -23,17 +24,31 @@ def rfc3339(ns: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest_ns // 10**6:03d}Z"
 
 
-def body(shape: Shape, alert: Alert, receiver: str) -> bytes:
-    """One alert as the receiver's shape has it."""
-    return msgspec.json.encode(_SHAPES[shape](alert, receiver))
+def body(shape: Shape, alerts: Sequence[Alert], receiver: str) -> bytes:
+    """Alerts of one rule, group and state as the receiver's shape has them."""
+    return msgspec.json.encode(_SHAPES[shape](alerts, receiver))
 
 
-def _standard(alert: Alert, receiver: str) -> dict[str, Any]:
+def _standard(alerts: Sequence[Alert], receiver: str) -> dict[str, Any]:
+    (alert,) = alerts
     kind = f"energy.alert.{alert.state}"
     return {"type": kind, "timestamp": rfc3339(alert.ts_ns), "data": msgspec.to_builtins(alert)}
 
 
-def _slack(alert: Alert, receiver: str) -> dict[str, Any]:
+def _slack(alerts: Sequence[Alert], receiver: str) -> dict[str, Any]:
+    first = alerts[0]
+    text = f"{_title(first)}: {_escape(first.summary)}"
+    more = len(alerts) - SHOWN
+    if len(alerts) > 1:
+        text = f"{_title(first)}: {len(alerts)} together" + (f", {SHOWN} shown" if more > 0 else "")
+    return {"text": text, "attachments": [_attachment(alert) for alert in alerts[:SHOWN]]}
+
+
+def _title(alert: Alert) -> str:
+    return f"[{'RESOLVED' if alert.state == 'resolved' else alert.severity.upper()}] {alert.rule}"
+
+
+def _attachment(alert: Alert) -> dict[str, Any]:
     ended = alert.state == "resolved"
     fields = [
         {"title": name, "value": _escape(text), "short": short}
@@ -48,16 +63,14 @@ def _slack(alert: Alert, receiver: str) -> dict[str, Any]:
         )
         if text
     ]
-    title = f"[{'RESOLVED' if ended else alert.severity.upper()}] {alert.rule}"
-    attachment = {
+    return {
         "color": "#2EB886" if ended else COLOURS[alert.severity],
-        "title": title,
+        "title": _title(alert),
         "text": _escape(alert.summary),
-        "fallback": f"{title}: {_escape(alert.summary)}",
+        "fallback": f"{_title(alert)}: {_escape(alert.summary)}",
         "fields": fields,
         "ts": alert.ts_ns // 10**9,
     }
-    return {"text": f"{title}: {_escape(alert.summary)}", "attachments": [attachment]}
 
 
 def _escape(text: str) -> str:
@@ -95,35 +108,42 @@ def annotations(alert: Alert) -> dict[str, str]:
     return {name: text for name, text in values.items() if text}
 
 
-def _alertmanager(alert: Alert, receiver: str) -> dict[str, Any]:
-    started = rfc3339(alert.started_ns or alert.ts_ns)
-    ended = rfc3339(alert.ts_ns) if alert.state == "resolved" else NEVER
-    known = labels(alert)
-    group = {name: known[name] for name in ("alertname", "cluster") if name in known}
-    one = {
-        "status": alert.state,
-        "labels": known,
-        "annotations": annotations(alert),
-        "startsAt": started,
-        "endsAt": ended,
-        "generatorURL": "",
-        "fingerprint": alert.alert_id,
-    }
+def _alertmanager(alerts: Sequence[Alert], receiver: str) -> dict[str, Any]:
+    entries = [_entry(alert) for alert in alerts]
+    known, said = _common([one["labels"] for one in entries]), _common([one["annotations"] for one in entries])
+    group = {name: known[name] for name in ("alertname", "cluster", "group") if name in known}
     return {
         "version": "4",
         "groupKey": "{}:{" + ", ".join(f'{name}="{text}"' for name, text in group.items()) + "}",
         "truncatedAlerts": 0,
-        "status": alert.state,
+        "status": alerts[0].state,
         "receiver": receiver,
         "groupLabels": group,
         "commonLabels": known,
-        "commonAnnotations": one["annotations"],
+        "commonAnnotations": said,
         "externalURL": "",
-        "alerts": [one],
+        "alerts": entries,
     }
 
 
-_SHAPES: Final[dict[Shape, Callable[[Alert, str], dict[str, Any]]]] = {
+def _entry(alert: Alert) -> dict[str, Any]:
+    return {
+        "status": alert.state,
+        "labels": labels(alert),
+        "annotations": annotations(alert),
+        "startsAt": rfc3339(alert.started_ns or alert.ts_ns),
+        "endsAt": rfc3339(alert.ts_ns) if alert.state == "resolved" else NEVER,
+        "generatorURL": "",
+        "fingerprint": alert.alert_id,
+    }
+
+
+def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What all have in common."""
+    return {name: text for name, text in tables[0].items() if all(one.get(name) == text for one in tables)}
+
+
+_SHAPES: Final[dict[Shape, Callable[[Sequence[Alert], str], dict[str, Any]]]] = {
     "standard": _standard,
     "slack": _slack,
     "alertmanager": _alertmanager,

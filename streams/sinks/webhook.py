@@ -126,6 +126,6 @@ class Courier:
             keys = self.keys()
         except StreamsError as error:
             return Answer(None, str(error), 0.0)
-        body = shapes.body(self.receiver.shape, delivery.alert, self.receiver.name)
+        body = shapes.body(self.receiver.shape, delivery.alerts, self.receiver.name)
         sent = headers(delivery.webhook_id, int(now_s), body, keys)
         return self.post(self.receiver.url, body, sent, allowed=self.receiver.allowed)

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from streams.errors import StreamsError
 from streams.sinks import shapes, webhook
-from streams.sinks.outbox import Outbox, webhook_id
+from streams.sinks.outbox import Outbox, bundled, webhook_id
 from streams.sinks.receivers import Receiver, Receivers, key_of, new_secret
 from streams.sinks.silences import Silence
 from tests.unit.sinks.deliver_support import SECRET, T0_S, Clock, FakeReceiver, alert, courier, receiver, run
@@ -33,7 +33,7 @@ def _now_s() -> int:
 
 
 def test_the_specifications_own_library_verifies_us() -> None:
-    body = shapes.body("standard", alert(), "ops")
+    body = shapes.body("standard", [alert()], "ops")
     sent = webhook.headers("msg_1", _now_s(), body, [key_of(SECRET)])
     value = Webhook(SECRET).verify(body.decode(), sent)
     assert value["type"] == "energy.alert.firing" and value["data"]["node"] == "n1"
@@ -41,7 +41,7 @@ def test_the_specifications_own_library_verifies_us() -> None:
 
 @pytest.mark.parametrize("spoil", ["body", "id", "time", "old", "key"])
 def test_what_was_altered_is_not_verified(spoil: str) -> None:
-    body, now_s = shapes.body("standard", alert(), "ops"), _now_s()
+    body, now_s = shapes.body("standard", [alert()], "ops"), _now_s()
     sent = webhook.headers("msg_1", now_s - (600 if spoil == "old" else 0), body, [key_of(SECRET)])
     if spoil == "id":
         sent["webhook-id"] = "msg_2"
@@ -57,7 +57,7 @@ def test_two_secrets_are_live_during_a_rotation(tmp_path: Path) -> None:
     first = book.add(receiver())
     second = book.rotate("ops")
     assert first is not None and first != second
-    body = shapes.body("standard", alert(), "ops")
+    body = shapes.body("standard", [alert()], "ops")
     sent = webhook.headers("msg_1", _now_s(), body, book.keys(book.get("ops")))
     assert len(sent["webhook-signature"].split()) == 2
     for secret in (first, second):
@@ -148,9 +148,11 @@ def test_the_id_stays_over_tries_and_restarts_while_time_and_signature_are_new(t
     run(messenger, clock, T0_S + 60)
     run(courier(tmp_path, one), clock, T0_S + 600)
     assert len(one.headers) > 4
-    assert {h["webhook-id"] for h in one.headers} == {webhook_id(alert(), "ops")}
+    assert {h["webhook-id"] for h in one.headers} == {webhook_id([alert()], "ops")}
     assert len({h["webhook-timestamp"] for h in one.headers}) == len(one.headers)
-    assert webhook_id(alert(), "ops") != webhook_id(alert(), "other") != webhook_id(alert(state="resolved"), "other")
+    assert (
+        webhook_id([alert()], "ops") != webhook_id([alert()], "other") != webhook_id([alert(state="resolved")], "other")
+    )
 
 
 def test_pauses_double_up_to_an_hour_with_jitter() -> None:
@@ -184,7 +186,7 @@ def test_one_alert_that_a_receiver_refuses_holds_up_no_other(tmp_path: Path) -> 
     run(messenger, clock, T0_S + 5)
     assert len(one.got) == 30
     waiting = messenger.outbox.deliveries(limit=99, status="pending")
-    assert {d.alert.node for d in waiting} == {"n0"} and len(waiting) == 10
+    assert {d.alerts[0].node for d in waiting} == {"n0"} and len(waiting) == 10
     assert sum(d.attempts > 0 for d in waiting) == 1, "the later ones of n0 wait behind its first"
 
 
@@ -280,7 +282,7 @@ def test_what_is_over_and_old_is_forgotten_and_what_waits_is_not(tmp_path: Path)
     messenger.outbox.take([alert("n2")], [receiver()], [], now_s=T0_S)
     messenger.outbox.prune(T0_S + 8 * 86400)
     [left] = messenger.outbox.deliveries(limit=9)
-    assert left.alert.node == "n2" and messenger.outbox.attempts(1) == []
+    assert left.alerts[0].node == "n2" and messenger.outbox.attempts(1) == []
 
 
 KILLED = """
@@ -306,32 +308,86 @@ def test_kill_9_loses_nothing_that_was_taken(tmp_path: Path) -> None:
     assert [v["data"]["node"] for _, v in one.got] == [f"n{i}" for i in range(50)]  # type: ignore[index]
 
 
+# --- grouping ---
+
+
+def test_alerts_of_one_group_are_told_together_where_the_shape_can(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "o.sqlite")
+    many = [alert(f"n{i}") for i in range(60)]
+    assert box.take(many, [receiver(shape="slack")], [], now_s=T0_S) == 2
+    first, second = reversed(box.deliveries(limit=9))
+    assert (len(first.alerts), len(second.alerts)) == (50, 10)
+    assert Outbox(tmp_path / "p.sqlite").take(many, [receiver()], [], now_s=T0_S) == 60, "our own shape: one each"
+    value = json.loads(shapes.body("slack", first.alerts, "ops"))
+    assert value["text"] == "[WARNING] high_energy: 50 together, 10 shown" and len(value["attachments"]) == 10
+    told = json.loads(shapes.body("alertmanager", first.alerts, "ops"))
+    assert len(told["alerts"]) == 50 and "node" not in told["commonLabels"]
+    assert told["groupLabels"] == {"alertname": "high_energy", "cluster": "c1", "group": "energy"}
+
+
+def test_together_never_means_out_of_order(tmp_path: Path) -> None:
+    """Each subject's words in the order in which they came, whatever shares a message with them."""
+    chance = random.Random(3)
+    for trial in range(20):
+        states: dict[str, int] = {}
+        sent: list[tuple[str, str, int]] = []
+        for _ in range(60):
+            subject = f"n{chance.randrange(5)}"
+            step = states[subject] = states.get(subject, -1) + 1
+            sent.append((subject, ("firing", "resolved")[step % 2], step // 2))
+        bundles = bundled([alert(subject, state, number=number) for subject, state, number in sent])
+        flat = [(a.labels["subject"], a.state, int(a.alert_id.rsplit("-", 1)[1])) for bundle in bundles for a in bundle]
+        assert sorted(flat) == sorted(sent), trial
+        for subject in states:
+            assert [one for one in flat if one[0] == subject] == [one for one in sent if one[0] == subject]
+        assert all(len({a.labels["subject"] for a in bundle}) == len(bundle) for bundle in bundles)
+        assert all(len({(a.rule, a.state) for a in bundle}) == 1 for bundle in bundles)
+        assert len(bundles) < len(sent)
+
+
+def test_a_bundle_that_waits_holds_up_what_it_is_about_and_nothing_else(tmp_path: Path) -> None:
+    clock = Clock()
+    one = FakeReceiver(clock)
+    messenger = courier(tmp_path, one, shape="slack")
+    box, slack = messenger.outbox, receiver(shape="slack")
+    box.take([alert("n1"), alert("n2")], [slack], [], now_s=T0_S)
+    box.take([alert("n2", "resolved", at_s=T0_S + 1)], [slack], [], now_s=T0_S)
+    box.take([alert("n3")], [slack], [], now_s=T0_S)
+    first = box.next("ops", T0_S)
+    assert first is not None and len(first.alerts) == 2
+    box.record(first, webhook.Attempt(T0_S, 400, "", 1.0), status="pending", next_s=T0_S + 60, ended_s=None)
+    due = box.next("ops", T0_S)
+    assert due is not None and due.alerts[0].node == "n3", "the end of n2 waits behind its beginning"
+    box.record(due, webhook.Attempt(T0_S, 200, "", 1.0), status="delivered", next_s=T0_S, ended_s=T0_S)
+    assert box.next("ops", T0_S) is None and box.next("ops", T0_S + 61) == box.deliveries(limit=9)[-1]
+
+
 # --- shapes ---
 
 
 def test_slack_gets_text_without_markup_of_ours() -> None:
-    value = json.loads(shapes.body("slack", alert("<!channel> & <http://x|y>"), "ops"))
+    value = json.loads(shapes.body("slack", [alert("<!channel> & <http://x|y>")], "ops"))
     assert value["text"].startswith("[WARNING] high_energy: &lt;!channel&gt; &amp; ")
     assert "<" not in json.dumps(value)
     titles = [field["title"] for field in value["attachments"][0]["fields"]]
     assert titles == ["cluster", "node", "look", "done", "undo", "runbook", "data"]
-    ended = json.loads(shapes.body("slack", alert(state="resolved"), "ops"))
+    ended = json.loads(shapes.body("slack", [alert(state="resolved")], "ops"))
     assert ended["text"].startswith("[RESOLVED] high_energy")
 
 
 def test_the_alertmanager_shape_has_its_version_4_fields() -> None:
-    value = json.loads(shapes.body("alertmanager", alert(), "ops"))
+    value = json.loads(shapes.body("alertmanager", [alert()], "ops"))
     assert (value["version"], value["status"], value["receiver"], value["truncatedAlerts"]) == ("4", "firing", "ops", 0)
     [one] = value["alerts"]
     assert one["labels"] == value["commonLabels"] and one["labels"]["alertname"] == "high_energy"
     assert one["startsAt"] == "2023-11-14T22:13:20.000Z" and one["endsAt"] == "0001-01-01T00:00:00Z"
-    ended = json.loads(shapes.body("alertmanager", alert(state="resolved", at_s=T0_S + 60), "ops"))
+    ended = json.loads(shapes.body("alertmanager", [alert(state="resolved", at_s=T0_S + 60)], "ops"))
     assert ended["alerts"][0]["endsAt"] == "2023-11-14T22:14:20.000Z"
     assert ended["alerts"][0]["labels"] == one["labels"], "a resolution must meet its firing"
 
 
 def test_our_own_shape_has_everything() -> None:
-    value = json.loads(shapes.body("standard", alert(), "ops"))
+    value = json.loads(shapes.body("standard", [alert()], "ops"))
     assert value["data"]["evidence"] == {"power_w": 4000.0, "limit_w": None}, "unknown is null"
     assert value["data"]["quality"] == "simulated" and value["timestamp"] == "2023-11-14T22:13:20.000Z"
 
@@ -373,7 +429,7 @@ def test_the_documented_snippet_verifies_and_refuses() -> None:
     scope: dict[str, object] = {}
     exec(found[1], scope)
     verify = scope["verify"]
-    body = shapes.body("standard", alert(), "ops")
+    body = shapes.body("standard", [alert()], "ops")
     sent = webhook.headers("msg_1", _now_s(), body, [key_of(new_secret()), key_of(SECRET)])
     assert verify(body, sent, SECRET) is True  # type: ignore[operator]
     assert verify(body + b" ", sent, SECRET) is False  # type: ignore[operator]
