@@ -159,6 +159,12 @@ def test_the_table_is_as_long_as_promised() -> None:
     assert len(CASES) >= 60
 
 
+@pytest.mark.parametrize("host", ["134744072", "0x08080808", "8.8.2056", "010.8.8.8", "8.8.8.8.8", "0x8.8.8.8"])
+def test_a_public_number_in_disguise_is_refused_too(host: str) -> None:
+    with pytest.raises(Refused):
+        check(f"https://{host}/", Allowed(), lambda name, port: ["8.8.8.8"])
+
+
 def test_a_port_that_is_not_allowed_is_refused_with_the_next_step() -> None:
     with pytest.raises(Refused, match=r"port 6379 is not allowed \(allowed: 80, 443\); add it with --allow-port 6379"):
         check("http://hook.example:6379/", Allowed(), lambda host, port: [PUBLIC])
