@@ -19,7 +19,7 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 Resolver = Callable[[str, int], Sequence[str]]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-# A name whose last part is a number is an address, or what somebody takes for one: 2130706433, 0x7f.1, 0177.0.0.1, 127.1
+# A name that ends in a number is an address, or what somebody takes for one: 2130706433, 0x7f.1, 0177.0.0.1, 127.1
 _NUMERIC: Final = re.compile(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)")
 # Never a receiver, also not for a name that is allowed: metadata services live here, and nobody's webhook does.
 _NEVER: Final = tuple(
