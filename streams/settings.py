@@ -47,12 +47,8 @@ class WorkerSettings(BaseSettings):
     # Alerts. No default here sends anything anywhere.
     alert_rules_dir: Path | None = Field(None, description="folder of *.toml rules that override the shipped ones")
     location: str | None = Field(None, min_length=1, description="where the cluster stands; none = no CO2 number")
-    carbon_factors: Path | None = Field(
-        None, description="TOML, g CO2e/kWh by location; none = no CO2 number"
-    )
-    alertmanager_url: str | None = Field(
-        None, pattern=r"^https?://", description="Alertmanager to tell; none = no one"
-    )
+    carbon_factors: Path | None = Field(None, description="TOML, g CO2e/kWh by location; none = no CO2 number")
+    alertmanager_url: str | None = Field(None, pattern=r"^https?://", description="Alertmanager to tell; none = no one")
     webhook_file: Path | None = Field(None, description="receivers of webhooks; default deliver/webhooks.json")
 
     # Group and fetch.

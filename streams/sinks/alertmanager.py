@@ -37,8 +37,8 @@ def payload(alerts: Sequence[Alert], now_s: float) -> bytes:
 def _entry(alert: Alert, now_s: float) -> dict[str, Any]:
     ends_ns = alert.ts_ns if alert.state == "resolved" else int((now_s + LASTS_S) * 1e9)
     return {
-        "labels": shapes.labels(alert),
-        "annotations": shapes.annotations(alert),
+        "labels": shapes.labels_of(alert),
+        "annotations": shapes.annotations_of(alert),
         "startsAt": shapes.rfc3339(alert.started_ns or alert.ts_ns),
         "endsAt": shapes.rfc3339(ends_ns),
     }

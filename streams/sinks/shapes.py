@@ -78,7 +78,7 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def labels(alert: Alert) -> dict[str, str]:
+def labels_of(alert: Alert) -> dict[str, str]:
     """Alertmanager's labels: what the alert is about. Two states of one alert have the same labels."""
     fixed = {
         "alertname": alert.rule,
@@ -93,7 +93,7 @@ def labels(alert: Alert) -> dict[str, str]:
     return {name: text for name, text in {**more, **fixed}.items() if text}
 
 
-def annotations(alert: Alert) -> dict[str, str]:
+def annotations_of(alert: Alert) -> dict[str, str]:
     """Alertmanager's annotations: what to know and do."""
     numbers = ", ".join(f"{name} {value:g}" for name, value in alert.evidence.items() if value is not None)
     values = {
@@ -129,8 +129,8 @@ def _alertmanager(alerts: Sequence[Alert], receiver: str) -> dict[str, Any]:
 def _entry(alert: Alert) -> dict[str, Any]:
     return {
         "status": alert.state,
-        "labels": labels(alert),
-        "annotations": annotations(alert),
+        "labels": labels_of(alert),
+        "annotations": annotations_of(alert),
         "startsAt": rfc3339(alert.started_ns or alert.ts_ns),
         "endsAt": rfc3339(alert.ts_ns) if alert.state == "resolved" else NEVER,
         "generatorURL": "",
