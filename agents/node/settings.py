@@ -43,6 +43,9 @@ class NodeSettings:
     procfs_root: str = "/"  # where proc/ and sys/ lie; a container mounts the host's elsewhere
     replay_path: str = ""  # recording for the source "replay"
     replay_speed: float = 1.0  # recorded seconds per second; 0 = one record per sample
+    dcgm_url: str = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's text, for the source "dcgm"
+    dcgm_hostengine: str = "127.0.0.1:5555"  # of "dcgm-native"; "unix:PATH", or "embedded" to start one in the agent
+    nvidia_smi_path: str = "nvidia-smi"  # the program that the source "nvidia-smi" runs
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -57,8 +60,11 @@ class NodeSettings:
         options: dict[str, dict[str, object]] = {
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
+            "dcgm": {"url": self.dcgm_url},
+            "dcgm-native": {"hostengine": self.dcgm_hostengine},
+            "nvidia-smi": {"program": self.nvidia_smi_path},
         }
-        return options.get(source, {})
+        return options.get(source.lower().replace("_", "-"), {})
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> NodeSettings:
