@@ -15,10 +15,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
+from agents.node import engine_settings
+from agents.node.engine_settings import EngineSettings
 from agents.node.errors import SettingsError
 
 ENV_PREFIX: Final = "EO_NODE_"
 CONFIG_NAME: Final = "EO_NODE_CONFIG"
+ENGINES: Final = "tuple[EngineSettings, ...]"
 
 
 def _hostname() -> str:
@@ -46,6 +49,7 @@ class NodeSettings:
     dcgm_url: str = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's text, for the source "dcgm"
     dcgm_hostengine: str = "127.0.0.1:5555"  # of "dcgm-native"; "unix:PATH", or "embedded" to start one in the agent
     nvidia_smi_path: str = "nvidia-smi"  # the program that the source "nvidia-smi" runs
+    engine: tuple[EngineSettings, ...] = ()  # serving engines of this node: [[node.engine]], or EO_NODE_ENGINE
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -55,11 +59,17 @@ class NodeSettings:
     def node(self) -> str:
         return self.name or _hostname()
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources to read: those named, and the engines where some are given."""
+        return (*self.sources, "engines") if self.engine and "engines" not in self.sources else self.sources
+
     def source_options(self, source: str) -> dict[str, object]:
         """What a source's factory gets."""
         options: dict[str, dict[str, object]] = {
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
+            "engines": {"engines": self.engine, "node": self.node, "interval_s": self.sample_interval_s / 2},
             "dcgm": {"url": self.dcgm_url},
             "dcgm-native": {"hostengine": self.dcgm_hostengine},
             "nvidia-smi": {"program": self.nvidia_smi_path},
@@ -118,6 +128,8 @@ def _kinds() -> dict[str, str]:
 def _parse(name: str, text: str) -> object:
     """The environment's text as the field's type; an unknown name stays text, and `_merge` refuses it."""
     kind = _kinds().get(name.removeprefix(ENV_PREFIX).lower(), "str")
+    if kind == ENGINES:
+        return engine_settings.from_text(text, name)
     try:
         if kind.startswith("tuple"):
             return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -143,6 +155,8 @@ def _as_written(name: str, where: str) -> str:
 
 def _typed(name: str, value: object, kind: str, where: str) -> object:
     """TOML's value as the field's type: whole numbers count as floats, a list as a tuple; all else must fit."""
+    if kind == ENGINES:
+        return engine_settings.from_tables(value, where)
     if kind.startswith("tuple") and isinstance(value, list):
         value = tuple(value)
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):

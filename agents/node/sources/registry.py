@@ -59,6 +59,33 @@ SOURCES: Final[dict[str, Entry]] = {
 }
 
 
+def _engine(module: str, cls: str, title: str, url: str) -> Entry:
+    return Entry(
+        f"{_ROOM}.engines.{module}:{cls}",
+        f"{title}'s metrics text: requests, KV cache, tokens, latency histograms",
+        ("url", "file"),
+        needs=f"an address or a recording, e.g. --url {url}",
+        once={"since_start": True},
+    )
+
+
+SOURCES.update(
+    {
+        "vllm": _engine("vllm", "VllmSource", "vLLM", "http://127.0.0.1:8000/metrics"),
+        "triton": _engine("triton", "TritonSource", "Triton", "http://127.0.0.1:8002/metrics"),
+        "tensorrt-llm": _engine(
+            "tensorrt_llm", "TensorRtLlmSource", "TensorRT-LLM", "http://127.0.0.1:8000/prometheus/metrics"
+        ),
+        "sglang": _engine("sglang", "SglangSource", "SGLang", "http://127.0.0.1:30000/metrics"),
+        "tgi": _engine("tgi", "TgiSource", "TGI", "http://127.0.0.1:8080/metrics"),
+        "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime", "http://127.0.0.1:9470/metrics"),
+        "engines": Entry(
+            f"{_ROOM}.engines.poll:EnginesSource", "all engines of the agent's settings, asked in background"
+        ),
+    }
+)
+
+
 def canonical(name: str) -> str:
     """The table's spelling of a source's name; raises SettingsError, with the nearest one, for an unknown name."""
     known = name.strip().lower().replace("_", "-")
