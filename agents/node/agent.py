@@ -117,7 +117,7 @@ class NodeAgent:
         """Says each reason once per change: what a source cannot give is no failure, but nobody should guess why."""
         known, self._missing[name] = self._missing.get(name, ()), missing
         for part, reason in set(missing) - set(known):
-            log.info("node %s: source %s gives no %s: %s", self.node, name, part, reason)
+            log.info("node %s: source %s, %s: %s", self.node, name, part, reason)
 
     def _changed(self, name: str, problem: str | None) -> None:
         if problem == self._failing.get(name):

@@ -25,6 +25,8 @@ class Entry:
             the keyword is called otherwise). A path without a flag means the first of them that is no URL.
         needs: what must be given, with an example; "" when it reads this machine without being told where.
         twice: a single reading takes two with a pause, because rates come from two counters.
+        slow: it waits for a network or a program, so the agent reads it at the side (sources/background.py).
+        every_s: pause between two readings at the side; never below the agent's own.
         once: options of a single reading, beyond the agent's settings.
     """
 
@@ -33,6 +35,8 @@ class Entry:
     takes: tuple[str, ...] = ()
     needs: str = ""
     twice: bool = False
+    slow: bool = False
+    every_s: float = 1.0
     once: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -48,6 +52,9 @@ SOURCES: Final[dict[str, Entry]] = {
     "nvml": Entry(f"{_ROOM}.nvml:NvmlSource", "NVIDIA GPUs through the driver's management library"),
     "procfs": Entry(
         f"{_ROOM}.procfs:ProcfsSource", "CPU, memory, network and control groups of a Linux host", ("root",), twice=True
+    ),
+    "dcgm": Entry(
+        f"{_ROOM}.dcgm:DcgmSource", "NVIDIA GPUs through dcgm-exporter's metrics text", ("url", "file"), slow=True
     ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",

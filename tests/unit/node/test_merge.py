@@ -113,7 +113,7 @@ def test_what_is_missing_is_logged_once_per_change(tmp_path: Path, caplog: pytes
         agent.sample(4)
     told = [r.message for r in caplog.records]
     assert told == [
-        "node n1: source s gives no gpus.energy_mj: not published",
-        "node n1: source s gives no gpus.temp_c: blank",
+        "node n1: source s, gpus.energy_mj: not published",
+        "node n1: source s, gpus.temp_c: blank",
     ]
     spool.close()

@@ -58,7 +58,7 @@ def test_a_reading_kept_as_json_can_be_replayed(capsys: pytest.CaptureFixture[st
     ("arguments", "code", "words"),
     [
         (["read", "dcmg"], USAGE, "source 'dcmg' does not exist; "),
-        (["read", "nvlm"], USAGE, "did you mean 'nvml'? choose among nvml, procfs, replay"),
+        (["read", "nvlm"], USAGE, "did you mean 'nvml'? choose among nvml, procfs, "),
         (["read", "replay"], USAGE, "source replay needs a recording: eo read replay FILE"),
         (["read", "nvml", "x"], USAGE, "source nvml takes no path, got 'x'"),
         (["read", "procfs", "/nowhere"], FAILED, "/nowhere/proc/stat cannot be read"),
