@@ -106,6 +106,9 @@ def _check(s: NodeSettings) -> None:
             raise SettingsError(f"{name} is {value:g}; give {low:g} to {high:g}")
     if not s.sources:
         raise SettingsError("sources is empty; name at least one, e.g. procfs")
+    for name in s.sources:
+        if name.lower().replace("_", "-") in engine_settings.KINDS:
+            raise SettingsError(f"sources names the engine {name!r}; give its address in a table [[node.engine]]")
     if "replay" in s.sources and not s.replay_path:
         raise SettingsError("source replay needs a recording; give its path with EO_NODE_REPLAY_PATH")
     if s.log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:

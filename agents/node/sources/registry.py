@@ -66,28 +66,22 @@ SOURCES: Final[dict[str, Entry]] = {
 }
 
 
-def _engine(module: str, cls: str, title: str, url: str) -> Entry:
-    return Entry(
-        f"{_ROOM}.engines.{module}:{cls}",
-        f"{title}'s metrics text: requests, KV cache, tokens, latency histograms",
-        ("url", "file"),
-        needs=f"an address or a recording, e.g. --url {url}",
-        once={"since_start": True},
-    )
+def _engine(module: str, cls: str, title: str) -> Entry:
+    """A serving engine; the agent reads those of its settings, through the source "engines"."""
+    about = f"{title}'s metrics text: requests, KV cache, tokens, latency histograms"
+    return Entry(f"{_ROOM}.engines.{module}:{cls}", about, ("url", "file"), once={"since_start": True})
 
 
 SOURCES.update(
     {
-        "vllm": _engine("vllm", "VllmSource", "vLLM", "http://127.0.0.1:8000/metrics"),
-        "triton": _engine("triton", "TritonSource", "Triton", "http://127.0.0.1:8002/metrics"),
-        "tensorrt-llm": _engine(
-            "tensorrt_llm", "TensorRtLlmSource", "TensorRT-LLM", "http://127.0.0.1:8000/prometheus/metrics"
-        ),
-        "sglang": _engine("sglang", "SglangSource", "SGLang", "http://127.0.0.1:30000/metrics"),
-        "tgi": _engine("tgi", "TgiSource", "TGI", "http://127.0.0.1:8080/metrics"),
-        "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime", "http://127.0.0.1:9470/metrics"),
+        "vllm": _engine("vllm", "VllmSource", "vLLM"),
+        "triton": _engine("triton", "TritonSource", "Triton"),
+        "tensorrt-llm": _engine("tensorrt_llm", "TensorRtLlmSource", "TensorRT-LLM"),
+        "sglang": _engine("sglang", "SglangSource", "SGLang"),
+        "tgi": _engine("tgi", "TgiSource", "TGI"),
+        "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime"),
         "engines": Entry(
-            f"{_ROOM}.engines.poll:EnginesSource", "all engines of the agent's settings, asked in background"
+            f"{_ROOM}.engines.poll:EnginesSource", "every engine that the agent's settings name", once={"at_once": True}
         ),
     }
 )
@@ -97,7 +91,8 @@ def canonical(name: str) -> str:
     """The table's spelling of a source's name; raises SettingsError, with the nearest one, for an unknown name."""
     known = name.strip().lower().replace("_", "-")
     if known not in SOURCES:
-        near = difflib.get_close_matches(known, SOURCES, 1)
+        twisted = [source for source in SOURCES if sorted(source) == sorted(known)]  # nvlm is nvml, not vllm
+        near = twisted or difflib.get_close_matches(known, SOURCES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SettingsError(f"source {name!r} does not exist; {hint}choose among {', '.join(SOURCES)}")
     return known

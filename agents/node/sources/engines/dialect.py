@@ -15,7 +15,8 @@ from agents.node.sources.engines.cumulative import MOST_COUNT, Cumulative, cumul
 from agents.node.sources.prom_text import Sample
 
 MODEL_LABELS: Final = ("model_name", "served_model_name", "model", "model_id")
-RANK_LABELS: Final = ("engine", "dp_rank", "engine_index", "dp", "engine_id")
+# A data-parallel rank, or a replica of Ray Serve.
+RANK_LABELS: Final = ("engine", "dp_rank", "engine_index", "dp", "engine_id", "ReplicaId", "WorkerId")
 # The same number from every worker of one replica: the largest, not their sum.
 TWIN_LABELS: Final = ("tp_rank", "pp_rank", "tp", "pp", "moe_ep_rank", "pid")
 GAUGES: Final = ("running", "waiting", "waiting_tokens", "kv_tokens", "kv_use_ratio")
@@ -246,8 +247,13 @@ def _values(dialect: Dialect, group: Group, model: str, rank: str | None) -> Val
 def _why(dialect: Dialect, picks: Names) -> str:
     if not picks:
         return f"{dialect.title} does not publish it"
-    named = ", ".join(f"{dialect.prefixes[0]}{pick}" for pick in picks)
+    named = ", ".join(f"{_written(dialect, pick)}{pick}" for pick in picks)
     return f"the text has no usable value of {named}"
+
+
+def _written(dialect: Dialect, pick: Pick) -> str:
+    """The prefix that the engine writes before it: behind Triton, names of TensorRT-LLM begin with "nv_"."""
+    return "nv_" if pick.name.startswith(("trt_llm_", "inference_", "llm_")) else dialect.prefixes[0]
 
 
 def _bounded(values: Values) -> None:

@@ -49,11 +49,12 @@ def get(
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"Accept": ACCEPT, "Connection": "close"})
-        _hurry(connection, until - monotonic())
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise SourceError(f"{url} answers {answer.status} {answer.reason}{_hint(answer.status)}")
-        return _body(connection, answer, url, until, max_bytes=max_bytes, monotonic=monotonic)
+        sock: socket.socket | None = connection.sock  # the connection lets go of it with the answer's head
+        _hurry(sock, until - monotonic())
+        with connection.getresponse() as answer:
+            if answer.status != 200:
+                raise SourceError(f"{url} answers {answer.status} {answer.reason}{_hint(answer.status)}")
+            return _body(sock, answer, url, until, max_bytes=max_bytes, monotonic=monotonic)
     except TimeoutError as error:
         raise SourceError(f"{url} gave no whole answer within {deadline_s:g} s; is the engine stuck?") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -78,7 +79,7 @@ def _hint(status: int) -> str:
 
 
 def _body(
-    connection: http.client.HTTPConnection,
+    sock: socket.socket | None,
     answer: http.client.HTTPResponse,
     url: str,
     until: float,
@@ -89,7 +90,7 @@ def _body(
     parts: list[bytes] = []
     size = 0
     while True:
-        _hurry(connection, until - monotonic())
+        _hurry(sock, until - monotonic())
         part = answer.read1(CHUNK)
         if not part:
             break
@@ -103,10 +104,9 @@ def _body(
     return b"".join(parts)
 
 
-def _hurry(connection: http.client.HTTPConnection, left_s: float) -> None:
+def _hurry(sock: socket.socket | None, left_s: float) -> None:
     if left_s <= 0:
         raise TimeoutError
-    sock: socket.socket | None = connection.sock
     if sock is not None:
         sock.settimeout(left_s)
 

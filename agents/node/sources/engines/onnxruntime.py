@@ -46,3 +46,4 @@ class OnnxRuntimeSource(EngineSource):
 
     name = "onnxruntime"
     dialect = DIALECT
+    default_url = "http://127.0.0.1:9470/metrics"

@@ -109,23 +109,23 @@ class EnginesSource:
         make: builds the source of one engine.
         wall_ns: when an answer was given.
         background: False = the caller asks, through `ask`; for tests.
+        at_once: ask in the caller's time, for a single look.
     """
 
     name = "engines"
 
     def __init__(
         self,
-        engines: Sequence[EngineSettings],
+        engines: Sequence[EngineSettings] = (),
         *,
         node: str = "",
         interval_s: float = INTERVAL_S,
         make: Make = make,
         wall_ns: Callable[[], int] = time.time_ns,
         background: bool = True,
+        at_once: bool = False,
     ) -> None:
-        if not engines:
-            raise SettingsError("source engines has none; name them as [[node.engine]] or in EO_NODE_ENGINE")
-        self._node, self._background = node, background
+        self._node, self._background, self._at_once = node, background and not at_once, at_once
         self.pollers = tuple(
             Poller(make(engine), engine.name or engine.url, interval_s=interval_s, wall_ns=wall_ns)
             for engine in engines
@@ -134,12 +134,17 @@ class EnginesSource:
 
     def probe(self) -> Probe:
         """Present as soon as engines are named: one that is down now may come up later. Begins to ask."""
+        if not self.pollers:
+            return Probe(False, "no engine is named; do it as [[node.engine]] in the agent's file or in EO_NODE_ENGINE")
         self._start()
         return Probe(True, None, CAPABILITY)
 
     def read(self, now_ns: int) -> Reading:
-        """What the engines said last, with its age. Never waits and never fails."""
+        """What the engines said last, with its age. Never fails, and does not wait but for a single look."""
         self._start()
+        if self._at_once:
+            for poller in self.pollers:
+                poller.ask()
         engines, missing = list[EngineReading](), list[tuple[str, str]]()
         for poller, named in zip(self.pollers, self._named, strict=True):
             snapshot, problem = poller.newest, poller.problem

@@ -43,3 +43,4 @@ class SglangSource(EngineSource):
 
     name = "sglang"
     dialect = DIALECT
+    default_url = "http://127.0.0.1:30000/metrics"

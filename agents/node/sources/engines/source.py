@@ -61,7 +61,7 @@ class EngineSource:
     """One engine's server.
 
     Args:
-        url: its metrics; http or https.
+        url: its metrics, http or https; the engine's usual port on this machine when empty.
         file: a recorded text instead.
         name: of the engine, unique in the cluster; derived from the address when empty.
         stack: model x precision x engine x GPU, for learned curves; derived from the model when empty.
@@ -74,6 +74,7 @@ class EngineSource:
 
     name: ClassVar[str]
     dialect: ClassVar[Dialect]
+    default_url: ClassVar[str]
 
     def __init__(
         self,
@@ -88,11 +89,9 @@ class EngineSource:
         deadline_s: float = fetch.DEADLINE_S,
         get: Callable[..., bytes] = fetch.get,
     ) -> None:
-        if bool(url) == bool(file):
-            raise SettingsError(
-                f"source {self.name} needs one origin: --url URL of the engine's metrics, or --file FILE"
-            )
-        self._url, self._file = fetch.checked(url) if url else "", file
+        if url and file:
+            raise SettingsError(f"source {self.name} has one origin: give url or file, not both")
+        self._url, self._file = "" if file else fetch.checked(url or self.default_url), file
         self._identity = Identity(name=name, stack=stack, workload=workload, gpus=tuple(map(str, gpus)))
         self._deadline_s, self._get, self._since_start = deadline_s, get, since_start
         self._before: dict[tuple[str, str | None], _Before] = {}

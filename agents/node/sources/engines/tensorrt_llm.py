@@ -91,6 +91,7 @@ class TensorRtLlmSource(EngineSource):
 
     name = "tensorrt-llm"
     dialect = DIALECT
+    default_url = "http://127.0.0.1:8000/prometheus/metrics"
 
     def _samples(self, text: bytes) -> list[Sample]:
         found = from_json(text)

@@ -39,3 +39,4 @@ class TgiSource(EngineSource):
 
     name = "tgi"
     dialect = DIALECT
+    default_url = "http://127.0.0.1:8080/metrics"

@@ -92,3 +92,4 @@ class TritonSource(EngineSource):
 
     name = "triton"
     dialect = DIALECT
+    default_url = "http://127.0.0.1:8002/metrics"

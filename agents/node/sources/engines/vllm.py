@@ -1,4 +1,4 @@
-"""vLLM's /metrics, versions 0 and 1, and what speaks its dialect (NVIDIA NIM, forks): bare names are taken too."""
+"""vLLM's /metrics, versions 0 and 1, and what speaks its dialect: NVIDIA NIM, Ray Serve, forks, bare names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _derive(group: Group, values: Values) -> None:
 DIALECT = Dialect(
     kind="vllm",
     title="vLLM",
-    prefixes=("vllm_", "nim_", ""),
+    prefixes=("vllm_", "ray_vllm_", "nim_", ""),
     values={
         "running": names("num_requests_running"),
         "waiting": names("num_requests_waiting"),
@@ -50,3 +50,4 @@ class VllmSource(EngineSource):
 
     name = "vllm"
     dialect = DIALECT
+    default_url = "http://127.0.0.1:8000/metrics"
