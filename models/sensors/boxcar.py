@@ -7,6 +7,7 @@ alone; then they stay None.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,26 +63,28 @@ class Reference:
         joules = np.interp(end_s, self.time_s, self._joules) - np.interp(start_s, self.time_s, self._joules)
         return np.asarray(joules / (end_s - start_s), dtype=np.float64)
 
-    def low_pass_w(self, end_s: Floats, window_s: float) -> Floats:
-        """The exponential mean of time constant window_s / 2 at each instant."""
-        grid = np.arange(self.time_s[0], self.time_s[-1], STEP_S)
-        if len(grid) < 2:
-            return np.full(len(end_s), np.nan)
-        level = self.mean_w(grid[:-1], grid[1:])
-        kernel = np.exp(-np.arange(0.0, 4.0 * window_s, STEP_S) / (window_s / 2))
-        padded = np.concatenate([np.full(len(kernel) - 1, level[0]), level])
-        filtered = np.convolve(padded, kernel / kernel.sum(), mode="valid")
-        return np.asarray(np.interp(end_s, grid[1:], filtered), dtype=np.float64)
-
-    def shaped_w(self, end_s: Floats, window_s: float, shape: Shape) -> Floats:
-        """What a sensor of that shape would show."""
-        return self.mean_w(end_s - window_s, end_s) if shape == "boxcar" else self.low_pass_w(end_s, window_s)
-
     def spread_w(self, start_s: Floats, end_s: Floats) -> Floats:
         """Standard deviation of the signal inside each window."""
         squares = np.interp(end_s, self.time_s, self._squares) - np.interp(start_s, self.time_s, self._squares)
         variance = squares / (end_s - start_s) - self.mean_w(start_s, end_s) ** 2
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)), dtype=np.float64)
+
+    def shaped(self, window_s: float, shape: Shape) -> Callable[[Floats], Floats]:
+        """What a sensor of that window and shape would show at given instants."""
+        if shape == "boxcar":
+            return lambda end_s: self.mean_w(end_s - window_s, end_s)
+        grid = np.arange(self.time_s[0], self.time_s[-1], STEP_S)
+        if len(grid) < 2:
+            return lambda end_s: np.full(len(end_s), np.nan)
+        level = self.mean_w(grid[:-1], grid[1:])
+        kernel = np.exp(-np.arange(0.0, 4.0 * window_s, STEP_S) / (window_s / 2))
+        padded = np.concatenate([np.full(len(kernel) - 1, level[0]), level])
+        filtered = np.convolve(padded, kernel / kernel.sum(), mode="valid")
+        return lambda end_s: np.asarray(np.interp(end_s, grid[1:], filtered), dtype=np.float64)
+
+    def shaped_w(self, end_s: Floats, window_s: float, shape: Shape) -> Floats:
+        """The same, at once."""
+        return self.shaped(window_s, shape)(end_s)
 
 
 def from_edges(edge_s: Floats, *, start_s: float, end_s: float) -> Reference:
@@ -125,21 +128,22 @@ def _search(
 ) -> Boxcar | None:
     best: Boxcar | None = None
     for window_s in windows.tolist():
+        shown = reference.shaped(window_s, shape)
         for lag_s in lags.tolist():
-            found = _explained(time_s - lag_s, value_w, reference, window_s, shape)
+            found = _explained(time_s - lag_s, value_w, reference, window_s, shown)
             if found is not None and (best is None or found[0] < best.rmse_w):
                 best = Boxcar(shape, window_s, lag_s, *found)
     return best
 
 
 def _explained(
-    end_s: Floats, value_w: Floats, reference: Reference, window_s: float, shape: Shape
+    end_s: Floats, value_w: Floats, reference: Reference, window_s: float, shown: Callable[[Floats], Floats]
 ) -> tuple[float, float, float] | None:
     """(what is left, gain, offset) of the best straight line from the shaped reference to the readings."""
     inside = reference.covers(end_s - window_s, end_s)
     if inside.sum() < LEAST_UPDATES:
         return None
-    mean = reference.shaped_w(end_s[inside], window_s, shape)
+    mean = shown(end_s[inside])
     if np.ptp(mean) < LEVELS_APART * np.max(np.abs(mean)):
         return None
     gain, offset = np.polyfit(mean, value_w[inside], 1)

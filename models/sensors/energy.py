@@ -1,6 +1,6 @@
 """Joules from sparse readings: the naive integral, and one that knows what the sensor does not see.
 
-Two corrections, both from the readings of the run itself and usable online with half a second of delay:
+Two corrections, both from the readings of the run itself. Online they know what came so far, and grow better with it:
 - age: a reading describes the past, so it is placed there before integrating;
 - pulses: a sensor that looks at a part of the time and a load that beats faster than it make aliases. Where the device
   says that it was busy for a part of the time, power is low + busy * (high - low), both levels taken from the readings.
@@ -11,15 +11,18 @@ Gain and offset come from a calibration against a meter; without one the stated 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.sensors.types import TOLERANCE_RATIO, Energy, Floats, SensorModel
 
-SPAN_S = 4.0  # levels are looked for this far back: some beats of a pulse against the sensor
-AHEAD_S = 0.3  # and this far ahead, which is the delay of the estimate
+SPAN_S = 4.0  # levels are looked for this far to both sides: some beats of a pulse against the sensor
+EDGE_S = 0.25  # a busy counter's period: what lies nearer to the ends of a stretch is not of one level
+LEAST_UPDATES_A_BEAT = 8  # a faster alternation is no slow alias whose beats could be counted
 PARTIAL = (0.03, 0.97)  # busy for less or more than this is idle or full
 SWING_RATIO = 0.2  # readings that vary by less are no alias: they are taken as they are
 LEAST_S = 0.6  # a shorter partial stretch is one edge seen by a slow busy counter, not a pulsed load
 MEAN_FROM_S, MEAN_FULL_S = 30.0, 120.0  # a regime's own mean begins to count, and counts in full
+Bools = NDArray[np.bool_]
 GAP_S = 5.0  # a longer hole between readings is unknown energy, not a straight line
 
 
@@ -91,36 +94,45 @@ def _unpulsed(when: Floats, watts: Floats, busy: Floats) -> Floats:
     out = watts.copy()
     partial = (busy > PARTIAL[0]) & (busy < PARTIAL[1])
     for first, last in _stretches(partial):
-        if when[last - 1] - when[first] < LEAST_S:
-            continue
-        low, high = _levels(when, watts, first, last)
-        swings = high - low > SWING_RATIO * high
-        drawn = np.where(swings, low + busy[first:last] * (high - low), watts[first:last])
-        out[first:last] = _drawn_to_mean(when[first:last], watts[first:last], drawn)
+        if when[last - 1] - when[first] >= LEAST_S:
+            out[first:last] = _stretch(when[first:last], watts[first:last], busy[first:last])
     return out
 
 
-def _stretches(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> list[tuple[int, int]]:
+def _stretch(when: Floats, watts: Floats, busy: Floats) -> Floats:
+    """One stretch of partial load: by whole beats of the alias where it has some, else by levels seen nearby."""
+    # A stretch begins and ends in the middle of the busy counter's period: there, readings still are the old level.
+    inner = (when >= when[0] + EDGE_S) & (when <= when[-1] - EDGE_S)
+    if (beats := _whole_beats(when[inner], watts[inner])) is not None:
+        low, high = np.full(len(when), watts[inner].min()), np.full(len(when), watts[inner].max())
+    else:
+        low, high = _levels(when, watts, inner)
+    drawn = np.where(high - low > SWING_RATIO * high, low + busy * (high - low), watts)
+    if beats is None:
+        return _drawn_to_mean(when, watts, drawn)
+    start_s, end_s = beats
+    left_j = _between(when, watts, start_s, end_s) - _between(when, drawn, start_s, end_s)
+    return np.asarray(drawn + left_j / (end_s - start_s), dtype=np.float64)
+
+
+def _stretches(mask: Bools) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _levels(when: Floats, watts: Floats, first: int, last: int) -> tuple[Floats, Floats]:
-    """Lowest and highest reading around each instant of a stretch."""
-    start = np.searchsorted(when, when[first:last] - SPAN_S)
-    stop = np.searchsorted(when, when[first:last] + AHEAD_S, side="right")
+def _levels(when: Floats, watts: Floats, inner: Bools) -> tuple[Floats, Floats]:
+    """Lowest and highest reading of the stretch around each instant."""
+    known, values = when[inner], watts[inner]
+    start = np.searchsorted(known, when - SPAN_S)
+    stop = np.maximum(np.searchsorted(known, when + SPAN_S, side="right"), start + 1)
     pairs = zip(start.tolist(), stop.tolist(), strict=True)
-    levels = [(watts[a:b].min(), watts[a:b].max()) for a, b in pairs]
+    levels = [(part.min(), part.max()) if len(part := values[a:b]) else (0.0, 0.0) for a, b in pairs]
     low, high = np.array(levels, dtype=np.float64).T
     return low, high
 
 
 def _drawn_to_mean(when: Floats, watts: Floats, drawn: Floats) -> Floats:
-    """Moves an estimate to what its readings are on average: over whole beats of the alias, or over minutes."""
-    if (beats := _whole_beats(when, watts)) is not None:
-        start_s, end_s = beats
-        left = _between(when, watts, start_s, end_s) - _between(when, drawn, start_s, end_s)
-        return np.asarray(drawn + left / (end_s - start_s), dtype=np.float64)
+    """Moves a long regime's estimate to the running mean of its readings, which no alias outlasts."""
     passed = when - when[0]
     weight = np.clip((passed - MEAN_FROM_S) / (MEAN_FULL_S - MEAN_FROM_S), 0.0, 1.0)
     if weight[-1] == 0.0:
@@ -130,19 +142,25 @@ def _drawn_to_mean(when: Floats, watts: Floats, drawn: Floats) -> Floats:
 
 
 def _whole_beats(when: Floats, watts: Floats) -> tuple[float, float] | None:
-    """First and last upward crossing of the middle level: between them the alias went through whole beats."""
+    """First and last upward crossing of the middle level: between them a slow alias went through whole beats."""
+    if len(watts) < LEAST_UPDATES_A_BEAT:
+        return None
     low, high = float(np.min(watts)), float(np.max(watts))
     if high - low <= SWING_RATIO * high:
         return None
     middle, quarter = (low + high) / 2, (high - low) / 4
-    crossings, armed = [], False
+    crossings, armed = list[float](), False
     for i in range(1, len(watts)):
         armed = armed or watts[i] < middle - quarter
         if armed and watts[i] >= middle > watts[i - 1]:
             share = (middle - watts[i - 1]) / (watts[i] - watts[i - 1])
             crossings.append(float(when[i - 1] + share * (when[i] - when[i - 1])))
             armed = False
-    return (crossings[0], crossings[-1]) if len(crossings) > 1 else None
+    if len(crossings) < 2:
+        return None
+    between = (when > crossings[0]) & (when < crossings[-1])
+    updates = np.count_nonzero(np.diff(watts[between]))
+    return (crossings[0], crossings[-1]) if updates >= LEAST_UPDATES_A_BEAT * (len(crossings) - 1) else None
 
 
 def _uncertainty_j(when: Floats, watts: Floats, model: SensorModel, *, start_s: float, end_s: float) -> float:

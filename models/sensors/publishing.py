@@ -14,6 +14,7 @@ from models.sensors.types import Floats
 
 LEAST_CHANGES = 8  # fewer say nothing about a beat
 ASKED_TOO_SLOWLY = 0.7  # asked at more than this share of the apparent period, the period is only a bound
+STUCK_S, STUCK_READINGS = 30.0, 100  # no powered device shows one and the same value for so long: sensors have noise
 STEPS = 4000  # grid of the search: 20 % of the period in steps of 0.005 %
 
 
@@ -45,6 +46,18 @@ def find(time_s: Floats, value: Floats) -> Updates:
     period_s, on_beat = _beat(seen, rough_s)
     told = f"beat of {len(seen)} changes asked every {ask_s * 1e3:.0f} ms"
     return Updates(on_beat, values, period_s, ask_s, told)
+
+
+def stuck(time_s: Floats, value: Floats) -> str | None:
+    """One sentence when a sensor stands still for longer than any load; None when it moves or is seen too briefly."""
+    good = np.isfinite(time_s) & np.isfinite(value)
+    if good.sum() < STUCK_READINGS or np.ptp(value[good]) > 0:
+        return None
+    lasted_s = float(np.ptp(time_s[good]))
+    if lasted_s < STUCK_S:
+        return None
+    told = f"it reads {value[good][0]:g} W without any change for {lasted_s:.0f} s, and real sensors have noise"
+    return f"{told}: it is stuck or not supported, do not believe it; see the driver and the board's health"
 
 
 def _rough_period(gaps: Floats, ask_s: float) -> float:
