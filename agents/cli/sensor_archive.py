@@ -164,6 +164,8 @@ def _seconds(column: Any, name: str) -> Floats:
     if values.dtype.kind == "M":
         return np.where(np.isnat(values), np.nan, values.astype("datetime64[ns]").astype(np.int64) / 1e9)
     numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).any():
+        raise ValueError(f"no usable value in the column of time {name!r}")
     ending = re.search(r"[_\[ ](ns|us|ms|s)\]?$", name, re.I)
     if ending:
         return numbers / {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}[ending[1].lower()]
