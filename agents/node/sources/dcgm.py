@@ -17,6 +17,8 @@ from agents.node.sources.base import Probe, Reading
 from streams.contract.records import GpuColumns
 
 log = logging.getLogger(__name__)
+MAX_BYTES: Final = 4 * 2**20  # a node of 16 GPUs with every family publishes a tenth of that
+MAX_SAMPLES: Final = 50_000
 STALE_S: Final = 120.0  # dcgm-exporter collects every 30 s by default; its energy counters move even at idle
 
 
@@ -26,6 +28,7 @@ class DcgmSource:
     Args:
         url: where the exporter answers.
         file: a recorded text instead.
+        host: this node's name: of a text with several hosts (a federated one) only its GPUs are this node's.
         deadline_s: for one reading by URL.
         stale_s: after so long without any change of the energy counters a live text is no reading any more.
         monotonic: seconds, for the age of the signal; a wall clock that jumps changes nothing.
@@ -38,6 +41,7 @@ class DcgmSource:
         url: str = "",
         *,
         file: str = "",
+        host: str = "",
         deadline_s: float = fetch.DEADLINE_S,
         stale_s: float = STALE_S,
         monotonic: Callable[[], float] = time.monotonic,
@@ -45,6 +49,8 @@ class DcgmSource:
         if bool(url) == bool(file):
             raise SettingsError("source dcgm reads one text: give its URL (http://HOST:9400/metrics) or a file")
         self._url, self._file = fetch.checked_url(url) if url else "", file
+        self._host = host
+        self._newest_ms: float | None = None
         self._deadline_s, self._stale_s, self._monotonic = float(deadline_s), float(stale_s), monotonic
         self._units = dcgm_text.Units()
         self._energy: tuple[object, float] | None = None  # counters, and when they last moved
@@ -79,8 +85,11 @@ class DcgmSource:
 
     def _columns(self) -> tuple[GpuColumns | None, dict[str, str]]:
         text = fetch.get(self._url, deadline_s=self._deadline_s) if self._url else fetch.file(self._file)
-        samples = prom_text.parse(text.body)
-        gpu, missing = dcgm_text.columns(samples, self._units)
+        samples = prom_text.parse(text.body, max_bytes=MAX_BYTES, max_samples=MAX_SAMPLES)
+        old = self._drop_old(samples)
+        gpu, missing = dcgm_text.columns(samples, self._units, self._host)
+        if old:
+            missing["old"] = f"{old} samples are more than {self._stale_s:g} s older than the newest and are not used"
         if (problem := samples.problem()) is not None:
             missing["text"] = problem
         if gpu is None and not samples:
@@ -93,11 +102,21 @@ class DcgmSource:
         why = "; ".join(missing.values()) or "it holds no series of DCGM"
         return f"{self._url or self._file} names no GPU by UUID: {why}"
 
+    def _drop_old(self, samples: prom_text.Samples) -> int:
+        """Takes out what a federating Prometheus repeats of series that have ended: only it gives time stamps."""
+        newest_ms = max((s.ts_ms for s in samples if s.ts_ms is not None), default=None)
+        self._newest_ms = newest_ms
+        if newest_ms is None:
+            return 0
+        bound_ms, before = newest_ms - self._stale_s * 1000, len(samples)
+        samples[:] = [s for s in samples if s.ts_ms is None or s.ts_ms >= bound_ms]
+        return before - len(samples)
+
     def _moves(self, gpu: GpuColumns) -> None:
-        """Refuses a live text whose counters stand: its gauges are as old as they are."""
-        if not self._url or gpu.energy_mj is None:
+        """Refuses a live text whose counters and time stamps stand: its gauges are as old as they are."""
+        if not self._url or (gpu.energy_mj is None and self._newest_ms is None):
             return
-        now, seen = self._monotonic(), (gpu.uuid, gpu.energy_mj)
+        now, seen = self._monotonic(), (gpu.uuid, gpu.energy_mj, self._newest_ms)
         if self._energy is None or self._energy[0] != seen:
             self._energy = (seen, now)
         elif (age_s := now - self._energy[1]) > self._stale_s:

@@ -60,10 +60,13 @@ class Units:
     warning: dict[int, str] = field(default_factory=dict)
 
 
-def columns(samples: Samples, known: Units) -> tuple[GpuColumns | None, dict[str, str]]:
-    """(GPU columns, part -> reason of what is missing or doubtful); None when no series names a GPU."""
+def columns(samples: Samples, known: Units, host: str = "") -> tuple[GpuColumns | None, dict[str, str]]:
+    """(GPU columns, part -> reason of what is missing or doubtful); None when no series names a GPU.
+
+    `host` is this node's name: where a text speaks of several hosts and of this one, the others' GPUs are not ours.
+    """
     missing: dict[str, str] = {}
-    gpus = _gather(samples, missing)
+    gpus = _ours(_gather(samples, missing), host, missing)
     if not gpus:
         return None, missing
     _decide_units(gpus, samples.help, known, missing)
@@ -121,6 +124,16 @@ def _gather(samples: Samples, missing: dict[str, str]) -> list[Gpu]:
     for uuid in [uuid for uuid in found if uuid.startswith("MIG-")]:
         _adopt(found.pop(uuid), parents, missing)
     return sorted(found.values(), key=lambda gpu: (gpu.owner.host, gpu.owner.index))
+
+
+def _ours(gpus: list[Gpu], host: str, missing: dict[str, str]) -> list[Gpu]:
+    hosts = {gpu.owner.host for gpu in gpus}
+    ours = [gpu for gpu in gpus if gpu.owner.host.partition(":")[0].partition(".")[0] == host.partition(".")[0]]
+    if len(hosts) < 2 or not host:
+        return gpus
+    told = f"the text speaks of {len(hosts)} hosts"
+    missing["hosts"] = f"{told}; only the GPUs of {host} are read" if ours else f"{told}, none of them called {host}"
+    return ours or gpus
 
 
 def _add(found: dict[str, Gpu], owner: Owner, number: Field | None, sample: Sample) -> None:

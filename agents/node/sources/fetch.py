@@ -22,6 +22,7 @@ from agents.node.sources.prom_text import MAX_BYTES
 
 DEADLINE_S: Final = 2.0
 MAX_REDIRECTS: Final = 3
+MAX_HEAD: Final = 65536
 _HEADERS: Final = {"Accept": "text/plain;version=0.0.4, */*;q=0.1", "Accept-Encoding": "identity"}
 
 
@@ -181,6 +182,8 @@ def _receive(link: socket.socket, due: float, max_bytes: int, monotonic: Callabl
         if not ends and (at := got.find(b"\r\n\r\n")) >= 0:
             ends = True
             size = _length(bytes(got[:at]).lower(), at + 4)
+        if not ends and len(got) > MAX_HEAD:
+            raise http.client.HTTPException(f"more than {MAX_HEAD} bytes before its first line of text")
         if ends and size is not None and len(got) >= size:
             return bytes(got[:size])
         if ends and size is None and got.endswith(b"\r\n0\r\n\r\n"):

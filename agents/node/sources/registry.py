@@ -56,6 +56,19 @@ SOURCES: Final[dict[str, Entry]] = {
     "dcgm": Entry(
         f"{_ROOM}.dcgm:DcgmSource", "NVIDIA GPUs through dcgm-exporter's metrics text", ("url", "file"), slow=True
     ),
+    "dcgm-native": Entry(
+        f"{_ROOM}.dcgm_native:DcgmNativeSource",
+        "NVIDIA GPUs through libdcgm.so.4 and a running nv-hostengine",
+        ("url:hostengine",),
+        slow=True,
+    ),
+    "nvidia-smi": Entry(
+        f"{_ROOM}.nvidia_smi:NvidiaSmiSource",
+        "NVIDIA GPUs through the program nvidia-smi, where NVML is not allowed",
+        ("file",),
+        slow=True,
+        every_s=5.0,
+    ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",

@@ -358,3 +358,49 @@ def test_one_origin_only() -> None:
     for given in ({}, {"url": "http://h/metrics", "file": "x"}):
         with pytest.raises(SettingsError, match="source dcgm reads one text"):
             DcgmSource(**given)
+
+
+def test_of_a_federated_text_only_this_hosts_gpus_are_read() -> None:
+    text = "".join(f'DCGM_FI_DEV_GPU_TEMP{{gpu="0",UUID="GPU-{h}",Hostname="{h}.cluster"}} 40\n' for h in "abc")
+    gpu, missing = dcgm_text.columns(prom_text.parse(text), dcgm_text.Units(), "b")
+    assert gpu is not None
+    assert gpu.uuid == ("GPU-b",)
+    assert missing["hosts"] == "the text speaks of 3 hosts; only the GPUs of b are read"
+    everybody, told = dcgm_text.columns(prom_text.parse(text), dcgm_text.Units(), "elsewhere")
+    assert everybody is not None
+    assert len(everybody.uuid) == 3
+    assert told["hosts"] == "the text speaks of 3 hosts, none of them called elsewhere"
+
+
+def test_series_that_have_ended_are_not_read_and_time_stamps_that_stand_are_no_reading() -> None:
+    now, stamp = [0.0], 1_700_000_000_000
+
+    def text(newest: int) -> bytes:
+        lines = [
+            f'DCGM_FI_DEV_GPU_TEMP{{gpu="0",UUID="GPU-0"}} 40 {newest}',
+            f'DCGM_FI_DEV_GPU_TEMP{{UUID="GPU-1"}} 41 {stamp}',
+        ]
+        return ok(("\n".join(lines) + "\n").encode())
+
+    with serving() as server:
+        source = DcgmSource(f"{server.url}/federate", monotonic=lambda: now[0])
+        server.answers["/federate"] = text(stamp + 121_000)
+        reading = source.read(1)
+        assert reading.gpu is not None
+        assert reading.gpu.uuid == ("GPU-0",)
+        assert dict(reading.missing)["old"].startswith("1 samples are more than 120 s older than the newest")
+        now[0] = 121.0
+        with pytest.raises(SourceError, match="it stands still"):
+            source.read(1)
+        server.answers["/federate"] = text(stamp + 122_000)
+        assert source.read(1).gpu is not None
+
+
+def test_a_text_that_is_far_too_long_is_cut_and_said() -> None:
+    line = b'DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-0"} 40\n'
+    with serving() as server:
+        server.answers["/metrics"] = ok(line + b"x 1\n" * 60_000)
+        reading = DcgmSource(f"{server.url}/metrics").read(1)
+        assert reading.gpu is not None
+        assert reading.gpu.temp_c == (40.0,)
+        assert "too long; the rest is unknown" in dict(reading.missing)["text"]

@@ -11,6 +11,7 @@ import pytest
 from agents.node.errors import SettingsError, SourceError
 from agents.node.sources import registry
 from agents.node.sources.engines.source import EngineSource
+from agents.node.sources.fetch import Text
 from streams.contract.histogram import pool, quantile
 from streams.contract.records import EngineReading
 
@@ -30,7 +31,10 @@ NUMBERS = (
 
 def source(kind: str, text: str | Callable[[], str] | None = None, **options: Any) -> EngineSource:
     if text is not None:
-        options |= {"url": "http://127.0.0.1:8000/metrics", "get": lambda _url, **_: _text(text).encode()}
+        options |= {
+            "url": "http://127.0.0.1:8000/metrics",
+            "get": lambda url, **_: Text(_text(text).encode(), url, 0.0),
+        }
     made = registry.make(kind, options)
     assert isinstance(made, EngineSource)
     return made
@@ -135,6 +139,12 @@ def test_several_models_and_ranks_stand_apart() -> None:
     )
     found = {engine.engine: engine.running for engine in engines("vllm", text, name="e")}
     assert found == {"e/a/rank0": 1, "e/a/rank1": 2, "e/a/rank10": 4, "e/b": 3}
+
+
+def test_servers_of_a_federated_text_stand_apart() -> None:
+    text = "".join(f'vllm:num_requests_running{{model_name="a",engine="0",instance="h{n}:8000"}} {n}\n' for n in (1, 2))
+    found = {engine.engine: engine.running for engine in engines("vllm", text, name="e")}
+    assert found == {"e/a/rankh1:8000/0": 1, "e/a/rankh2:8000/0": 2}
 
 
 def test_ranks_that_only_some_series_name_are_added_up() -> None:
@@ -294,7 +304,7 @@ def test_more_engines_than_any_server_has_are_cut() -> None:
 def test_a_source_has_one_origin() -> None:
     with pytest.raises(SettingsError, match="source vllm has one origin: give url or file, not both"):
         source("vllm", url="http://h/metrics", file="x")
-    with pytest.raises(SettingsError, match="'ftp://h' is no address of metrics"):
+    with pytest.raises(SettingsError, match="'ftp://h' is no URL that can be asked"):
         source("vllm", url="ftp://h")
 
 
@@ -302,5 +312,5 @@ def test_a_recording_that_is_not_there() -> None:
     probe = source("vllm", file="/nowhere/x.txt").probe()
     assert (probe.present, probe.reason) == (
         False,
-        "recording /nowhere/x.txt cannot be read (No such file or directory); check the path",
+        "/nowhere/x.txt cannot be read (No such file or directory); check the path",
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from agents.node.sources import prom_text
 from agents.node.sources.prom_text import parse
@@ -143,3 +145,16 @@ def test_what_is_written_by_the_rules_is_read_back(labels: dict[str, str], value
     (sample,) = parse(line)
     assert sample.labels == labels
     assert repr(sample.value) == repr(value)
+
+
+@pytest.mark.parametrize("name", ["dcgm_exporter_metrics.txt"])
+def test_recordings_read_as_the_reference_parser_reads_them(name: str) -> None:
+    text = (Path(__file__).parents[2] / "data/dcgm" / name).read_text()
+    theirs = [(s.name, s.labels, s.value) for family in text_string_to_metric_families(text) for s in family.samples]
+    ours = [(s.name, s.labels, s.value) for s in parse(text)]
+
+    def key(row: tuple[str, dict[str, str], float]) -> str:
+        # The reference renames counters as OpenMetrics does.
+        return repr((row[0].removesuffix("_total"), sorted(row[1].items()), float(row[2])))
+
+    assert sorted(map(key, ours)) == sorted(map(key, theirs))

@@ -15,8 +15,8 @@ from agents.node.sources.engines.cumulative import MOST_COUNT, Cumulative, cumul
 from agents.node.sources.prom_text import Sample
 
 MODEL_LABELS: Final = ("model_name", "served_model_name", "model", "model_id")
-# A data-parallel rank, or a replica of Ray Serve.
-RANK_LABELS: Final = ("engine", "dp_rank", "engine_index", "dp", "engine_id", "ReplicaId", "WorkerId")
+# A data-parallel rank, a replica of Ray Serve, or one of several servers in a federated text.
+RANK_LABELS: Final = ("instance", "ReplicaId", "WorkerId", "engine", "engine_id", "engine_index", "dp_rank", "dp")
 # The same number from every worker of one replica: the largest, not their sum.
 TWIN_LABELS: Final = ("tp_rank", "pp_rank", "tp", "pp", "moe_ep_rank", "pid")
 GAUGES: Final = ("running", "waiting", "waiting_tokens", "kv_tokens", "kv_use_ratio")
@@ -221,8 +221,8 @@ def _key(dialect: Dialect, sample: Sample) -> tuple[str, str | None]:
     labels = sample.labels
     model = next((labels[label] for label in MODEL_LABELS if labels.get(label)), "")
     extra = [labels[label] for label in dialect.groups_by if labels.get(label)]
-    rank = next((labels[label] for label in RANK_LABELS if labels.get(label)), None)
-    return ":".join([model, *extra]), rank
+    ranks = [labels[label] for label in RANK_LABELS if labels.get(label)]
+    return ":".join([model, *extra]), "/".join(ranks) or None
 
 
 def _values(dialect: Dialect, group: Group, model: str, rank: str | None) -> Values:

@@ -14,9 +14,8 @@ from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
 from agents.node.errors import SettingsError, SourceError
-from agents.node.sources import prom_text
+from agents.node.sources import fetch, prom_text
 from agents.node.sources.base import Probe, Reading
-from agents.node.sources.engines import fetch
 from agents.node.sources.engines.cumulative import delta
 from agents.node.sources.engines.dialect import FIELDS, HISTOGRAMS, Dialect, Values, read
 from agents.node.sources.prom_text import Sample
@@ -24,6 +23,8 @@ from streams.contract.records import EngineReading, Histogram
 
 CAPABILITY: Final = ("engine",)
 MAX_SAMPLES: Final = 50_000
+MAX_BYTES: Final = 4 * 2**20  # an engine's text has some 100 kB
+DEADLINE_S: Final = 0.8  # for the whole answer; below the sample interval
 STAMP_SLACK_MS: Final = 5_000.0  # an engine's own stamp further ahead of us is another clock's, not news
 UNSPECIFIED: Final = "unspecified"
 _INTEGERS: Final = tuple(name for name in FIELDS if name != "kv_use_ratio")
@@ -86,12 +87,12 @@ class EngineSource:
         workload: str = "",
         gpus: tuple[str, ...] | list[str] = (),
         since_start: bool = False,
-        deadline_s: float = fetch.DEADLINE_S,
-        get: Callable[..., bytes] = fetch.get,
+        deadline_s: float = DEADLINE_S,
+        get: Callable[..., fetch.Text] = fetch.get,
     ) -> None:
         if url and file:
             raise SettingsError(f"source {self.name} has one origin: give url or file, not both")
-        self._url, self._file = "" if file else fetch.checked(url or self.default_url), file
+        self._url, self._file = "" if file else fetch.checked_url(url or self.default_url), file
         self._identity = Identity(name=name, stack=stack, workload=workload, gpus=tuple(map(str, gpus)))
         self._deadline_s, self._get, self._since_start = deadline_s, get, since_start
         self._before: dict[tuple[str, str | None], _Before] = {}
@@ -117,10 +118,10 @@ class EngineSource:
     def snapshot(self, now_ns: int) -> Snapshot:
         """Everything that the engine says now; touches no state, so that any thread may call it."""
         if self._url:
-            text = self._get(self._url, deadline_s=self._deadline_s)
+            text = self._get(self._url, deadline_s=self._deadline_s, max_bytes=MAX_BYTES)
         else:
-            text = fetch.from_file(self._file)
-        samples = self._samples(text)
+            text = fetch.file(self._file, max_bytes=MAX_BYTES)
+        samples = self._samples(text.body)
         values = read(self.dialect, samples)
         if not values:
             raise SourceError(
@@ -131,7 +132,7 @@ class EngineSource:
         return Snapshot(tuple(values), now_ns, problem)
 
     def _samples(self, text: bytes) -> list[Sample]:
-        return prom_text.parse(text, max_bytes=fetch.MAX_BYTES, max_samples=MAX_SAMPLES)
+        return prom_text.parse(text, max_bytes=MAX_BYTES, max_samples=MAX_SAMPLES)
 
     # --- handing out -------------------------------------------------------------------------------------------
 
