@@ -291,7 +291,7 @@ def test_a_share_above_one_is_refused_not_guessed() -> None:
 
 
 def test_malformed_lines_are_told_and_the_rest_is_read() -> None:
-    reading = source("vllm", _vllm(3, 5) + "broken{ 5\n").read(S)
+    reading = source("vllm", _vllm(3, 5) + "vllm:num_requests_running{ 5\n").read(S)
     assert reading.engines[0].running == 3
     assert "1 lines are no samples" in dict(reading.missing)["text"]
 
@@ -299,6 +299,23 @@ def test_malformed_lines_are_told_and_the_rest_is_read() -> None:
 def test_more_engines_than_any_server_has_are_cut() -> None:
     text = "".join(f'vllm:num_requests_running{{model_name="m{n}"}} 1\n' for n in range(2000))
     assert len(engines("vllm", text)) == 256
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "\n" * 3_000_000,
+        "x 1\n" * 500_000,
+        "vllm:num_requests_running 1\n" * 120_000,
+        'a{b="' * 500_000,
+        "9" * 3_000_000,
+    ],
+)
+def test_a_hostile_text_is_cut_and_told(junk: str) -> None:
+    made = source("vllm", _vllm(3, 5) + junk)
+    reading = made.read(S)
+    assert reading.engines[0].generation_tokens_total == 5
+    assert "text" in dict(reading.missing)
 
 
 def test_a_source_has_one_origin() -> None:

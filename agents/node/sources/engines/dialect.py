@@ -17,12 +17,16 @@ from agents.node.sources.prom_text import Sample
 MODEL_LABELS: Final = ("model_name", "served_model_name", "model", "model_id")
 # A data-parallel rank, a replica of Ray Serve, or one of several servers in a federated text.
 RANK_LABELS: Final = ("instance", "ReplicaId", "WorkerId", "engine", "engine_id", "engine_index", "dp_rank", "dp")
+RANKS: Final = frozenset(RANK_LABELS)
 # The same number from every worker of one replica: the largest, not their sum.
 TWIN_LABELS: Final = ("tp_rank", "pp_rank", "tp", "pp", "moe_ep_rank", "pid")
 GAUGES: Final = ("running", "waiting", "waiting_tokens", "kv_tokens", "kv_use_ratio")
 COUNTERS: Final = ("prompt_tokens_total", "generation_tokens_total", "requests_total")
 HISTOGRAMS: Final = ("ttft", "tbt", "e2e")
 FIELDS: Final = (*GAUGES, *COUNTERS, *HISTOGRAMS)
+MOST_NAMES: Final = 20_000
+MOST_LINES: Final = 100_000  # a hostile text of line feeds must not cost a second
+Key = tuple[str, str | None]  # model, rank
 MOST_ENGINES: Final = 256  # models and ranks of one text; more is no server
 
 
@@ -59,6 +63,7 @@ class Dialect:
         absent: field -> why this engine never gives it.
         derive: fills fields from others, e.g. tokens from blocks; it gets the group and what was read so far.
         steady: counters move at each step of a busy engine, so that one that stands still is stuck.
+        also: names that only `derive` reads.
         groups_by: further labels that make an engine of its own, e.g. a model's version.
     """
 
@@ -69,7 +74,13 @@ class Dialect:
     absent: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Group, Values], None] | None = None
     steady: bool = False
+    also: tuple[str, ...] = ()
     groups_by: tuple[str, ...] = ()
+
+    @property
+    def bases(self) -> frozenset[str]:
+        """Every name that is read, without the endings of counters and histograms."""
+        return frozenset(_base(pick.name) for picks in self.values.values() for pick in picks) | frozenset(self.also)
 
 
 @dataclass(slots=True)
@@ -158,16 +169,47 @@ def read(dialect: Dialect, samples: Sequence[Sample]) -> list[Values]:
     """Every engine in a text, in order of model and rank; empty when the text has none of the dialect's metrics."""
     mine = _mine(dialect, samples)
     everything: dict[str, list[Sample]] = {}
-    for name, sample in mine:
+    for name, sample, _ in mine:
         everything.setdefault(name, []).append(sample)
     keys = _keys(dialect, mine)
     apart = {model for model, rank in keys if rank is not None}
-    groups: dict[tuple[str, str | None], dict[str, list[Sample]]] = {key: {} for key in keys}
-    for name, sample in mine:
-        model, rank = _key(dialect, sample)
+    groups: dict[Key, dict[str, list[Sample]]] = {key: {} for key in keys}
+    for name, sample, (model, rank) in mine:
         if (group := groups.get((model, rank if model in apart else None))) is not None:
             group.setdefault(name, []).append(sample)
     return [_values(dialect, Group(group, everything), *key) for key, group in groups.items()]
+
+
+def relevant(dialect: Dialect, text: bytes, known: dict[bytes, bool]) -> tuple[bytes, bool]:
+    """(text, whether it was cut at the bound): the lines that the dialect reads, and those that are no samples at all.
+
+    The latter are told as malformed. An engine's text has ten times what is read of it, and parsing the rest costs a
+    node more than all else here. `known` keeps the verdict on each name from text to text.
+    """
+    bases = dialect.bases
+    if len(known) > MOST_NAMES:
+        known.clear()
+    lines = text.split(b"\n", MOST_LINES)
+    cut = len(lines) > MOST_LINES
+    kept = []
+    for line in lines[:-1]:
+        end = line.find(b"{")
+        name = line[: end if end >= 0 else line.find(b" ")]
+        if (keep := known.get(name)) is None:
+            keep = known[name] = _keep(dialect, name, bases)
+        if keep:
+            kept.append(line)
+    return b"\n".join([*kept, b"" if cut else lines[-1]]), cut
+
+
+def _keep(dialect: Dialect, name: bytes, bases: frozenset[str]) -> bool:
+    word = name.decode("utf-8", "replace").strip()
+    if word.startswith("#"):
+        return word.startswith("# EOF")
+    if not word.replace(":", "_").replace(".", "_").isidentifier():
+        return bool(word)  # no name at all: the parser says so
+    found = plain(word, dialect.prefixes)
+    return found is not None and _base(found) in bases
 
 
 def plain(name: str, prefixes: Sequence[str]) -> str | None:
@@ -179,7 +221,7 @@ def plain(name: str, prefixes: Sequence[str]) -> str | None:
     return None
 
 
-def _mine(dialect: Dialect, samples: Sequence[Sample]) -> list[tuple[str, Sample]]:
+def _mine(dialect: Dialect, samples: Sequence[Sample]) -> list[tuple[str, Sample, Key]]:
     known: dict[str, str | None] = {}
     found = []
     for sample in samples:
@@ -187,19 +229,18 @@ def _mine(dialect: Dialect, samples: Sequence[Sample]) -> list[tuple[str, Sample
             known[sample.name] = plain(sample.name, dialect.prefixes)
         name = known[sample.name]
         if name is not None:
-            found.append((name, sample))
+            found.append((name, sample, _key(dialect, sample)))
     return found
 
 
-def _keys(dialect: Dialect, mine: Sequence[tuple[str, Sample]]) -> list[tuple[str, str | None]]:
-    """(model, rank) of each engine. Ranks stand apart only where every metric of the model that we use has one."""
-    wanted = {_base(pick.name) for picks in dialect.values.values() for pick in picks}
+def _keys(dialect: Dialect, mine: Sequence[tuple[str, Sample, Key]]) -> list[Key]:
+    """Each engine. Ranks stand apart only where every metric of the model that we use has one."""
+    wanted = dialect.bases - frozenset(dialect.also)
     ranked: dict[str, set[str | None]] = {}
-    for name, sample in mine:
+    for name, _, (model, rank) in mine:
         if _base(name) in wanted:
-            model, rank = _key(dialect, sample)
             ranked.setdefault(model, set()).add(rank)
-    keys: list[tuple[str, str | None]] = []
+    keys: list[Key] = []
     for model, ranks in ranked.items():
         apart = None not in ranks and len(ranks) > 1
         keys += [(model, rank) for rank in sorted(ranks, key=_natural)] if apart else [(model, None)]
@@ -217,12 +258,12 @@ def _base(name: str) -> str:
     return name
 
 
-def _key(dialect: Dialect, sample: Sample) -> tuple[str, str | None]:
+def _key(dialect: Dialect, sample: Sample) -> Key:
     labels = sample.labels
-    model = next((labels[label] for label in MODEL_LABELS if labels.get(label)), "")
-    extra = [labels[label] for label in dialect.groups_by if labels.get(label)]
-    ranks = [labels[label] for label in RANK_LABELS if labels.get(label)]
-    return ":".join([model, *extra]), "/".join(ranks) or None
+    model = next((labels[label] for label in MODEL_LABELS if label in labels), "")
+    extra = [labels[label] for label in dialect.groups_by if label in labels]
+    ranks = [labels[label] for label in labels.keys() & RANKS]
+    return ":".join([model, *extra]) if extra else model, "/".join(sorted(ranks, reverse=True)) or None
 
 
 def _values(dialect: Dialect, group: Group, model: str, rank: str | None) -> Values:

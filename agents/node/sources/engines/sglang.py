@@ -35,6 +35,7 @@ DIALECT = Dialect(
     },
     absent={"waiting_tokens": "requests wait and the text gives no prompt length"},
     derive=_derive,
+    also=("max_total_num_tokens", "cache_config_info", "prompt_tokens_histogram"),
 )
 
 

@@ -17,7 +17,7 @@ from agents.node.errors import SettingsError, SourceError
 from agents.node.sources import fetch, prom_text
 from agents.node.sources.base import Probe, Reading
 from agents.node.sources.engines.cumulative import delta
-from agents.node.sources.engines.dialect import FIELDS, HISTOGRAMS, Dialect, Values, read
+from agents.node.sources.engines.dialect import FIELDS, HISTOGRAMS, Dialect, Values, read, relevant
 from agents.node.sources.prom_text import Sample
 from streams.contract.records import EngineReading, Histogram
 
@@ -95,6 +95,7 @@ class EngineSource:
         self._url, self._file = "" if file else fetch.checked_url(url or self.default_url), file
         self._identity = Identity(name=name, stack=stack, workload=workload, gpus=tuple(map(str, gpus)))
         self._deadline_s, self._get, self._since_start = deadline_s, get, since_start
+        self._names: dict[bytes, bool] = {}
         self._before: dict[tuple[str, str | None], _Before] = {}
 
     def probe(self) -> Probe:
@@ -132,7 +133,10 @@ class EngineSource:
         return Snapshot(tuple(values), now_ns, problem)
 
     def _samples(self, text: bytes) -> list[Sample]:
-        return prom_text.parse(text, max_bytes=MAX_BYTES, max_samples=MAX_SAMPLES)
+        kept, cut = relevant(self.dialect, text[:MAX_BYTES], self._names)
+        found = prom_text.parse(kept, max_bytes=MAX_BYTES, max_samples=MAX_SAMPLES)
+        found.cut = found.cut or cut or len(text) > MAX_BYTES
+        return found
 
     # --- handing out -------------------------------------------------------------------------------------------
 

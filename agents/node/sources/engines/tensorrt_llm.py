@@ -44,6 +44,7 @@ DIALECT = Dialect(
     },
     absent={"waiting_tokens": "TensorRT-LLM does not publish prompt lengths in its queue"},
     derive=_derive,
+    also=("kv_cache_max_blocks", "kv_cache_tokens_per_block"),
     groups_by=("version",),
 )
 

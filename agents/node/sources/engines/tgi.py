@@ -31,6 +31,7 @@ DIALECT = Dialect(
         "waiting_tokens": "requests wait and the text gives no prompt length",
     },
     derive=_derive,
+    also=("request_input_length",),
 )
 
 

@@ -83,6 +83,15 @@ DIALECT = Dialect(
         "waiting_tokens": "Triton does not publish prompt lengths in its queue",
     },
     derive=_derive,
+    also=(
+        "inference_request_failure",
+        "inference_queue_duration_us",
+        "inference_compute_input_duration_us",
+        "inference_compute_infer_duration_us",
+        "inference_compute_output_duration_us",
+        "gpu_power_usage",
+        "gpu_utilization",
+    ),
     groups_by=("version",),
 )
 

@@ -41,6 +41,7 @@ DIALECT = Dialect(
         "kv_tokens": "needs KV use and cache_config_info with num_gpu_blocks and block_size",
     },
     derive=_derive,
+    also=("cache_config_info", "request_prompt_tokens"),
     steady=True,
 )
 
