@@ -79,7 +79,9 @@ def impatient(engine: EngineSettings) -> EngineSource:
 def test_a_hanging_engine_delays_neither_reading_nor_another_engine(server: EngineServer) -> None:
     stuck = EngineServer(TEXT % 1)
     stuck.fault = "hang"
-    source = EnginesSource([settings(stuck.url, name="stuck"), settings(server.url, name="well")], interval_s=0.02)
+    source = EnginesSource(
+        [settings(stuck.url, name="stuck"), settings(server.url, name="well")], interval_s=0.02, first_s=0.0
+    )
     try:
         source.probe()
         assert stuck.hanging.wait(20)
@@ -164,6 +166,14 @@ def test_without_engines_there_is_nothing_to_read() -> None:
         False,
         "no engine is named; do it as [[node.engine]] in the agent's file or in EO_NODE_ENGINE",
     )
+
+
+def test_the_first_reading_waits_for_the_first_answers(server: EngineServer) -> None:
+    source = EnginesSource([settings(server.url, name="e")], first_s=20.0)
+    try:
+        assert [engine.engine for engine in source.read(time.time_ns()).engines] == ["e"]
+    finally:
+        source.close()
 
 
 def test_a_single_look_asks_in_the_callers_time(server: EngineServer) -> None:

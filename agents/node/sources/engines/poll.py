@@ -22,6 +22,7 @@ from streams.contract.records import EngineReading
 log = logging.getLogger(__name__)
 INTERVAL_S: Final = 0.5  # half a sample interval: an answer is fresh enough until the sample after next
 FORGET_S: Final = 10.0
+FIRST_S: Final = 1.0  # how long the first reading of all may wait, so that the first record has the engines
 JOIN_S: Final = 1.0
 Make = Callable[[EngineSettings], EngineSource]
 
@@ -51,7 +52,7 @@ class Poller:
         self._interval_s, self._wall_ns = interval_s, wall_ns
         self.newest: Snapshot | None = None
         self.problem: str | None = "it has not answered yet"
-        self._ending = threading.Event()
+        self._ending, self.asked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine {label}", daemon=True)
 
     def start(self) -> None:
@@ -72,6 +73,7 @@ class Poller:
             if self.problem is not None and self.newest is not None:
                 log.warning("engine %s answers again", self.label)
             self.newest, self.problem = snapshot, None
+        self.asked.set()
 
     def _failed(self, problem: str) -> None:
         if self.problem is None:
@@ -108,6 +110,7 @@ class EnginesSource:
         interval_s: between two questions to one engine.
         make: builds the source of one engine.
         wall_ns: when an answer was given.
+        first_s: how long the first reading may wait for the first answers; later ones never do.
         background: False = the caller asks, through `ask`; for tests.
         at_once: ask in the caller's time, for a single look.
     """
@@ -122,9 +125,11 @@ class EnginesSource:
         interval_s: float = INTERVAL_S,
         make: Make = make,
         wall_ns: Callable[[], int] = time.time_ns,
+        first_s: float = FIRST_S,
         background: bool = True,
         at_once: bool = False,
     ) -> None:
+        self._first_s, self._read = first_s, False
         self._node, self._background, self._at_once = node, background and not at_once, at_once
         self.pollers = tuple(
             Poller(make(engine), engine.name or engine.url, interval_s=interval_s, wall_ns=wall_ns)
@@ -140,11 +145,14 @@ class EnginesSource:
         return Probe(True, None, CAPABILITY)
 
     def read(self, now_ns: int) -> Reading:
-        """What the engines said last, with its age. Never fails, and does not wait but for a single look."""
+        """What the engines said last, with its age. Never fails; only the first one waits."""
         self._start()
         if self._at_once:
             for poller in self.pollers:
                 poller.ask()
+        elif self._background and not self._read:
+            self._await_first()
+        self._read = True
         engines, missing = list[EngineReading](), list[tuple[str, str]]()
         for poller, named in zip(self.pollers, self._named, strict=True):
             snapshot, problem = poller.newest, poller.problem
@@ -172,6 +180,11 @@ class EnginesSource:
         for poller in self.pollers:
             poller.join(max(0.0, until - time.monotonic()))
             poller.source.close()
+
+    def _await_first(self) -> None:
+        until = time.monotonic() + self._first_s
+        for poller in self.pollers:
+            poller.asked.wait(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
         if self._background:
