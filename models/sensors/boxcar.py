@@ -20,6 +20,9 @@ LEAST_UPDATES = 12
 LEVELS_APART = 0.2  # a gain needs readings at levels at least this far apart, as a share of the higher one
 QUIET_RATIO = 0.1  # a window in which the reference moves less than this is fit for calibration
 LOOK_BACK = (5.0, 3.0, 2.0, 1.5, 1.0)  # quiet windows before an update, the longest that enough updates have
+PLAUSIBLE = (0.75, 1.33)  # of a power sensor's gain; vendors state 5 %
+UNEXPLAINED = 0.2  # of the readings' standard deviation
+LEAST_INSIDE = 0.5  # of the updates must lie in the reference, or wide windows would choose their own data
 LEAST_QUIET = 4  # updates of one level
 STEP_S = 0.001  # grid on which the exponential is computed
 Shape = Literal["boxcar", "exponential"]
@@ -73,11 +76,12 @@ class Reference:
         """What a sensor of that window and shape would show at given instants."""
         if shape == "boxcar":
             return lambda end_s: self.mean_w(end_s - window_s, end_s)
-        grid = np.arange(self.time_s[0], self.time_s[-1], STEP_S)
+        step_s = max(STEP_S, window_s / 50)
+        grid = np.arange(self.time_s[0], self.time_s[-1], step_s)
         if len(grid) < 2:
             return lambda end_s: np.full(len(end_s), np.nan)
         level = self.mean_w(grid[:-1], grid[1:])
-        kernel = np.exp(-np.arange(0.0, 4.0 * window_s, STEP_S) / (window_s / 2))
+        kernel = np.exp(-np.arange(0.0, 4.0 * window_s, step_s) / (window_s / 2))
         padded = np.concatenate([np.full(len(kernel) - 1, level[0]), level])
         filtered = np.convolve(padded, kernel / kernel.sum(), mode="valid")
         return lambda end_s: np.asarray(np.interp(end_s, grid[1:], filtered), dtype=np.float64)
@@ -101,22 +105,30 @@ def from_edges(edge_s: Floats, *, start_s: float, end_s: float) -> Reference:
     return Reference(times, levels)
 
 
-def fit(time_s: Floats, value_w: Floats, reference: Reference, *, period_s: float) -> Boxcar | None:
-    """The best shape, window (up to ten periods) and lag; None when too few updates lie inside the reference.
+def fit(
+    time_s: Floats, value_w: Floats, reference: Reference, *, period_s: float, gains: tuple[float, float] = PLAUSIBLE
+) -> Boxcar | None:
+    """The best shape, window (up to ten periods) and lag; None when the data do not show them.
 
-    A reference that never moves explains every window equally well: None as well.
+    Too few updates inside the reference, readings or a reference that hardly move, and a best fit that leaves a fifth
+    of the readings' movement unexplained show nothing. Gains outside `gains` are not tried: a wide window explains flat
+    readings better than a gain of nearly nothing does.
     """
     if len(time_s) < LEAST_UPDATES or len(reference.time_s) < LEAST_UPDATES:
         return None
+    low, high = float(np.min(reference.power_w)), float(np.max(reference.power_w))
+    if high - low < LEVELS_APART * high:
+        return None
     windows, lags = _windows(period_s), period_s * np.arange(-0.1, 0.61, 0.05)
     shapes: tuple[Shape, Shape] = ("boxcar", "exponential")
-    found = [_search(time_s, value_w, reference, windows, lags, shape) for shape in shapes]
+    found = [_search(time_s, value_w, reference, windows, lags, shape, gains) for shape in shapes]
     best = min((one for one in found if one is not None), key=lambda one: one.rmse_w, default=None)
-    if best is None or best.gain <= 0:
+    if best is None:
         return None
     fine = best.window_s * np.linspace(0.7, 1.3, 13)
     lags = best.lag_s + period_s * np.linspace(-0.05, 0.05, 11)
-    return _search(time_s, value_w, reference, fine, lags, best.shape) or best
+    best = _search(time_s, value_w, reference, fine, lags, best.shape, gains) or best
+    return best if best.rmse_w <= UNEXPLAINED * float(np.std(value_w)) else None
 
 
 def _windows(period_s: float) -> Floats:
@@ -124,33 +136,44 @@ def _windows(period_s: float) -> Floats:
 
 
 def _search(
-    time_s: Floats, value_w: Floats, reference: Reference, windows: Floats, lags: Floats, shape: Shape
+    time_s: Floats,
+    value_w: Floats,
+    reference: Reference,
+    windows: Floats,
+    lags: Floats,
+    shape: Shape,
+    gains: tuple[float, float],
 ) -> Boxcar | None:
     best: Boxcar | None = None
     for window_s in windows.tolist():
         shown = reference.shaped(window_s, shape)
         for lag_s in lags.tolist():
-            found = _explained(time_s - lag_s, value_w, reference, window_s, shown)
+            found = _explained(time_s - lag_s, value_w, reference, window_s, shown, gains)
             if found is not None and (best is None or found[0] < best.rmse_w):
                 best = Boxcar(shape, window_s, lag_s, *found)
     return best
 
 
 def _explained(
-    end_s: Floats, value_w: Floats, reference: Reference, window_s: float, shown: Callable[[Floats], Floats]
+    end_s: Floats,
+    value_w: Floats,
+    reference: Reference,
+    window_s: float,
+    shown: Callable[[Floats], Floats],
+    gains: tuple[float, float],
 ) -> tuple[float, float, float] | None:
     """(what is left, gain, offset) of the best straight line from the shaped reference to the readings."""
     inside = reference.covers(end_s - window_s, end_s)
-    if inside.sum() < LEAST_UPDATES:
+    if inside.sum() < max(LEAST_UPDATES, LEAST_INSIDE * len(end_s)):
         return None
-    mean = shown(end_s[inside])
-    if np.ptp(mean) < LEVELS_APART * np.max(np.abs(mean)):
-        return None
-    gain, offset = np.polyfit(mean, value_w[inside], 1)
-    rest = gain * mean + offset - value_w[inside]
+    x, y = shown(end_s[inside]), value_w[inside]
+    spread = float(np.var(x))
+    gain = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 0 else 1.0
+    gain = min(max(gain, gains[0]), gains[1])
+    offset = float(y.mean() - gain * x.mean())
     # A tenth of the updates may be late or torn; they must not choose the window.
-    kept = np.sort(np.abs(rest))[: max(LEAST_UPDATES, int(0.9 * len(rest)))]
-    return float(np.sqrt(np.mean(kept**2))), float(gain), float(offset)
+    kept = np.sort(np.abs(gain * x + offset - y))[: max(LEAST_UPDATES, int(0.9 * len(y)))]
+    return float(np.sqrt(np.mean(kept**2))), gain, offset
 
 
 def calibrate(
@@ -174,13 +197,17 @@ def calibrate(
     if len(known) == 2:
         (x0, y0, s0), (x1, y1, s1) = known
         gain = (y1 - y0) / (x1 - x0)
-        return Calibration(gain, y0 - gain * x0, max(s0, s1), origin) if gain > 0 else None
+        return Calibration(gain, y0 - gain * x0, max(s0, s1), origin) if _plausible(gain) else None
     if not known:
         return None
     x, y, scatter = known[0]
     return (
         Calibration(y / x, 0.0, scatter, f"{origin} (one power level only: gain without offset)") if y > 0 < x else None
     )
+
+
+def _plausible(gain: float) -> bool:
+    return PLAUSIBLE[0] <= gain <= PLAUSIBLE[1]
 
 
 def _quiet_level(

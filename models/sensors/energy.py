@@ -20,6 +20,7 @@ EDGE_S = 0.25  # a busy counter's period: what lies nearer to the ends of a stre
 LEAST_UPDATES_A_BEAT = 8  # a faster alternation is no slow alias whose beats could be counted
 PARTIAL = (0.03, 0.97)  # busy for less or more than this is idle or full
 SWING_RATIO = 0.2  # readings that vary by less are no alias: they are taken as they are
+SEES_ALL = 0.8  # of the time: such a sensor has no aliases, its readings are taken as they are
 LEAST_S = 0.6  # a shorter partial stretch is one edge seen by a slow busy counter, not a pulsed load
 MEAN_FROM_S, MEAN_FULL_S = 30.0, 120.0  # a regime's own mean begins to count, and counts in full
 Bools = NDArray[np.bool_]
@@ -46,13 +47,14 @@ def _between(time_s: Floats, power_w: Floats, start_s: float, end_s: float) -> f
 def rectified(time_s: Floats, power_w: Floats, busy_ratio: Floats | None, model: SensorModel) -> tuple[Floats, Floats]:
     """(times, watts) of what the device drew, the age taken out, pulses resolved, calibrated.
 
-    Readings that are not finite are left out; without `busy_ratio` only age and calibration are corrected.
+    Readings that are not finite are left out; without `busy_ratio`, and for a sensor that is known to look all the
+    time, only age and calibration are corrected.
     """
     good = np.isfinite(time_s) & np.isfinite(power_w)
     times, watts = time_s[good], power_w[good]
     drawn = watts
     when = times - model.age_s
-    if busy_ratio is not None and len(times) > 2:
+    if busy_ratio is not None and len(times) > 2 and (model.seen_ratio or 0.0) < SEES_ALL:
         busy = _busy_at(when, time_s, busy_ratio, model.util_period_s or 0.0)
         drawn = _unpulsed(when, watts, busy)
     return when, model.calibration.true_w(drawn)

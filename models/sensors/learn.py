@@ -30,20 +30,24 @@ def learn(
     updates = publishing.find(time_s, power_w)
     why = {"period": updates.why}
     period_s = updates.period_s
+    scale_s = period_s or updates.rough_s
     reference = meter if meter is not None else edges
     found = None
-    if reference is not None and period_s is not None:
-        found = boxcar.fit(updates.time_s, updates.value, reference, period_s=period_s)
+    if reference is not None and scale_s is not None:
+        gains = boxcar.PLAUSIBLE if meter is not None else (0.0, float("inf"))  # a load of 0 and 1 has no watts
+        found = boxcar.fit(updates.time_s, updates.value, reference, period_s=scale_s, gains=gains)
     source = "the meter" if meter is not None else "the load's edges"
     if reference is None:
         why["window"] = "not observable from readings alone: needs a meter or a load with known edges"
     elif found is None:
-        why["window"] = f"{source} moved too little beside the readings, or too few updates lie in it"
+        why["window"] = f"{source} does not show it: it or the readings move too little, or they were asked too slowly"
     else:
-        left = f"{found.rmse_w:.1f} W" if meter is not None else f"{found.rmse_w / found.gain:.0%} of the swing"
+        left = (
+            f"{found.rmse_w:.1f} W" if meter is not None else f"{found.rmse_w / max(found.gain, 1e-9):.0%} of the swing"
+        )
         why["window"] = f"{found.shape} fit to {source}, {left} left"
     window_s, lag_s = (found.window_s, found.lag_s) if found is not None else (None, None)
-    calibration = None if meter is None else _calibration(updates, meter, found, period_s, origin)
+    calibration = None if meter is None else _calibration(updates, meter, found, scale_s, origin)
     return SensorModel(
         period_s=period_s,
         window_s=window_s,

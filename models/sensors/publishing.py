@@ -15,7 +15,9 @@ from models.sensors.types import Floats
 LEAST_CHANGES = 8  # fewer say nothing about a beat
 ASKED_TOO_SLOWLY = 0.7  # asked at more than this share of the apparent period, the period is only a bound
 STUCK_S, STUCK_READINGS = 30.0, 100  # no powered device shows one and the same value for so long: sensors have noise
-STEPS = 4000  # grid of the search: 20 % of the period in steps of 0.005 %
+STEPS = 4000  # grid of the search
+COARSE = 300  # changes for a first look: with more the grid would have to be finer
+LEAST_AGREEMENT = 0.8  # of what a beat asked so often reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Updates:
     period_s: float | None
     ask_s: float
     why: str
+    rough_s: float | None = None  # the usual gap between changes: the period's scale, also where it is only a bound
 
 
 def find(time_s: Floats, value: Floats) -> Updates:
@@ -40,12 +43,12 @@ def find(time_s: Floats, value: Floats) -> Updates:
     if len(changed) < LEAST_CHANGES:
         return Updates(seen, values, None, ask_s, f"{len(changed)} changes are too few to find a period")
     rough_s = _rough_period(np.diff(seen), ask_s)
-    if ask_s >= ASKED_TOO_SLOWLY * rough_s:
+    beat = _beat(seen, rough_s, ask_s) if ask_s < ASKED_TOO_SLOWLY * rough_s else None
+    if beat is None:
         told = f"at most {rough_s * 1e3:.0f} ms: asked every {ask_s * 1e3:.0f} ms, which is too slow to tell"
-        return Updates(seen, values, None, ask_s, told)
-    period_s, on_beat = _beat(seen, rough_s)
+        return Updates(seen, values, None, ask_s, told, rough_s)
     told = f"beat of {len(seen)} changes asked every {ask_s * 1e3:.0f} ms"
-    return Updates(on_beat, values, period_s, ask_s, told)
+    return Updates(beat[1], values, beat[0], ask_s, told, rough_s)
 
 
 def stuck(time_s: Floats, value: Floats) -> str | None:
@@ -67,14 +70,27 @@ def _rough_period(gaps: Floats, ask_s: float) -> float:
     return float(np.median(usable[usable <= 1.5 * np.median(usable)]))
 
 
-def _beat(seen: Floats, rough_s: float) -> tuple[float, Floats]:
-    """(period, publishing times): the period whose phases agree best, and the early edge of the sightings."""
+def _beat(seen: Floats, rough_s: float, ask_s: float) -> tuple[float, Floats] | None:
+    """(period, publishing times): the period whose phases agree best, and the early edge of the sightings.
+
+    None when they agree much less than a beat that is asked so often must: then the changes follow no beat.
+    """
     from_start = seen - seen[0]
-    candidates = rough_s * np.linspace(0.9, 1.1, STEPS)
-    agreement = np.array([abs(np.exp(2j * np.pi * from_start / period).mean()) for period in candidates])
-    period = float(candidates[np.argmax(agreement)])
-    phase = float(np.angle(np.exp(2j * np.pi * from_start / period).mean())) / (2 * np.pi) * period
+    few = from_start[:COARSE]
+    period = _best(few, rough_s * np.linspace(0.6, 1.1, STEPS), ask_s)
+    near = 1.0 / max(len(few), 2)
+    period = _best(from_start, period * np.linspace(1 - near, 1 + near, STEPS), ask_s)
+    turned = np.exp(2j * np.pi * from_start / period).mean()
+    if abs(turned) < LEAST_AGREEMENT * float(np.sinc(ask_s / period)):
+        return None
+    phase = float(np.angle(turned)) / (2 * np.pi) * period
     number = np.round((from_start - phase) / period)
     late = from_start - number * period
     # The earliest sighting is the nearest to the truth; a few per cent are left to clock jitter.
     return period, np.asarray(seen[0] + float(np.quantile(late, 0.03)) + number * period, dtype=np.float64)
+
+
+def _best(from_start: Floats, candidates: Floats, ask_s: float) -> float:
+    """The candidate whose phases agree best, measured by what its beat could reach when it is asked every `ask_s`."""
+    agreement = np.array([abs(np.exp(2j * np.pi * from_start / period).mean()) for period in candidates])
+    return float(candidates[np.argmax(agreement / np.maximum(np.sinc(ask_s / candidates), 0.1))])
