@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from models.sensors.types import SensorModel
 
 LIVE_S: Final = 4.0
+SLOW_S: Final = 1.0
+ALSO: Final = ("nvml", "rapl", "dcgm")  # looked for even where the agent's settings do not name them
 PAUSE_S: Final = 0.01  # faster than a sensor publishes, or its period cannot be seen
 STEADY_RATIO, PULSED_SHARE = 0.02, 0.5
 
@@ -211,21 +213,29 @@ def _watched(
     checks: list[Check],
 ) -> dict[Key, Series]:
     series: dict[Key, Series] = {}
-    failed: set[str] = set()
+    due = {source.name: 0.0 for source in sources}
     until = monotonic() + seconds
-    while sources and monotonic() < until:
+    while due and (now := monotonic()) < until:
         for source in sources:
-            if source.name in failed:
+            if now < due.get(source.name, until):
                 continue
             try:
                 reading = source.read(time.time_ns())
             except Exception as error:  # noqa: BLE001 - drivers raise what they like; the others go on
-                failed.add(source.name)
+                del due[source.name]
                 checks.append(Check(source.name, "warn", f"cannot be read: {error}"))
                 continue
+            due[source.name] = now + (SLOW_S if _slow(source.name) else 0.0)
             _take(series, reading, monotonic())
         sleep(PAUSE_S)
     return series
+
+
+def _slow(name: str) -> bool:
+    """Whether a source waits for a network or a program: asked once a second, it does not hold up the others."""
+    from agents.node.sources.registry import SOURCES
+
+    return name in SOURCES and SOURCES[name].slow
 
 
 def _take(series: dict[Key, Series], reading: Reading, at_s: float) -> None:
@@ -321,14 +331,16 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def sources_here(env: Mapping[str, str]) -> list[Source]:
-    """The sources that the agent's settings name and that measure power; a wrong setting is an EoError."""
+    """The sources of power that the agent's settings name, and those that need no address; a wrong setting is an
+    EoError."""
     from agents.node.errors import SettingsError
     from agents.node.settings import NodeSettings
     from agents.node.sources import registry
 
     try:
         settings = NodeSettings.from_env(env)
-        names = [name for name in settings.sources if name not in {"procfs", "replay"}]
+        named = [registry.canonical(name) for name in settings.sources]
+        names = [name for name in (*named, *ALSO) if name in registry.SOURCES and name not in {"procfs", "replay"}]
         return [registry.make(name, settings.source_options(name)) for name in dict.fromkeys(names)]
     except SettingsError as error:
         raise EoError(f"{error}.") from error
