@@ -224,8 +224,7 @@ class Session:
         pairs = (abi.EntityPair * gpus)(*((abi.ENTITY_GPU, device.gpu_id) for device in self.devices))
         numbers = (c.c_ushort * fields)(*self.fields)
         for offset in range(gpus * fields):
-            self._buffer[offset].status = abi.NO_DATA  # what the engine leaves out must not look like a reading
-            self._buffer[offset].fieldId = 0
+            self._buffer[offset].fieldId = 0  # what the engine leaves out must not look like the reading before
         status = self._lib.dcgmEntitiesGetLatestValues(self._handle, pairs, gpus, numbers, fields, 0, self._buffer)
         self._check(status, f"the latest values of the host engine at {self._address}")
         raw = memoryview(self._buffer).cast("B")

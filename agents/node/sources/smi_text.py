@@ -28,6 +28,7 @@ _ALIASES: Final = {
     "sm": "sm_clock",
     "graphics": "graphics_clock",
     "current": "current_mig",
+    "instantaneous_power_draw": "instant_power_draw",
 }
 _NAME = re.compile(r"[^a-z0-9]+")
 

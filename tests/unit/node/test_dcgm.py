@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agents.cli.base import DONE, FAILED
 from agents.cli.main import main
 from agents.node.errors import SettingsError, SourceError
-from agents.node.sources import dcgm_fields, dcgm_text, prom_text
+from agents.node.sources import dcgm_fields, dcgm_text, prom_text, sound
+from agents.node.sources.base import Reading
 from agents.node.sources.dcgm import DcgmSource
 from agents.node.sources.dcgm_fields import FIELDS
 from streams.contract.records import GpuColumns
@@ -355,9 +359,9 @@ def test_an_exporter_that_stands_still_is_no_reading_and_a_reset_counter_is_one(
 
 
 def test_one_origin_only() -> None:
-    for given in ({}, {"url": "http://h/metrics", "file": "x"}):
+    for url, file in (("", ""), ("http://h/metrics", "x")):
         with pytest.raises(SettingsError, match="source dcgm reads one text"):
-            DcgmSource(**given)
+            DcgmSource(url, file=file)
 
 
 def test_of_a_federated_text_only_this_hosts_gpus_are_read() -> None:
@@ -404,3 +408,31 @@ def test_a_text_that_is_far_too_long_is_cut_and_said() -> None:
         assert reading.gpu is not None
         assert reading.gpu.temp_c == (40.0,)
         assert "too long; the rest is unknown" in dict(reading.missing)["text"]
+
+
+names = st.sampled_from([name for field in FIELDS for name in field.names])
+texts = st.sampled_from(["", "0", "1", "x", "²", "GPU-0", "GPU-1", "MIG-a"])
+pairs = st.dictionaries(st.sampled_from(["gpu", "UUID", "GPU_I_ID", "pod", "Hostname"]), texts, max_size=5)
+odd = ["NaN", "+Inf", "-1", "9223372036854775794", "140737488355330", "2147483635", "1e308", "4000", "0.5", "1e12"]
+
+
+def line(name: str, labels: dict[str, str], value: str) -> str:
+    block = ",".join(f'{key}="{text}"' for key, text in labels.items())
+    return f"{name}{{{block}}} {value}\n"
+
+
+lines = st.builds(line, names, pairs, st.sampled_from(odd) | st.floats(0, 1e4).map(str))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(lines, max_size=30))
+def test_whatever_a_text_holds_what_leaves_is_sound_and_in_bounds(found: list[str]) -> None:
+    gpu, _ = dcgm_text.columns(prom_text.parse("".join(found)), dcgm_text.Units(), "x")
+    if gpu is None:
+        return
+    assert sound.problem(Reading(source="dcgm", ts_ns=1, quality="measured", gpu=gpu)) is None
+    for name in gpu.__struct_fields__:
+        values = [v for v in getattr(gpu, name) or () if isinstance(v, int | float)]
+        assert all(math.isfinite(value) for value in values)
+        assert not name.endswith("_ratio") or all(0 <= value <= 1 for value in values)
+        assert not name.endswith("_w") or all(0 <= value <= dcgm_fields.MAX_BOARD_W for value in values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,7 @@ GPU 00000000:21:00.0
         Memory Current Temp               : 70 C
     GPU Power Readings
         Power Draw                        : 212.50 W
+        Instantaneous Power Draw          : 215.00 W
         Current Power Limit               : 250.00 W
     Module Power Readings
         Power Draw                        : N/A
@@ -290,6 +292,7 @@ def test_the_indented_text_reads_like_the_xml(tmp_path: Path) -> None:
     gpu = read(QUERY, tmp_path).gpu
     assert gpu is not None
     assert gpu.uuid == ("GPU-11111111-2222-3333-4444-555555555555",)
+    assert gpu.power_instant_w == (215.0,)
     assert (gpu.power_w, gpu.limit_w, gpu.sm_mhz, gpu.sm_max_mhz, gpu.mem_mhz) == (
         (212.5,),
         (250.0,),
@@ -425,6 +428,25 @@ def test_a_program_that_fails_is_one_sentence(script: str, words: str, tmp_path:
     probe = source.probe()
     assert not probe.present
     assert words in (probe.reason or "")
+
+
+def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    path = program(tmp_path, f"sleep 600 & echo $! > {tmp_path}/child; wait")
+    with pytest.raises(SourceError, match="was ended"):
+        NvidiaSmiSource(path, deadline_s=1.0).read(1)
+    child = int((tmp_path / "child").read_text())
+    due = time.monotonic() + 20
+    while running(child):
+        assert time.monotonic() < due, "the child outlives its parent"
+        time.sleep(0.01)
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody has collected yet does not."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_program_that_writes_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
