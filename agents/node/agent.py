@@ -7,6 +7,7 @@ counted and logged once per change; the others go on. It never talks to Kafka: t
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -24,6 +25,8 @@ from streams.contract.failpoints import hit
 from streams.contract.records import GpuColumns, NodeTelemetry, PowerApplied
 
 log = logging.getLogger(__name__)
+MAX_TOLD = 2000
+_DIGITS = re.compile(r"\d+")
 
 
 class NodeAgent:
@@ -54,6 +57,7 @@ class NodeAgent:
         self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
         self._failing: dict[str, str] = {}
         self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._told: set[str] = set()  # reasons that the log has; one that comes and goes is said once
         self._seq = 0
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
@@ -114,19 +118,25 @@ class NodeAgent:
         return reading
 
     def _tell_missing(self, name: str, missing: tuple[tuple[str, str], ...]) -> None:
-        """Says each reason once per change: what a source cannot give is no failure, but nobody should guess why."""
-        known, self._missing[name] = self._missing.get(name, ()), missing
-        for part, reason in set(missing) - set(known):
+        """Says each reason once: what a source cannot give is no failure, but nobody should guess why."""
+        self._missing[name] = missing
+        for part, reason in missing:
+            word = f"{name} {part} " + _DIGITS.sub("#", reason)
+            if word in self._told or len(self._told) > MAX_TOLD:
+                continue
+            self._told.add(word)
             log.info("node %s: source %s, %s: %s", self.node, name, part, reason)
 
     def _changed(self, name: str, problem: str | None) -> None:
-        if problem == self._failing.get(name):
+        # The same problem a second later has another age in it: that is no news.
+        kind = None if problem is None else _DIGITS.sub("#", problem)
+        if kind == self._failing.get(name):
             return
-        if problem is None:
+        if kind is None:
             del self._failing[name]
             log.warning("node %s: source %s reads again", self.node, name)
         else:
-            self._failing[name] = problem
+            self._failing[name] = kind
             log.error("node %s: source %s fails (%s); the other sources go on", self.node, name, problem)
 
     # --- control -----------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ class Session:
         if not self.devices:
             return
         gpus, fields = len(self.devices), len(self.fields)
-        pairs = (abi.EntityPair * gpus)(*((abi.ENTITY_GPU, device.gpu_id) for device in self.devices))
+        pairs = (abi.EntityPair * gpus)(*(abi.EntityPair(abi.ENTITY_GPU, device.gpu_id) for device in self.devices))
         numbers = (c.c_ushort * fields)(*self.fields)
         for offset in range(gpus * fields):
             self._buffer[offset].fieldId = 0  # what the engine leaves out must not look like the reading before
