@@ -82,6 +82,12 @@ def test_other_buckets_are_a_restart_too() -> None:
     assert sum(found.count) == 7
 
 
+def test_other_buckets_with_counts_that_only_rose_are_a_restart_too() -> None:
+    found = delta(Cumulative((10.0, 20.0), (1, 1, 0), 20.0), Cumulative((15.0, 20.0), (2, 2, 0), 60.0))
+    assert found is not None
+    assert (sum(found.count), found.sum_ms) == (4, 60.0)
+
+
 def test_a_sum_that_fell_is_a_restart_even_where_counts_rose() -> None:
     found = delta(Cumulative((10.0,), (2, 2), 900.0), Cumulative((10.0,), (3, 2), 40.0))
     assert found is not None
