@@ -18,6 +18,7 @@ from agents.node.errors import SourceError
 from agents.node.publisher import EventPublisher
 from agents.node.sources import sound
 from agents.node.sources.base import Reading, Source
+from agents.node.sources.engines.gpus import with_uuids
 from agents.node.spool import Spool
 from streams.contract import codec
 from streams.contract.failpoints import hit
@@ -76,6 +77,7 @@ class NodeAgent:
 
     def _record(self, readings: Sequence[Reading], now_ns: int) -> NodeTelemetry:
         self._seq += 1
+        gpu = self._with_locks(merge.gpus(readings))
         return NodeTelemetry(
             cluster=self.cluster,
             node=self.node,
@@ -85,9 +87,9 @@ class NodeAgent:
             source=tuple(r.source for r in readings),
             quality=merge.quality(readings),
             capability=merge.union([r.capability for r in readings]) if readings else (),
-            gpu=self._with_locks(merge.gpus(readings)),
+            gpu=gpu,
             host=merge.host(readings),
-            engines=merge.engines(readings),
+            engines=with_uuids(merge.engines(readings), gpu),
             spool_depth=self._spool.depth + 1,
             lost_total=self._spool.lost_total,
             domains=merge.domains(readings),
