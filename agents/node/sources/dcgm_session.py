@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from agents.node.errors import SourceError
 from agents.node.sources import dcgm_abi as abi
+from agents.node.sources.clean import printable
 
 UPDATE_US: Final = 1_000_000
 KEEP_S: Final = 30.0
@@ -332,5 +333,5 @@ def _incident(incident: Any) -> Event:
 
 
 def _text(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace").strip()
+    text = printable(" ".join(raw.decode("utf-8", "replace").split()), 1024)
     return "" if text.startswith("<<<") and ">>>" in text else text

@@ -69,6 +69,24 @@ SOURCES: Final[dict[str, Entry]] = {
         slow=True,
         every_s=5.0,
     ),
+    "rapl": Entry(
+        f"{_ROOM}.rapl:RaplSource", "CPU, DRAM and platform power from the kernel's counters", ("root",), twice=True
+    ),
+    "redfish": Entry(
+        f"{_ROOM}.redfish:RedfishSource",
+        "a BMC: chassis, GPU and supply power, limits, fans, temperatures",
+        ("url", "root"),
+        needs="a BMC or a recorded tree: eo read redfish --url https://HOST",
+        slow=True,
+        every_s=10.0,
+    ),
+    "ipmi": Entry(
+        f"{_ROOM}.ipmi:IpmiSource",
+        "a BMC through ipmitool: DCMI power, else its sensors",
+        ("url", "file"),
+        slow=True,
+        every_s=10.0,
+    ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",
