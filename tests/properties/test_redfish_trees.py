@@ -1,4 +1,4 @@
-"""Whatever a BMC's documents hold: no exception, sound rows of unique names, parents that exist and never form a ring."""
+"""Whatever a BMC's documents hold: no exception, sound rows of unique names, parents that never form a ring."""
 
 from __future__ import annotations
 
