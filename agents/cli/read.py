@@ -94,7 +94,7 @@ def _given(args: argparse.Namespace, entry: Entry) -> dict[str, object]:
     given = {flag: getattr(args, flag) for flag in FLAGS if getattr(args, flag, None)}
     if args.path:
         plain = next((flag for flag in takes if flag != "url"), None)
-        flag = "url" if "://" in args.path and "url" in takes else plain
+        flag = "url" if "url" in takes and ("://" in args.path or plain is None) else plain
         if flag is None:
             raise EoError(f"source {args.source} takes no path, got {args.path!r}", USAGE)
         given.setdefault(flag, args.path)

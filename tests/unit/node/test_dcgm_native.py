@@ -360,7 +360,8 @@ def test_eo_read_prints_it(
     monkeypatch.setitem(
         registry.SOURCES, "dcgm-native", registry.Entry(entry.factory, "", entry.takes, once={"library": fake.path})
     )
-    assert main(["read", "dcgm_native", "--url", "10.1.1.1:5555", "--json"]) == DONE
+    assert main(["read", "dcgm_native", "10.1.1.1:5555", "--json"]) == DONE
+    assert fake.address() == "10.1.1.1:5555"
     found = json.loads(capsys.readouterr().out)
     assert [(g["uuid"], g["power_w"], g["quality"]) for g in found["gpus"]] == [
         (FIRST, 412.5, "measured"),
