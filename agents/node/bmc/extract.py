@@ -44,6 +44,7 @@ def snapshot(docs: Documents) -> Snapshot:
     shown: set[str] = set()  # sensors that a better view has told already
     rows = _processors(docs, out, shown)
     rows += _chassis(docs, out, shown, rows)
+    rows += _distribution(docs, out, shown)
     rows += _power_control(docs, out, rows)
     rows += _supplies(docs, out, shown)
     rows += _power_sensors(docs, out, shown, rows)
@@ -175,6 +176,17 @@ def _chassis(docs: Documents, out: Snapshot, shown: set[str], known: list[Domain
             row.total = 3 if kind == "chassis" and row.power_w is not None else 0
             out.used |= scratch.used
             out.missing |= scratch.missing
+            rows.append(row)
+    return rows
+
+
+def _distribution(docs: Documents, out: Snapshot, shown: set[str]) -> list[DomainRow]:
+    """Power distribution units and the like: what passes through them, in a row of kind "other" each."""
+    rows = []
+    for uri, doc in docs.of("pdu").items():
+        for where, metrics in docs.owned("environment", uri).items():
+            row = DomainRow(name=docs.name(uri), kind="other", chassis=uri, health=health(doc))
+            _environment(docs, out, row, where, metrics, shown)
             rows.append(row)
     return rows
 

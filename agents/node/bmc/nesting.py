@@ -13,6 +13,7 @@ def nest(docs: Documents, rows: list[DomainRow], out: Snapshot) -> list[DomainRo
     """Sets every row's parent; where only supplies tell, their sum becomes the chassis. Wholes come first."""
     unique_names(rows)
     containers = _containers(docs)
+    _boards_as_wholes(docs, rows, containers)
     _one_total_each(rows)
     rows += _sums_of_supplies(docs, rows, out)
     totals = {row.chassis: row for row in rows if row.total}
@@ -62,6 +63,15 @@ def _containers(docs: Documents) -> dict[str, str]:
             if (inner := docs.link(item)) and inner != uri:
                 found.setdefault(inner, uri)
     return found
+
+
+def _boards_as_wholes(docs: Documents, rows: list[DomainRow], containers: dict[str, str]) -> None:
+    """Where nothing tells a whole, a board that lies in nothing else holds what lies in it, e.g. a GPU baseboard."""
+    if any(row.total for row in rows):
+        return
+    for row in rows:
+        if row.kind == "board" and row.power_w is not None and not docs.has(containers.get(row.chassis, "")):
+            row.total = 1
 
 
 def _one_total_each(rows: list[DomainRow]) -> None:

@@ -34,7 +34,7 @@ _WHOLE: Final = re.compile(
 )
 _KINDS: Final = (
     ("dram", re.compile(r"dimm|dram|hbm|mem|sxm\d+_?m\b")),
-    ("gpu", re.compile(r"gpu|sxm|accelerator|oam\d")),
+    ("gpu", re.compile(r"gpu|sxm|accelerator|oam[_ ]?\d")),
     ("fan", re.compile(r"fan")),
     ("supply", re.compile(r"psu|power ?supply|ps\d|supply")),
     ("cpu_package", re.compile(r"cpu|proc\b|processor|socket")),

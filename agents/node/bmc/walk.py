@@ -22,7 +22,14 @@ MAX_DOCUMENTS: Final = 2500
 
 # role -> what to follow: (property, role of its target, urgency; lower is sooner). "x[]" is a collection of x.
 FOLLOW: Final[dict[str, tuple[tuple[str, str, int], ...]]] = {
-    "root": (("Systems", "system[]", 0), ("Chassis", "chassis[]", 0), ("TelemetryService", "telemetry", 8)),
+    "root": (
+        ("Systems", "system[]", 0),
+        ("Chassis", "chassis[]", 0),
+        ("TelemetryService", "telemetry", 8),
+        ("PowerEquipment", "power_equipment", 2),
+    ),
+    "power_equipment": (("RackPDUs", "pdu[]", 2), ("FloorPDUs", "pdu[]", 2), ("TransferSwitches", "pdu[]", 2)),
+    "pdu": (("Metrics", "environment", 2),),
     "chassis": (
         ("EnvironmentMetrics", "environment", 1),
         ("Power", "power", 1),
@@ -40,7 +47,7 @@ FOLLOW: Final[dict[str, tuple[tuple[str, str, int], ...]]] = {
     "telemetry": (("MetricReports", "report[]", 8),),
 }
 DEFAULTS: Final = {"Chassis": f"{ROOT}/Chassis", "Systems": f"{ROOT}/Systems"}
-OWNERS: Final = frozenset({"chassis", "system", "processor", "supply"})
+OWNERS: Final = frozenset({"chassis", "system", "processor", "supply", "pdu"})
 SENSOR_URGENCY: Final = {"power": 4, "fan": 5, "other": 7}
 
 

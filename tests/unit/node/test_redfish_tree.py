@@ -242,6 +242,41 @@ def test_supplies_alone_sum_to_the_chassis_and_say_so(tree: Tree) -> None:
     )
 
 
+def test_a_gpu_baseboard_alone_holds_its_gpus(tree: Tree) -> None:
+    """A baseboard's own BMC knows no chassis around it: no watt may be counted twice all the same."""
+    tree.members("Chassis", "Board", "Module1")
+    tree.members("Systems", "1")
+    board, module = f"{V1}/Chassis/Board", f"{V1}/Chassis/Module1"
+    tree.put(
+        "Chassis/Board",
+        {"Id": "Board", "ChassisType": "Module", "EnvironmentMetrics": {"@odata.id": f"{board}/EnvironmentMetrics"}},
+    )
+    tree.put("Chassis/Board/EnvironmentMetrics", {"PowerWatts": {"Reading": 800}})
+    tree.put("Chassis/Module1", {"Id": "Module1", "Links": {"ContainedBy": {"@odata.id": board}}})
+    tree.put("Systems/1", {"Id": "1", "Processors": {"@odata.id": f"{V1}/Systems/1/Processors"}})
+    tree.members("Systems/1/Processors", "OAM_1")
+    at = "Systems/1/Processors/OAM_1"
+    links = {"Links": {"Chassis": {"@odata.id": module}}}
+    metrics = {"EnvironmentMetrics": {"@odata.id": f"{V1}/{at}/EnvironmentMetrics"}}
+    tree.put(at, {"Id": "OAM_1", "ProcessorType": "Accelerator", "UUID": "u", **links, **metrics})
+    tree.put(f"{at}/EnvironmentMetrics", {"PowerWatts": {"Reading": 500}})
+    assert {n: (r["kind"], r["power_w"], r["parent"]) for n, r in tree.rows().items()} == {
+        "Board": ("board", 800.0, None),
+        "OAM_1": ("gpu", 500.0, "Board"),
+    }
+
+
+def test_a_power_distribution_unit_tells_what_passes_through(tree: Tree) -> None:
+    tree.put("", {"PowerEquipment": {"@odata.id": f"{V1}/PowerEquipment"}})
+    tree.put("PowerEquipment", {"RackPDUs": {"@odata.id": f"{V1}/PowerEquipment/RackPDUs"}})
+    tree.members("PowerEquipment/RackPDUs", "7")
+    at = "PowerEquipment/RackPDUs/7"
+    tree.put(at, {"Id": "7", "Metrics": {"@odata.id": f"{V1}/{at}/Metrics"}})
+    tree.put(f"{at}/Metrics", {"PowerWatts": {"Reading": 6438}, "EnergykWh": {"Reading": 2}})
+    row = tree.rows()["7"]
+    assert (row["kind"], row["power_w"], row["energy_mj"]) == ("other", 6438.0, 7_200_000_000)
+
+
 def test_nothing_drawn_by_a_running_system_is_not_believed(tree: Tree) -> None:
     tree.members("Systems", "1")
     tree.put("Systems/1", {"Id": "1", "PowerState": "On"})
