@@ -59,18 +59,21 @@ class Sender:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        outbox = Outbox(self._path)
-        step = self._make(outbox)
+        outbox: Outbox | None = None
+        step: Callable[[], float | None] | None = None
         while not self._end.is_set():
             self._wake.clear()
             try:
+                outbox = outbox or Outbox(self._path)
+                step = step or self._make(outbox)
                 due_s = step()
                 wait_s = IDLE_S if due_s is None else min(max(due_s - time.time(), 0.0), IDLE_S)
-            except Exception:  # one bad message or a full disk must not end all telling
+            except Exception:  # one bad message, a busy file or a full disk must not end all telling
                 log.exception("sending to %s failed; again in %.0f s", self.name, AFTER_ERROR_S)
                 wait_s = AFTER_ERROR_S
             self._wake.wait(wait_s)
-        outbox.close()
+        if outbox is not None:
+            outbox.close()
 
 
 class DeliverJob:

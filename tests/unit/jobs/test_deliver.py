@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -199,6 +200,25 @@ def test_a_crash_inside_the_sending_is_said_and_tried_again(rig: Rig, caplog: py
     rig.fire("n1")
     until(lambda: len(calls) == 1 and "sending to a failed" in caplog.text)
     assert rig.job._outbox.counts() == {"pending": 1}
+
+
+def test_a_file_that_is_busy_at_the_start_is_opened_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failed = Outbox.__init__, []
+
+    def busy(self: Outbox, path: Path) -> None:
+        if threading.current_thread() is not threading.main_thread() and not failed:
+            failed.append(path)
+            raise sqlite3.OperationalError("database is locked")
+        real(self, path)
+
+    monkeypatch.setattr(Outbox, "__init__", busy)
+    add(rig, "a")
+    rig.look()
+    until(lambda: "sending to a failed" in caplog.text)
+    rig.fire("n1")  # wakes the sender, as the pause would end
+    until(lambda: rig.told() == ["n1"])
 
 
 def test_no_secret_and_no_address_is_ever_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
