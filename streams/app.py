@@ -118,7 +118,11 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stopping.set)
     runtime.job.start(runtime.ctx)
-    note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=runtime.metrics.serve())
+    runtime.metrics.cost(f"worker:{job.name}", runtime.ctx.publisher)
+    metrics_at = (settings.metrics_host, settings.metrics_port)
+    note = run_note.write(
+        settings.layout, job.name, role=f"worker:{job.name}", metrics=runtime.metrics.serve(*metrics_at)
+    )
     tasks: list[asyncio.Task[Any]] = []
     watchdog = Watchdog(settings.stall_s)
     watchdog.start()
@@ -134,7 +138,7 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
             task.cancel()
         await app.stop()
         watchdog.stop()
-        note.unlink(missing_ok=True)
+        run_note.forget(note)
     if runtime.failure is not None:
         raise runtime.failure
 

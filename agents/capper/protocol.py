@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import msgspec
 
 from agents.capper.core import Capper
 from streams.contract.records import PowerApplied
+from streams.observe.proc import rss_bytes
 
 SOCKET_NAME = "capper.sock"
 
@@ -48,7 +50,7 @@ def answer(capper: Capper, request: Request, events: list[PowerApplied]) -> byte
         case "events":
             body["events"] = events
         case "status":
-            body["status"] = capper.status()
+            body["status"] = {**capper.status(), "cpu_s": time.process_time(), "rss_bytes": rss_bytes()}
         case "restore":
             body["ack"] = capper.restore_all(request.reason or "asked for")
     return msgspec.json.encode(body) + b"\n"

@@ -33,6 +33,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "sql": ("sql", "ask the archive, read-only"),
     "dlq": ("dlq", "list or replay dead letters"),
     "read": ("read", "one normalised reading of a source"),
+    "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
     "bench": ("bench", "measure: loop, stream"),
 }
 

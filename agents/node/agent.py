@@ -7,7 +7,9 @@ counted and logged once per change; the others go on. It never talks to Kafka: t
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -18,9 +20,10 @@ from agents.node.sources.base import Reading, Source
 from agents.node.spool import Spool
 from streams.contract import codec
 from streams.contract.failpoints import hit
-from streams.contract.records import GpuColumns, NodeTelemetry, PowerApplied
+from streams.contract.records import EngineReading, GpuColumns, NodeTelemetry, PowerApplied
 
 log = logging.getLogger(__name__)
+RECENT: Final = 30  # samples whose engines the exporter pools for latency quantiles
 
 
 class NodeAgent:
@@ -54,6 +57,7 @@ class NodeAgent:
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
         self.samples_total = 0
+        self.recent: deque[tuple[EngineReading, ...]] = deque(maxlen=RECENT)
 
     # --- sensing -----------------------------------------------------------------------------------------------
 
@@ -64,6 +68,8 @@ class NodeAgent:
         record = self._record(readings, now_ns)
         self._spool.append(self._key, codec.encode(record))
         self.last = record
+        if record.engines:
+            self.recent.append(record.engines)
         self.samples_total += 1
         return record
 

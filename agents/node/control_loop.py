@@ -143,6 +143,11 @@ class ControlLoop:
         out, self._acks = self._acks, []
         return out
 
+    @property
+    def capper_answers(self) -> bool:
+        """Whether the capper answered the last question."""
+        return not self._unavailable
+
     def remaining_s(self, now_mono_s: float) -> float | None:
         """Seconds that the live lease still has; None without one."""
         return None if self.live is None else max(0.0, self.live.expires_s - now_mono_s)

@@ -66,6 +66,11 @@ class KafkaSide:
         return 0 if self._telemetry is None else self._telemetry.acked_total
 
     @property
+    def sent_bytes(self) -> int:
+        """Payload handed to Kafka, before compression."""
+        return self.events.sent_bytes + (0 if self._telemetry is None else self._telemetry.sent_bytes)
+
+    @property
     def busy(self) -> bool:
         """Something waits for a connected broker, so that the loop should come back soon."""
         return self._telemetry is not None and not (self._telemetry.idle and self.events.idle)

@@ -71,6 +71,7 @@ class SpoolPublisher:
         self._failed: KafkaError | None = None
         self._complained: int | None = None
         self._retry_at = 0.0
+        self.sent_bytes = 0  # keys and values handed to the producer, before compression
         self.acked_total = 0  # unique records that the broker acknowledged
         self.refused_total = 0  # records that the broker will never take
 
@@ -126,6 +127,7 @@ class SpoolPublisher:
             else:
                 self._in_flight.append(record.number)
                 self._outstanding += 1
+                self.sent_bytes += len(record.key) + len(record.value)
             self._sent = record.number
         return len(records)
 
@@ -199,6 +201,10 @@ class EventPublisher:
     @property
     def acked_total(self) -> int:
         return self._publisher.acked_total
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._publisher.sent_bytes
 
     @property
     def idle(self) -> bool:
