@@ -119,10 +119,8 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
         loop.add_signal_handler(number, runtime.stopping.set)
     runtime.job.start(runtime.ctx)
     runtime.metrics.cost(f"worker:{job.name}", runtime.ctx.publisher)
-    metrics_at = (settings.metrics_host, settings.metrics_port)
-    note = run_note.write(
-        settings.layout, job.name, role=f"worker:{job.name}", metrics=runtime.metrics.serve(*metrics_at)
-    )
+    address = runtime.metrics.serve(settings.metrics_host, settings.metrics_port)
+    note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=address)
     tasks: list[asyncio.Task[Any]] = []
     watchdog = Watchdog(settings.stall_s)
     watchdog.start()

@@ -149,10 +149,10 @@ def _pods(rows: Iterable[Row]) -> Metric:
     for record, gpu, index in rows:
         watts = _at(gpu, "power_w", index)
         if watts is not None and (pod := _text(gpu, "pod", index)):
-            key = (record.node, _text(gpu, "namespace", index), pod, record.quality)
+            key: tuple[str, ...] = (record.node, _text(gpu, "namespace", index), pod, record.quality)
             sums[key] = sums.get(key, 0.0) + watts
-    for key, watts in sums.items():
-        family.add_metric(key, watts)
+    for labels, total in sums.items():
+        family.add_metric(labels, total)
     return family
 
 

@@ -1,7 +1,7 @@
 """What a process of ours costs: CPU seconds, memory, bytes sent, and watts where a power figure exists.
 
-Reads /proc/self at a scrape and nothing in between. The watts are this process's share of the host's CPU time, applied to
-the host's CPU power: an estimate, and labelled so; without a power figure there is no such series, never a zero.
+Reads /proc/self at a scrape and nothing in between. The watts are this process's share of the host's CPU time, applied
+to the host's CPU power: an estimate, and labelled so; without a power figure there is no such series, never a zero.
 """
 
 from __future__ import annotations
