@@ -14,6 +14,7 @@ from agents.capper.actuators.base import Actuator, Bounds
 from agents.capper.actuators.errors import ActuatorError
 from agents.capper.savefile import SavedKnob
 from streams.contract.failpoints import hit
+from streams.observe.notes import step
 
 TRIES: Final = 3
 POLL_S: Final = 0.01
@@ -119,9 +120,11 @@ class Knob:
         for _ in range(TRIES):
             try:
                 self.set_calls += 1
-                self.actuator.set(self.uuid, value)
+                with step("capper.set", **self._told(value)):
+                    self.actuator.set(self.uuid, value)
                 hit("capper.after_set_before_readback")
-                got = self._settled(value)
+                with step("capper.readback", **self._told(value)):
+                    got = self._settled(value)
             except ActuatorError as error:
                 problem = str(error)
                 if not error.retryable:
@@ -132,6 +135,9 @@ class Knob:
                 return None
             problem = f"the device says {_text(got)} after it took {_text(value)}"
         return problem
+
+    def _told(self, value: float | None) -> dict[str, str]:
+        return {"hw.id": self.uuid, "eo.knob": self.actuator.knob, "eo.value": _text(value)}
 
     def _settled(self, value: float | None) -> float | None:
         """What the device says once it says `value`, or when its settling time is over."""

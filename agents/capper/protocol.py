@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Literal
 
@@ -9,6 +10,7 @@ import msgspec
 
 from agents.capper.core import Capper
 from streams.contract.records import PowerApplied
+from streams.observe import notes
 from streams.observe.proc import rss_bytes
 
 SOCKET_NAME = "capper.sock"
@@ -22,6 +24,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     received_ns: int = 0
     wanted: dict[str, int | None] = {}
     reason: str = ""
+    traceparent: str = ""  # of a traced command; its spans are in the answer
 
 
 class BadRequest(Exception):
@@ -44,7 +47,9 @@ def answer(capper: Capper, request: Request, events: list[PowerApplied]) -> byte
     body: dict[str, object] = {"ok": True}
     match request.op:
         case "grant":
-            body["ack"] = capper.grant(request.envelope.encode(), received_ns=request.received_ns)
+            with notes.taking(request.traceparent) as spans:
+                body["ack"] = capper.grant(request.envelope.encode(), received_ns=request.received_ns)
+            body |= {"spans": spans, "pid": os.getpid()} if spans else {}
         case "clocks":
             body["effective"] = capper.set_clocks(request.wanted)
         case "events":

@@ -17,11 +17,13 @@ from agents.fleet.trace import recorded_workload
 from agents.node import exporter
 from agents.node.commands import CommandReader, ConsumerPort
 from agents.node.producer import ProducerPort, RebuildingProducer
-from agents.node.publisher import EventPublisher, SpoolPublisher
-from agents.node.spool import Spool
+from agents.node.publisher import EventPublisher, SpoolPublisher, applied_headers, telemetry_headers
+from agents.node.run import tracing
+from agents.node.spool import Spool, SpoolRecord
 from models.twin.cluster import TwinCluster
 from models.twin.params import TwinParams
 from streams import run_note
+from streams.contract.codec import Headers
 from streams.contract.kafka import assigned_consumer_config, producer_config
 from streams.contract.layout import Layout
 from streams.contract.signing import KeyRing
@@ -64,8 +66,10 @@ class FleetProcess:
         producer = RebuildingProducer(lambda: _producer(bootstrap))
         self._telemetry_spool = Spool(layout.spool / "fleet")
         self._event_spool = Spool(layout.spool / "fleet-acks")
-        self.telemetry = SpoolPublisher(self._telemetry_spool, producer)
-        self.events = EventPublisher(self._event_spool, producer)
+        self.tracing = tracing("eo-fleet", lambda: [node.agent.last for node in self.fleet.nodes])
+        self.telemetry = SpoolPublisher(self._telemetry_spool, producer, headers=self._headers())
+        acks = applied_headers if self.tracing is None else self.tracing.applied_headers
+        self.events = EventPublisher(self._event_spool, producer, headers=acks)
         self.fleet: Fleet = build(
             layout=layout,
             registers=self.registers,
@@ -75,13 +79,17 @@ class FleetProcess:
             keyring=KeyRing.load(layout.keyring),
             monotonic=time.monotonic,
             wall_ns=time.time_ns,
+            tracing=self.tracing,
         )
-        self.reader = CommandReader(
-            _consumer(bootstrap), None, {n.agent.node: n.agent.command for n in self.fleet.nodes}
-        )
+        handlers = {n.agent.node: n.agent.command for n in self.fleet.nodes}
+        arrived = None if self.tracing is None else self.tracing.arrived
+        self.reader = CommandReader(_consumer(bootstrap), None, handlers, arrived=arrived)
         self._stop = False
         self._note = layout.run / "fleet.json"
         self._server: WSGIServer | None = None
+
+    def _headers(self) -> Callable[[SpoolRecord], Headers]:
+        return telemetry_headers if self.tracing is None else self.tracing.telemetry_headers
 
     def stop(self, *_: object) -> None:
         self._stop = True
@@ -120,6 +128,8 @@ class FleetProcess:
             self._server.shutdown()
             self._server.server_close()
         run_note.forget(self._note)
+        if self.tracing is not None:
+            self.tracing.close()
         log.info("stopped: %d samples acknowledged, all devices put back", self.telemetry.acked_total)
 
     def _serve(self) -> None:

@@ -194,9 +194,15 @@ class SpoolPublisher:
 class EventPublisher:
     """Acknowledgements of commands: spooled too, so that an outage of Kafka loses none; then published in order."""
 
-    def __init__(self, spool: Spool, producer: ProducerPort | RebuildingProducer) -> None:
-        self._spool = spool
-        self._publisher = SpoolPublisher(spool, producer, APPLIED, headers=applied_headers)
+    def __init__(
+        self,
+        spool: Spool,
+        producer: ProducerPort | RebuildingProducer,
+        *,
+        headers: Callable[[SpoolRecord], Headers] = applied_headers,
+    ) -> None:
+        self._spool, self._headers = spool, headers
+        self._publisher = SpoolPublisher(spool, producer, APPLIED, headers=headers)
 
     @property
     def acked_total(self) -> int:
@@ -212,7 +218,7 @@ class EventPublisher:
 
     def use(self, producer: ProducerPort | RebuildingProducer) -> None:
         """Publishes through another producer from now on, from the first acknowledgement in doubt."""
-        self._publisher = SpoolPublisher(self._spool, producer, APPLIED, headers=applied_headers)
+        self._publisher = SpoolPublisher(self._spool, producer, APPLIED, headers=self._headers)
 
     def put(self, ack: PowerApplied) -> None:
         """Stores one acknowledgement; it is on its way from now on, whatever happens to Kafka."""

@@ -7,21 +7,22 @@ thread of their own and handled on the main one, which is the only one that touc
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIServer
 
 from agents.node import exporter
 from agents.node.agent import NodeAgent
 from agents.node.capper_client import SocketCapper
 from agents.node.control_loop import ControlLoop
-from agents.node.errors import CapperUnavailable
+from agents.node.errors import CapperUnavailable, SettingsError
 from agents.node.kafka_side import KafkaSide
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
@@ -31,6 +32,9 @@ from streams import run_note
 from streams.contract.layout import Layout
 from streams.contract.records import NodeTelemetry
 from streams.observe.own_cost import OwnCost, own_watts
+
+if TYPE_CHECKING:
+    from agents.node.tracing import NodeTracing
 
 log = logging.getLogger("eo.agent")
 PUMP_S: Final = 0.05
@@ -61,10 +65,15 @@ class AgentProcess:
         self.spool = Spool(folder / "telemetry", max_bytes=max_bytes, segment_bytes=segment)
         self.acks = Spool(folder / "applied", max_bytes=max_bytes, segment_bytes=segment)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self.kafka = KafkaSide(node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive)
+        self.tracing = tracing("eo-agent", lambda: [self.agent.last])
+        self.kafka = KafkaSide(
+            node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive, tracing=self.tracing
+        )
         self._capper = SocketCapper(Path(settings.capper_socket or layout.capper / node / "capper.sock"))
         control = ControlLoop(node, self._capper, cluster=settings.cluster)
-        self.agent = NodeAgent(settings.cluster, node, sources, self.spool, control, events=self.kafka.events)
+        self.agent = NodeAgent(
+            settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing
+        )
         self._stop = threading.Event()
         self._server: WSGIServer | None = None
         self._layout, self._note = layout, layout.run / f"agent-{node}.json"
@@ -179,8 +188,26 @@ class AgentProcess:
             self._server.shutdown()
             self._server.server_close()
         run_note.forget(self._note)
+        if self.tracing is not None:
+            self.tracing.close()
         if not sent:
             log.warning("%d records stay in the spool; the next start sends them", self.spool.depth + self.acks.depth)
+
+
+def tracing(service: str, records: Callable[[], Iterable[NodeTelemetry | None]]) -> NodeTracing | None:
+    """Tracing and OTLP metrics of this process; None, and nothing imported, where no OTLP endpoint is set.
+
+    Raises SettingsError naming the variable that cannot work.
+    """
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
+        return None
+    from agents.node.tracing import make
+    from streams.observe.trace import OtelSettings, TracingError
+
+    try:
+        return make(service, OtelSettings.from_env(), records=records, now_ns=time.time_ns())
+    except TracingError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _next(due: float, interval_s: float, now: float) -> float:
