@@ -105,7 +105,7 @@ class FeaturesJob:
     # --- in ---
 
     def _samples(self, partition: int, state: PartitionState, records: Sequence[ConsumerRecord]) -> list[Sample]:
-        out = []
+        out, traces = [], self._ctx.tracing is not None
         for record in records:
             try:
                 sample = self._reader.read(record.offset, record.value)
@@ -115,7 +115,7 @@ class FeaturesJob:
                 continue
             if state.is_new(sample.value):
                 out.append(sample)
-                if len(record.headers) > PLAIN and self._ctx.tracing is not None:
+                if traces and len(record.headers) > PLAIN:
                     self._begin_span(sample.value, record, partition)
             else:
                 self.counts.duplicates += 1
