@@ -52,7 +52,9 @@ def target_of(note: dict[str, object]) -> dict[str, object] | None:
         labels["eo_node"] = str(note["node"])
     if parts.path not in ("", "/metrics"):
         labels["__metrics_path__"] = parts.path
-    return {"targets": [parts.netloc], "labels": labels}
+    # Who reads this folder is on this machine: a wildcard address is no address to ask.
+    wild = parts.hostname in ("0.0.0.0", "::")
+    return {"targets": [f"127.0.0.1:{parts.port}" if wild else parts.netloc], "labels": labels}
 
 
 def _replace(path: Path, value: object) -> None:

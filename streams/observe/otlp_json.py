@@ -228,9 +228,13 @@ class LightTracer:
 
 
 def post_json(url: str, headers: Mapping[str, str], body: bytes) -> None:
-    """One POST; raises OSError (also for an answer above 299) or ValueError."""
+    """One POST; raises OSError (also for an answer above 299, and for one that is no HTTP) or ValueError."""
+    from http.client import HTTPException
     from urllib.request import Request, urlopen
 
     request = Request(url, body, {"Content-Type": "application/json", **headers}, method="POST")
-    with urlopen(request, timeout=TIMEOUT_S) as answer:
-        answer.read(65_536)
+    try:
+        with urlopen(request, timeout=TIMEOUT_S):
+            return  # what a receiver has to say beyond its status is not waited for
+    except HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

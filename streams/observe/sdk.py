@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Sequence
+from typing import Final
 
 from opentelemetry import trace as otel
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -13,7 +16,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from streams.observe.trace import Attributes, OtelSettings, Value, formatted, parsed
 
-CLOSE_MS = 3000
+CLOSE_S: Final = 3.0
+TIMEOUT_S: Final = 3.0
 
 
 class SdkSpan:
@@ -46,7 +50,9 @@ class SdkTracer:
             **settings.attributes,
         }
         self._provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=settings.traces, headers=dict(settings.headers) or None)
+        # It warns at each of its tries; one line for a batch that is given up is enough.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
+        exporter = OTLPSpanExporter(endpoint=settings.traces, headers=dict(settings.headers) or None, timeout=TIMEOUT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("energy-orchestrator")
 
@@ -68,9 +74,10 @@ class SdkTracer:
         return SdkSpan(span)
 
     def close(self) -> None:
-        """Sends what waits within three seconds and ends the thread."""
-        self._provider.force_flush(CLOSE_MS)
-        self._provider.shutdown()
+        """Sends what waits, and gives up after three seconds: a collector that hangs must not hold a worker's end."""
+        ending = threading.Thread(target=self._provider.shutdown, name="otlp-end", daemon=True)
+        ending.start()
+        ending.join(CLOSE_S)
 
 
 def _context(traceparent: str) -> otel.SpanContext | None:

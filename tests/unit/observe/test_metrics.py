@@ -128,6 +128,8 @@ def test_a_run_note_is_a_target_for_prometheus_as_long_as_its_process_serves(tmp
     assert json.loads(file.read_text()) == [{"targets": ["127.0.0.1:1234"], "labels": {"eo_role": "worker:features"}}]
     agent = run_note.write(layout, "agent-n.x", role="agent", node="n.x", metrics="http://127.0.0.1:9465/metrics")
     assert verb.targets(layout)[0] == {"targets": ["127.0.0.1:9465"], "labels": {"eo_role": "agent", "eo_node": "n.x"}}
+    wild = run_note.target_of({"metrics": "0.0.0.0:9466", "role": "worker:ledger"})
+    assert wild == {"targets": ["127.0.0.1:9466"], "labels": {"eo_role": "worker:ledger"}}
     (layout.run / "targets" / "torn.json").write_text('[{"tar')
     assert len(verb.targets(layout)) == 2
     run_note.forget(note)

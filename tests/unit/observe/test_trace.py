@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -182,6 +183,29 @@ def test_a_receiver_that_is_away_costs_spans_and_nothing_else(caplog: pytest.Log
     tracer.close()
     assert tracer.dropped > 10
     assert [r.message for r in caplog.records if "cannot be sent to http://127.0.0.1:1/v1/traces" in r.message]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 500 no\r\n\r\n", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", b""]
+)
+def test_a_rude_receiver_is_an_error_and_no_more(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def once() -> None:
+            connection, _ = server.accept()
+            connection.recv(65_536)
+            connection.sendall(answer)
+            connection.close()
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1/traces"
+        if answer.startswith(b"HTTP/1.1 200"):
+            otlp_json.post_json(url, {}, b"{}")
+        else:
+            with pytest.raises(OSError):
+                otlp_json.post_json(url, {}, b"{}")
+        thread.join(10)
 
 
 def test_metrics_that_cannot_be_made_are_told_and_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
