@@ -50,6 +50,7 @@ class OwnCost(Collector):
         self._role, self._sent, self._watts = role, sent_bytes, watts
         self._cpu_s, self._monotonic = cpu_s, monotonic
         self._last = (monotonic(), cpu_s())
+        self._started_s = time.time()
 
     def collect(self) -> Iterator[Metric]:
         cpu_s, now_s = self._cpu_s(), self._monotonic()
@@ -60,6 +61,8 @@ class OwnCost(Collector):
         )
         text = "Resident memory of a process of ours (in bytes)."
         yield gauge("eo_process_resident_memory_bytes", text, ("role",), (self._role,), rss_bytes())
+        text = "When this process began (Unix time in s); its changes are restarts."
+        yield gauge("eo_process_start_time_seconds", text, ("role",), (self._role,), self._started_s)
         text = "Payload handed to Kafka, before compression (in bytes)."
         sent = None if self._sent is None else self._sent()
         yield counter("eo_process_sent_payload_bytes", text, ("role",), (self._role,), sent)
