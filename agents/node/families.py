@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from streams.contract.records import GpuColumns, NodeTelemetry
+from streams.observe.columns import cell, word
 
 LIMIT: Final = 64  # domains, sensors and engines shown per node
 DCGM_LABELS: Final = ("gpu", "UUID", "modelName", "Hostname", "quality")
@@ -112,13 +113,11 @@ def _filled(
 
 
 def _at(gpu: GpuColumns, column: str, index: int) -> float | None:
-    values: Sequence[float | None] | None = getattr(gpu, column)
-    return None if values is None else values[index]
+    return cell(getattr(gpu, column), index)
 
 
 def _text(gpu: GpuColumns, column: str, index: int) -> str:
-    values: Sequence[str | None] | None = getattr(gpu, column)
-    return "" if values is None else values[index] or ""
+    return word(getattr(gpu, column), index)
 
 
 def _dcgm_labels(row: Row, with_pods: bool) -> tuple[str, ...]:
@@ -136,7 +135,7 @@ def _labels(row: Row) -> tuple[str, ...]:
 def _states(rows: Iterable[tuple[Row, tuple[str, ...]]]) -> Metric:
     family = make("eo_gpu_ok", "1 = the GPU answers, 0 = lost or forbidden.", DCGM_LABELS)
     for (_, gpu, index), labels in rows:
-        if gpu.state is not None:
+        if gpu.state is not None and index < len(gpu.state):
             family.add_metric(labels[:5], float(gpu.state[index] == "ok"))
     return family
 
@@ -164,21 +163,20 @@ def of_host(records: Sequence[NodeTelemetry]) -> Iterator[Metric]:
     memory = make("eo_node_memory_used_bytes", "Memory in use on the host (in bytes).", host_labels)
     for record in records:
         if (host := record.host) is not None:
-            for family, value in ((util, host.cpu_util_ratio), (watts, host.cpu_power_w)):
-                if value is not None:
-                    family.add_metric((record.node, record.quality), value)
-            if host.mem_used_mb is not None:
-                memory.add_metric((record.node, record.quality), host.mem_used_mb * 1e6)
+            values = (host.cpu_util_ratio, host.cpu_power_w, host.mem_used_mb)
+            for index, (family, factor) in enumerate(((util, 1.0), (watts, 1.0), (memory, 1e6))):
+                if (value := cell(values, index)) is not None:
+                    family.add_metric((record.node, record.quality), value * factor)
     yield from (util, watts, memory)
     yield from _domains(records)
     labels = ("node", "sensor", "kind", "unit", "source")
     sensors = make("eo_node_sensor_value", "A reading that is no power, in the unit of its label.", labels)
     for record in records:
         if (part := record.sensors) is not None:
-            columns = zip(part.name, part.kind, part.unit, part.source, part.value, strict=True)
-            for *names, value in list(columns)[:LIMIT]:
-                if value is not None:
-                    sensors.add_metric((record.node, *map(str, names)), float(value))
+            for i in range(min(LIMIT, len(part.name))):
+                if (value := cell(part.value, i)) is not None:
+                    names = (word(column, i) for column in (part.name, part.kind, part.unit, part.source))
+                    sensors.add_metric((record.node, *names), value)
     yield sensors
 
 
@@ -192,14 +190,14 @@ def _domains(records: Sequence[NodeTelemetry]) -> Iterator[Metric]:
     for record in records:
         if (part := record.domains) is None:
             continue
-        for i, name in enumerate(part.name[:LIMIT]):
-            parent = "" if part.parent is None else part.parent[i] or ""
-            row = (record.node, name, part.kind[i], parent, part.source[i], str(part.quality[i]))
-            zone = (record.node, ZONES.get(part.kind[i], ""), name, str(part.quality[i]))
+        for i in range(min(LIMIT, len(part.name))):
+            name, parent, kind = word(part.name, i), word(part.parent, i), word(part.kind, i)
+            quality = word(part.quality, i)
+            row = (record.node, name, kind, parent, word(part.source, i), quality)
+            zone = (record.node, ZONES.get(kind, ""), name, quality)
             pairs = ((part.power_w, 1.0, power, zone_w), (part.energy_mj, 1e-3, energy, zone_j))
             for column, factor, family, kepler in pairs:
-                value = None if column is None else column[i]
-                if value is not None:
+                if (value := cell(column, i)) is not None:
                     family.add_metric(row, value * factor)
                     if zone[1]:
                         kepler.add_metric(zone, value * factor)

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from agents.node.families import LIMIT, make
 from streams.contract import histogram
 from streams.contract.records import EngineReading, NodeTelemetry
+from streams.observe.columns import cell
 
 LABELS: Final = ("node", "engine", "kind", "model", "quality")
 QUANTILES: Final = (("0.5", 0.5), ("0.99", 0.99))
@@ -35,7 +36,7 @@ def of_engines(records: Sequence[tuple[NodeTelemetry, Recent]]) -> Iterator[Metr
     for name, (field, text) in VALUES.items():
         family = make(name, text, LABELS)
         for record, engine, _ in rows:
-            value = getattr(engine, field)
+            value = cell((getattr(engine, field),), 0)
             if value is not None:
                 family.add_metric(_labels(record, engine), float(value))
         yield family
@@ -68,7 +69,7 @@ def _energy(rows: Sequence[tuple[NodeTelemetry, EngineReading, Recent]]) -> Metr
         gpu = record.gpu
         if gpu is None or gpu.energy_mj is None:
             continue
-        known = dict(zip(gpu.uuid, gpu.energy_mj, strict=True))
+        known = {uuid: cell(gpu.energy_mj, i) for i, uuid in enumerate(gpu.uuid)}
         values = [v for uuid in engine.gpu_uuid if (v := known.get(uuid)) is not None]
         if values and len(values) == len(engine.gpu_uuid):
             family.add_metric(_labels(record, engine), sum(values) / 1e3)

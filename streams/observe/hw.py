@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from streams.contract.records import DomainColumns, GpuColumns, NodeTelemetry
+from streams.observe.columns import cell, word
 from streams.observe.otlp_json import attributes
 
 CUMULATIVE: Final = 2
@@ -69,26 +70,24 @@ def _points(record: NodeTelemetry) -> Iterator[Point]:
 
 def _gpus(gpu: GpuColumns, record: NodeTelemetry) -> Iterator[Point]:
     for index, uuid in enumerate(gpu.uuid):
-        name = None if gpu.name is None else gpu.name[index]
+        name = word(gpu.name, index)
         who = {"hw.id": uuid, "hw.type": "gpu", "hw.parent": record.node, "eo.quality": record.quality}
         who |= {"hw.model": name} if name else {}
         for metric, unit, column, factor, more in GPU:
-            values = getattr(gpu, column)
-            value = None if values is None else values[index]
+            value = cell(getattr(gpu, column), index)
             if value is not None:
                 yield metric, unit, value * factor, {**who, **more}
 
 
 def _domains(part: DomainColumns) -> Iterator[Point]:
-    for index, name in enumerate(part.name):
-        kind = part.kind[index]
-        parent = None if part.parent is None else part.parent[index]
+    for index in range(len(part.name)):
+        kind, parent = word(part.kind, index), word(part.parent, index)
         host = kind in HOST_KINDS
-        who = {"hw.id": name, "eo.quality": part.quality[index], "eo.source": part.source[index]}
+        who = {"hw.id": word(part.name, index), "eo.quality": word(part.quality, index)}
+        who |= {"eo.source": word(part.source, index)}
         who |= {} if host else {"hw.type": TYPES.get(kind, kind)}
         who |= {"hw.parent": parent} if parent else {}
-        power = None if part.power_w is None else part.power_w[index]
-        energy = None if part.energy_mj is None else part.energy_mj[index]
+        power, energy = cell(part.power_w, index), cell(part.energy_mj, index)
         if power is not None:
             yield "hw.host.power" if host else "hw.power", "W", float(power), who
         if energy is not None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from agents.cli import metrics as verb
 from agents.cli import metrics_docs
@@ -20,6 +22,7 @@ from streams.contract.layout import Layout
 from streams.contract.records import DomainColumns, NodeTelemetry
 from streams.errors import StreamsError
 from streams.metrics import WorkerMetrics
+from streams.observe import hw
 from streams.observe.own_cost import CPUS, OwnCost, own_watts
 
 ROOT = Path(__file__).parents[3]
@@ -94,6 +97,30 @@ def test_energy_is_joules_beside_dcgms_millijoules_and_pods_get_whole_boards() -
     assert [(s.labels["pod_namespace"], s.labels["pod_name"], s.value) for s in pods] == [("ns", "a", 500.0)]
     # What was asked for is preferred; the limit in force stands in where a source cannot tell it.
     assert [s.value for s in found["DCGM_FI_DEV_POWER_MGMT_LIMIT"].samples] == [700.0, 400.0]
+
+
+def test_a_drivers_nonsense_costs_its_own_sample_and_not_the_page() -> None:
+    record = metrics_docs.sample(2)
+    assert record.gpu is not None and record.domains is not None and record.sensors is not None
+    nan, inf = float("nan"), float("inf")
+    gpu = msgspec.structs.replace(
+        record.gpu, power_w=(nan, 5.0), temp_c=(inf, 50.0), util_ratio=(0.5,), name=('a"b\\n', "\udcff"), state=("ok",)
+    )
+    domains = msgspec.structs.replace(record.domains, power_w=(nan,), parent=())
+    broken = msgspec.structs.replace(
+        record, gpu=gpu, domains=domains, sensors=msgspec.structs.replace(record.sensors, value=())
+    )
+    found = by_name([*families.of_gpus([broken]), *families.of_host([broken])])
+    assert [s.value for s in found["eo_gpu_power_watts"].samples] == [5.0]
+    assert [s.value for s in found["eo_gpu_temperature_celsius"].samples] == [50.0]
+    assert [s.value for s in found["eo_gpu_utilization_ratio"].samples] == [0.5]
+    assert not found["eo_domain_power_watts"].samples and not found["eo_node_sensor_value"].samples
+    registry = CollectorRegistry()
+    registry.register(type("One", (), {"collect": lambda self: list(found.values())})())
+    text = generate_latest(registry).decode()
+    assert len(list(text_string_to_metric_families(text))) == len(found)
+    points = json.dumps(hw.metrics([broken], 0), allow_nan=False)
+    assert "hw.power" in points
 
 
 @pytest.mark.parametrize(
