@@ -15,7 +15,9 @@ import msgspec
 
 from agents.node import merge
 from agents.node.control_loop import ControlLoop
+from agents.node.errors import SourceError
 from agents.node.publisher import EventPublisher
+from agents.node.sources import sound
 from agents.node.sources.base import Reading, Source
 from agents.node.spool import Spool
 from streams.contract import codec
@@ -59,6 +61,7 @@ class NodeAgent:
         self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
         self.tracing = tracing
         self._failing: dict[str, str] = {}
+        self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
         self._seq = 0
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
@@ -70,7 +73,7 @@ class NodeAgent:
     def sample(self, now_ns: int) -> NodeTelemetry:
         """Reads every source once, makes one record of it and spools it. Raises SpoolError when the disk fails."""
         span = None if self.tracing is None else self.tracing.sample(self.node, now_ns)
-        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and _says(reading)]
+        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and reading.says]
         hit("agent.after_sample")
         record = self._record(readings, now_ns)
         number = self._spool.append(self._key, codec.encode(record))
@@ -91,13 +94,15 @@ class NodeAgent:
             seq=self._seq,
             ts_ns=now_ns,
             source=tuple(r.source for r in readings),
-            quality=merge.worst([r.quality for r in readings]),
+            quality=merge.quality(readings),
             capability=merge.union([r.capability for r in readings]) if readings else (),
             gpu=self._with_locks(merge.gpus(readings)),
             host=merge.host(readings),
             engines=merge.engines(readings),
             spool_depth=self._spool.depth + 1,
             lost_total=self._spool.lost_total,
+            domains=merge.domains(readings),
+            sensors=merge.sensors(readings),
         )
 
     def _with_locks(self, gpu: GpuColumns | None) -> GpuColumns | None:
@@ -110,12 +115,22 @@ class NodeAgent:
     def _read(self, source: Source, now_ns: int) -> Reading | None:
         try:
             reading = source.read(now_ns)
+            if unsound := sound.problem(reading):
+                raise SourceError(unsound)
         except Exception as error:  # noqa: BLE001 - sources wrap drivers; one that fails must not silence the others
             self.failures[source.name] += 1
             self._changed(source.name, f"{type(error).__name__}: {error}")
             return None
         self._changed(source.name, None)
+        if reading.missing != self._missing.get(source.name, ()):
+            self._tell_missing(source.name, reading.missing)
         return reading
+
+    def _tell_missing(self, name: str, missing: tuple[tuple[str, str], ...]) -> None:
+        """Says each reason once per change: what a source cannot give is no failure, but nobody should guess why."""
+        known, self._missing[name] = self._missing.get(name, ()), missing
+        for part, reason in set(missing) - set(known):
+            log.info("node %s: source %s, %s: %s", self.node, name, part, reason)
 
     def _changed(self, name: str, problem: str | None) -> None:
         if problem == self._failing.get(name):
@@ -158,8 +173,3 @@ class NodeAgent:
         """Closes the sources; spools and Kafka clients belong to whoever made them."""
         for source in self._sources:
             source.close()
-
-
-def _says(reading: Reading) -> bool:
-    """Whether a reading holds anything: absent hardware reads empty, and must not lend its quality to the rest."""
-    return reading.gpu is not None or reading.host is not None or bool(reading.engines)

@@ -26,6 +26,7 @@ from agents.node.errors import CapperUnavailable, SettingsError
 from agents.node.kafka_side import KafkaSide
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
+from agents.node.sources.background import BackgroundSource
 from agents.node.sources.base import Source
 from agents.node.spool import Spool
 from streams import run_note
@@ -88,7 +89,7 @@ class AgentProcess:
                 log.info("source %s: %s", name, ", ".join(probe.capability) or "present")
             else:
                 log.warning("source %s has nothing here: %s", name, probe.reason)
-            found.append(source)
+            found.append(in_background(name, source, self.settings.sample_interval_s))
         return found
 
     def _receive(self, raw: bytes, received_ns: int) -> None:
@@ -208,6 +209,12 @@ def tracing(service: str, records: Callable[[], Iterable[NodeTelemetry | None]])
         return make(service, OtelSettings.from_env(), records=records, now_ns=time.time_ns())
     except TracingError as error:
         raise SettingsError(str(error)) from error
+
+
+def in_background(name: str, source: Source, interval_s: float) -> Source:
+    """The source itself, or read at the side when its registry line says that it is slow."""
+    entry = registry.SOURCES[registry.canonical(name)]
+    return BackgroundSource(source, interval_s=max(interval_s, entry.every_s)) if entry.slow else source
 
 
 def _next(due: float, interval_s: float, now: float) -> float:

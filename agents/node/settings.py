@@ -43,6 +43,10 @@ class NodeSettings:
     procfs_root: str = "/"  # where proc/ and sys/ lie; a container mounts the host's elsewhere
     replay_path: str = ""  # recording for the source "replay"
     replay_speed: float = 1.0  # recorded seconds per second; 0 = one record per sample
+    dcgm_url: str = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's text, for the source "dcgm"
+    dcgm_hostengine: str = "127.0.0.1:5555"  # of "dcgm-native"; "unix:PATH", or "embedded" to start one in the agent
+    dcgm_profiling: int = 0  # 1 = "dcgm-native" also watches profiling fields: they cost the GPU power and need root
+    nvidia_smi_path: str = "nvidia-smi"  # the program that the source "nvidia-smi" runs
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -57,8 +61,11 @@ class NodeSettings:
         options: dict[str, dict[str, object]] = {
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
+            "dcgm": {"url": self.dcgm_url, "host": self.node},
+            "dcgm-native": {"hostengine": self.dcgm_hostengine, "profiling": bool(self.dcgm_profiling)},
+            "nvidia-smi": {"program": self.nvidia_smi_path},
         }
-        return options.get(source, {})
+        return options.get(source.lower().replace("_", "-"), {})
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> NodeSettings:
@@ -83,6 +90,7 @@ def _check(s: NodeSettings) -> None:
         ("spool_max_mb", 16, 1_000_000),
         ("metrics_port", -1, 65535),
         ("replay_speed", 0, 10_000),
+        ("dcgm_profiling", 0, 1),
     )
     for name, low, high in bounds:
         value = getattr(s, name)
