@@ -32,10 +32,14 @@ SHELL = frozenset({"sh", "bash", "shell", "console"})
 COMMAND = re.compile(r"^(\$ )?(eo|make|python3?|pip|docker|curl|systemctl|[A-Z_]+=\S+ (eo|make)) ")
 REASON = re.compile(r"<!-- not run: ((?:(?!-->).)+) -->\n$", re.S)
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
-# (page, first words of the block) -> what runs it
+# (page or its folder, first words of the block) -> what runs it
 ELSEWHERE = {
     ("README.md", "make demo"): "tests/e2e/test_demo.py runs the demo; make test is the suite itself",
     ("README.md", "eo sql savings_holdout"): "the same lines stand in docs/user-guide.md and run from there",
+    (
+        "docs/sources/",
+        "eo read",
+    ): "reads hardware that is not here; the tests below tests/unit/node read recordings of it",
     ("CONTRIBUTING.md", "make dev"): "installs hooks into the checkout; .ci/run runs test and lint",
 }
 
@@ -58,7 +62,11 @@ def blocks() -> Iterator[Block]:
             language, body = match.groups()
             if language in SHELL or (not language and COMMAND.match(body)):
                 above = REASON.search(text[: match.start()])
-                other = [why for (where, first), why in ELSEWHERE.items() if where == page and body.startswith(first)]
+                other = [
+                    why
+                    for (where, first), why in ELSEWHERE.items()
+                    if page.startswith(where) and body.startswith(first)
+                ]
                 reason = above[1] if above else other[0] if other else None
                 yield Block(page, text.count("\n", 0, match.start()) + 1, body, reason)
 

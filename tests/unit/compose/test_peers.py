@@ -35,9 +35,13 @@ def test_promtools_rule_tests_pass_and_can_fail(tmp_path: Path) -> None:
     assert tests.returncode == 0, tests.stdout + tests.stderr
     copy = tmp_path / "prometheus"
     shutil.copytree(COMPOSE / "prometheus", copy)
-    alerts = copy / "rules" / "alerts.yml"
+    alerts, cases = copy / "rules" / "alerts.yml", copy / "tests" / "alerts.yml"
+    only_first = yaml.safe_load(cases.read_text())
+    only_first["tests"] = only_first["tests"][:1]
+    cases.write_text(yaml.safe_dump(only_first))
+    assert ask("promtool", "test", "rules", cases).returncode == 0
     alerts.write_text(alerts.read_text().replace("> 0.9 *", "> 0.99 *"))
-    assert ask("promtool", "test", "rules", copy / "tests" / "alerts.yml").returncode != 0
+    assert ask("promtool", "test", "rules", cases).returncode != 0
 
 
 def test_all_five_kinds_have_a_rule_a_test_and_a_runbook() -> None:
