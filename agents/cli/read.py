@@ -207,11 +207,36 @@ def _text(record: NodeTelemetry, reading: Reading) -> str:
     parts += [
         _row_table(found) for found in (rows.of_domains(record.domains), rows.of_sensors(record.sensors)) if found
     ]
-    for engine in record.engines:
-        parts.append(f"engine {engine.engine}: {engine.running} running, {engine.waiting} waiting")
+    if record.engines:
+        parts.append(_engine_table(record))
     if reading.missing:
         parts.append(table([list(pair) for pair in reading.missing], ["missing", "because"]))
     return "\n\n".join(parts)
+
+
+def _engine_table(record: NodeTelemetry) -> str:
+    """A row per engine; histograms as count, median and p99."""
+    from streams.contract.histogram import pool, quantile
+
+    rows = []
+    for engine in record.engines:
+        row: dict[str, Any] = {name: getattr(engine, name) for name in engine.__struct_fields__}
+        for name in ("ttft", "tbt", "e2e"):
+            if (found := row.pop(name)) is not None:
+                counts = pool([found])
+                row[f"{name}_n"] = sum(found.count)
+                row[f"{name}_p50_ms"], row[f"{name}_p99_ms"] = (
+                    None if (value := quantile(counts, q, found.scale)) is None else round(value, 1)
+                    for q in (0.5, 0.99)
+                )
+        rows.append({**row, "gpu_uuid": ", ".join(engine.gpu_uuid) or None, "ts_ns": None})
+    names = [
+        name for name in dict.fromkeys(n for row in rows for n in row) if any(row.get(name) is not None for row in rows)
+    ]
+    return table(
+        [[name, *(row.get(name) for row in rows)] for name in names if name != "engine"],
+        ["engine", *(row["engine"] for row in rows)],
+    )
 
 
 def _row_table(found: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ counted and logged once per change; the others go on. It never talks to Kafka: t
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from agents.node.errors import SourceError
 from agents.node.publisher import EventPublisher
 from agents.node.sources import sound
 from agents.node.sources.base import Reading, Source
+from agents.node.sources.engines.gpus import with_uuids
 from agents.node.spool import Spool
 from streams.contract import codec
 from streams.contract.failpoints import hit
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RECENT: Final = 30  # samples whose engines the exporter pools for latency quantiles
+MAX_TOLD = 2000
+_DIGITS = re.compile(r"\d+")
 
 
 class NodeAgent:
@@ -62,6 +66,7 @@ class NodeAgent:
         self.tracing = tracing
         self._failing: dict[str, str] = {}
         self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._told: set[str] = set()  # reasons that the log has; one that comes and goes is said once
         self._seq = 0
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
@@ -87,6 +92,7 @@ class NodeAgent:
 
     def _record(self, readings: Sequence[Reading], now_ns: int) -> NodeTelemetry:
         self._seq += 1
+        gpu = self._with_locks(merge.gpus(readings))
         return NodeTelemetry(
             cluster=self.cluster,
             node=self.node,
@@ -96,9 +102,9 @@ class NodeAgent:
             source=tuple(r.source for r in readings),
             quality=merge.quality(readings),
             capability=merge.union([r.capability for r in readings]) if readings else (),
-            gpu=self._with_locks(merge.gpus(readings)),
+            gpu=gpu,
             host=merge.host(readings),
-            engines=merge.engines(readings),
+            engines=with_uuids(merge.engines(readings), gpu),
             spool_depth=self._spool.depth + 1,
             lost_total=self._spool.lost_total,
             domains=merge.domains(readings),
@@ -127,19 +133,25 @@ class NodeAgent:
         return reading
 
     def _tell_missing(self, name: str, missing: tuple[tuple[str, str], ...]) -> None:
-        """Says each reason once per change: what a source cannot give is no failure, but nobody should guess why."""
-        known, self._missing[name] = self._missing.get(name, ()), missing
-        for part, reason in set(missing) - set(known):
+        """Says each reason once: what a source cannot give is no failure, but nobody should guess why."""
+        self._missing[name] = missing
+        for part, reason in missing:
+            word = f"{name} {part} " + _DIGITS.sub("#", reason)
+            if word in self._told or len(self._told) > MAX_TOLD:
+                continue
+            self._told.add(word)
             log.info("node %s: source %s, %s: %s", self.node, name, part, reason)
 
     def _changed(self, name: str, problem: str | None) -> None:
-        if problem == self._failing.get(name):
+        # The same problem a second later has another age in it: that is no news.
+        kind = None if problem is None else _DIGITS.sub("#", problem)
+        if kind == self._failing.get(name):
             return
-        if problem is None:
+        if kind is None:
             del self._failing[name]
             log.warning("node %s: source %s reads again", self.node, name)
         else:
-            self._failing[name] = problem
+            self._failing[name] = kind
             log.error("node %s: source %s fails (%s); the other sources go on", self.node, name, problem)
 
     # --- control -----------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class AgentProcess:
 
     def _sources(self) -> list[Source]:
         found = []
-        for name in self.settings.sources:
+        for name in self.settings.source_names:
             source = registry.make(name, self.settings.source_options(name))
             probe = source.probe()
             if probe.present:

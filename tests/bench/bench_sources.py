@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agents.node.engine_settings import KINDS
 from agents.node.sources import registry
 from agents.node.sources.base import Source
 
@@ -52,7 +53,8 @@ def case(name: str, reads: str) -> Callable[[Callable[[], Iterator[Source]]], No
 
     def add(function: Callable[[], Iterator[Source]]) -> None:
         entry = registry.SOURCES.get(name)
-        CASES.append(Case(name, reads, contextlib.contextmanager(function), entry.every_s if entry else 1.0))
+        every_s = 0.5 if name in KINDS else entry.every_s if entry else 1.0
+        CASES.append(Case(name, reads, contextlib.contextmanager(function), every_s))
 
     return add
 
@@ -111,6 +113,18 @@ def _nvidia_smi() -> Iterator[Source]:
     from agents.node.sources.nvidia_smi import NvidiaSmiSource
 
     yield NvidiaSmiSource(file=str(DATA / "nvidia_smi/k8s_qx-h100.xml"))
+
+
+@case("vllm", "vLLM's text of one model, 50 families, over HTTP on loopback; the agent asks twice a second")
+def _vllm() -> Iterator[Source]:
+    with serving((DATA / "engines/vllm_metrics.txt").read_bytes(), "metrics") as url:
+        yield registry.make("vllm", {"url": url})
+
+
+@case("triton", "Triton's text of 8 models, over HTTP on loopback; the agent asks twice a second")
+def _triton() -> Iterator[Source]:
+    with serving((DATA / "engines/triton_metrics.txt").read_bytes(), "metrics") as url:
+        yield registry.make("triton", {"url": url})
 
 
 # --- help for cases --------------------------------------------------------------------------------------------------

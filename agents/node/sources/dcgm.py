@@ -100,7 +100,7 @@ class DcgmSource:
 
     def _nothing(self, missing: dict[str, str]) -> str:
         why = "; ".join(missing.values()) or "it holds no series of DCGM"
-        return f"{self._url or self._file} names no GPU by UUID: {why}"
+        return f"{self._url or self._file} names no GPU: {why}"
 
     def _drop_old(self, samples: prom_text.Samples) -> int:
         """Takes out what a federating Prometheus repeats of series that have ended: only it gives time stamps."""

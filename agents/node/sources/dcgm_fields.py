@@ -59,7 +59,7 @@ def _mhz(number: int, column: str, *names: str, hertz: bool = False) -> Field:
     return Field(number, column, names, factor, high=10_000, whole=True, real=False, rank=int(hertz))
 
 
-MAX_BOARD_W: Final = 4000.0  # the largest boards of today draw 1400 W, a superchip's module 2700 W
+MAX_BOARD_W: Final = 5000.0  # the largest GPUs announced draw 3600 W
 MAX_ENERGY_MJ: Final = 1e15  # a megawatt for 31 years: above it a number is no energy of one board
 
 FIELDS: Final[tuple[Field, ...]] = (

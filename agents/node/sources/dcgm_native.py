@@ -25,6 +25,20 @@ STALE_S: Final = 30.0
 HEALTH_S: Final = 10.0
 DEVICES_S: Final = 60.0
 FALLEN_OFF_THE_BUS: Final = 79
+# What the engine samples every second; others it may keep since they changed, an Xid since it came.
+_MOVING: Final = frozenset(
+    {
+        "power_w",
+        "power_instant_w",
+        "energy_mj",
+        "sm_mhz",
+        "mem_mhz",
+        "util_ratio",
+        "mem_util_ratio",
+        "temp_c",
+        "throttle",
+    }
+)
 PLAIN: Final = tuple(f.number for f in fields.FIELDS if f.number < 1000 or f.number >= 1600)
 PROFILING: Final = tuple(f.number for f in fields.FIELDS if 1000 <= f.number < 1100)
 
@@ -169,11 +183,15 @@ class DcgmNativeSource:
         rows: dict[int, dict[str, Any]] = {device.gpu_id: {} for device in session.devices}
         why: dict[int, dict[str, str]] = {device.gpu_id: {} for device in session.devices}
         lost: set[int] = set()
+        found = list(found)
+        bound_us = max((latest.ts_us for latest in found), default=0) - int(self._stale_s * 1e6)
         for latest in sorted(found, key=_rank):
             field = fields.BY_NUMBER.get(latest.field)
             if field is None or latest.gpu_id not in rows or field.column in rows[latest.gpu_id]:
                 continue
             value, reason = _value(field, latest)
+            if value is not None and field.column in _MOVING and latest.ts_us < bound_us:
+                value, reason = None, f"field {field.number}: more than {self._stale_s:g} s older than the newest value"
             if value is not None:
                 rows[latest.gpu_id][field.column] = value
             elif reason is not None:

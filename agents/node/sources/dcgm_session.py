@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from agents.node.errors import SourceError
 from agents.node.sources import dcgm_abi as abi
+from agents.node.sources.clean import printable
 
 UPDATE_US: Final = 1_000_000
 KEEP_S: Final = 30.0
@@ -221,7 +222,7 @@ class Session:
         if not self.devices:
             return
         gpus, fields = len(self.devices), len(self.fields)
-        pairs = (abi.EntityPair * gpus)(*((abi.ENTITY_GPU, device.gpu_id) for device in self.devices))
+        pairs = (abi.EntityPair * gpus)(*(abi.EntityPair(abi.ENTITY_GPU, device.gpu_id) for device in self.devices))
         numbers = (c.c_ushort * fields)(*self.fields)
         for offset in range(gpus * fields):
             self._buffer[offset].fieldId = 0  # what the engine leaves out must not look like the reading before
@@ -332,5 +333,5 @@ def _incident(incident: Any) -> Event:
 
 
 def _text(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace").strip()
+    text = printable(" ".join(raw.decode("utf-8", "replace").split()), 1024)
     return "" if text.startswith("<<<") and ">>>" in text else text

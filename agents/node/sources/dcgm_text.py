@@ -12,19 +12,21 @@ from statistics import median
 from typing import Any, Final
 
 from agents.node.sources import units
+from agents.node.sources.clean import printable
 from agents.node.sources.dcgm_fields import BY_NAME, COLUMNS, FIELDS, Field, blank, no_value, reading
 from agents.node.sources.prom_text import Sample, Samples
 from streams.contract.records import GpuColumns, GpuState
 
+MAX_GPUS: Final = 1024  # of a whole cluster's federated text; a node has 16
 _UUID: Final = ("uuid", "gpu_uuid")
+_INDEX: Final = "INDEX-"  # stands in for a UUID that no series of a GPU carries
 _MODEL: Final = ("modelname", "model_name", "dcgm_fi_dev_gpu_name", "dcgm_fi_dev_name", "gpu_name")
+_WORKLOAD: Final = ("namespace", "pod", "container")
 # Behind Prometheus the exporter's own pod stands in `pod` and the workload's in `exported_pod`.
-_WORKLOAD: Final = {
-    "namespace": ("exported_namespace", "pod_namespace", "namespace"),
-    "pod": ("exported_pod", "pod_name", "pod"),
-    "container": ("exported_container", "container_name", "container"),
-}
+_EXPORTED: Final = ("exported_namespace", "exported_pod", "exported_container")
+_SPELLINGS: Final = (_EXPORTED, ("pod_namespace", "pod_name", "container_name"), _WORKLOAD)
 _SLICE: Final = ("gpu_i_id", "gpu_i_profile")
+Workload = tuple[str | None, str, str | None]  # namespace, pod, container
 FALLEN_OFF_THE_BUS: Final = 79  # Xid: the GPU does not answer any more
 
 
@@ -37,7 +39,8 @@ class Owner:
     host: str
     model: str | None
     slice: str | None
-    workload: tuple[str | None, str | None, str | None]
+    workload: Workload | None
+    exported: bool
 
 
 @dataclass(slots=True)
@@ -48,7 +51,8 @@ class Gpu:
     board: dict[int, list[float]] = field(default_factory=dict)
     sliced: dict[int, list[float]] = field(default_factory=dict)
     slices: set[str] = field(default_factory=set)
-    workloads: set[tuple[str | None, str | None, str | None]] = field(default_factory=set)
+    workloads: set[Workload] = field(default_factory=set)
+    exported: set[Workload] = field(default_factory=set)
     row: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,23 +84,35 @@ def columns(samples: Samples, known: Units, host: str = "") -> tuple[GpuColumns 
 
 
 def _owner(labels: Mapping[str, str]) -> Owner | None:
-    low = {key.lower(): value.strip() for key, value in labels.items()}
+    low = {key.lower(): printable(value.strip()) for key, value in labels.items()}
     uuid = _first(low, _UUID)
-    if uuid is None:
+    index = low.get("gpu", "")
+    index = index if index.isascii() and index.isdigit() and len(index) < 9 else ""
+    host = _first(low, ("hostname", "kubernetes_node", "node", "instance")) or ""
+    if uuid is None and not index:
         return None
+    uuid = uuid or f"{_INDEX}{host}{'-' if host else ''}{index}"
     part = _first(low, _SLICE)
     if uuid.startswith("MIG-"):
         part = part or uuid
-    index = low.get("gpu", "")
-    workload = tuple(_first(low, names) for names in _WORKLOAD.values())
+    workload = next((found for names in _SPELLINGS if (found := _workload(low, names)) is not None), None)
     return Owner(
         uuid=uuid,
-        index=int(index) if index.isascii() and index.isdigit() and len(index) < 9 else 1 << 30,
-        host=_first(low, ("hostname", "node", "instance")) or "",
+        index=int(index) if index else 1 << 30,
+        host=host,
         model=_first(low, _MODEL),
         slice=part,
-        workload=(workload[0], workload[1], workload[2]),
+        workload=workload,
+        exported=bool(low.get("exported_pod")),
     )
+
+
+def _workload(low: Mapping[str, str], names: tuple[str, str, str]) -> Workload | None:
+    """The workload in one spelling, all of it; an exporter's own pod is none."""
+    namespace, pod, container = (low.get(name) or None for name in names)
+    if pod is None or "dcgm-exporter" in pod or "dcgm-exporter" in (container or ""):
+        return None
+    return namespace, pod, container
 
 
 def _first(low: Mapping[str, str], names: Iterable[str]) -> str | None:
@@ -116,13 +132,18 @@ def _gather(samples: Samples, missing: dict[str, str]) -> list[Gpu]:
         if owner is None:
             if number is not None:
                 homeless.add(sample.name)
+        elif owner.uuid not in found and len(found) >= MAX_GPUS:
+            missing["gpus"] = f"more than {MAX_GPUS} GPUs in one text; the rest is not read"
         elif number is not None or sample.name.startswith(("DCGM_", "dcgm_")):
             _add(found, owner, number, sample)
     if homeless:
-        missing["gpus"] = f"{len(homeless)} series name no GPU by UUID and are not used, e.g. {min(homeless)}"
-    parents = {(g.owner.host, g.owner.index): g for g in found.values() if not g.owner.uuid.startswith("MIG-")}
-    for uuid in [uuid for uuid in found if uuid.startswith("MIG-")]:
-        _adopt(found.pop(uuid), parents, missing)
+        missing["gpus"] = f"{len(homeless)} series name no GPU and are not used, e.g. {min(homeless)}"
+    if any(gpu.exported for gpu in found.values()):  # then every bare pod in this text is an exporter's
+        for gpu in found.values():
+            gpu.workloads = gpu.exported
+    parents = {(g.owner.host, g.owner.index): g for u, g in found.items() if not u.startswith(("MIG-", _INDEX))}
+    for uuid in [uuid for uuid in found if uuid.startswith(("MIG-", _INDEX))]:
+        _adopt(found, uuid, parents, missing)
     return sorted(found.values(), key=lambda gpu: (gpu.owner.host, gpu.owner.index))
 
 
@@ -141,22 +162,29 @@ def _add(found: dict[str, Gpu], owner: Owner, number: Field | None, sample: Samp
     gpu.owner.model = gpu.owner.model or owner.model
     if owner.slice is not None:
         gpu.slices.add(owner.slice)
-    elif owner.workload[1] is not None:
-        gpu.workloads.add(owner.workload)
+    elif owner.workload is not None:
+        (gpu.exported if owner.exported else gpu.workloads).add(owner.workload)
     if number is not None:
         values = gpu.board if owner.slice is None else gpu.sliced
         values.setdefault(number.number, []).append(sample.value)
 
 
-def _adopt(part: Gpu, parents: Mapping[tuple[str, int], Gpu], missing: dict[str, str]) -> None:
-    """Gives the series of a MIG UUID to the GPU of the same index on the same host."""
+def _adopt(found: dict[str, Gpu], uuid: str, parents: Mapping[tuple[str, int], Gpu], missing: dict[str, str]) -> None:
+    """Gives the series of a MIG UUID, or of an index alone, to the GPU of the same index on the same host."""
+    part = found[uuid]
     parent = parents.get((part.owner.host, part.owner.index))
+    if parent is None and uuid.startswith(_INDEX):
+        missing[f"gpus[{uuid}].uuid"] = "the text names no UUID; its index stands in, which a restart may change"
+        return
+    del found[uuid]
     if parent is None:
-        missing[f"gpus[{part.owner.uuid}]"] = "a MIG slice whose GPU has no series of its own: its board is unknown"
+        missing[f"gpus[{uuid}]"] = "a MIG slice whose GPU has no series of its own: its board is unknown"
         return
     parent.slices |= part.slices
-    for number, values in part.sliced.items():
-        parent.sliced.setdefault(number, []).extend(values)
+    parent.workloads |= part.workloads
+    for mine, theirs in ((parent.board, part.board), (parent.sliced, part.sliced)):
+        for number, values in theirs.items():
+            mine.setdefault(number, []).extend(values)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from agents.node.errors import SettingsError, SourceError
+from agents.node.sources.clean import printable
 from agents.node.sources.prom_text import MAX_BYTES
 
 DEADLINE_S: Final = 2.0
@@ -101,7 +103,7 @@ def _why(url: str, error: Exception, deadline_s: float) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate of {url} is not trusted ({error.verify_message}); set SSL_CERT_FILE to its authority"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = " ".join(text.split())[:200]  # what a stranger answered stays on one line
+    text = printable(" ".join(text.split()), 200)  # what a stranger answered stays on one line
     return f"{url} gives no usable answer ({text}); check that it is an exporter"
 
 
@@ -109,7 +111,9 @@ def _redirected(url: str, target: str) -> str:
     """The new address when it is on the same host and port; raises SourceError otherwise."""
     here, there = urlsplit(url), urlsplit(target)
     if (here.scheme, here.netloc) != (there.scheme, there.netloc):
-        raise SourceError(f"{url} sends on to {target[:200]}, another host: not followed; give that URL if it is right")
+        raise SourceError(
+            f"{url} sends on to {printable(target, 200)}, another host: not followed; give that URL if it is right"
+        )
     return target
 
 
@@ -144,6 +148,12 @@ def _left(due: float, monotonic: Callable[[], float]) -> float:
     return left
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading all authorities takes ten milliseconds, which once a second would be a share of a core."""
+    return ssl.create_default_context()
+
+
 def _connected(parts: SplitResult, due: float, monotonic: Callable[[], float]) -> socket.socket:
     assert parts.hostname is not None
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -152,7 +162,7 @@ def _connected(parts: SplitResult, due: float, monotonic: Callable[[], float]) -
         return link
     try:
         link.settimeout(_left(due, monotonic))
-        return ssl.create_default_context().wrap_socket(link, server_hostname=parts.hostname)
+        return _tls().wrap_socket(link, server_hostname=parts.hostname)
     except BaseException:
         link.close()
         raise

@@ -10,6 +10,7 @@ from typing import Any, Final
 from agents.node.errors import SettingsError, SourceError
 from agents.node.sources import fetch, program, smi_domains, smi_rows, smi_text, smi_tree
 from agents.node.sources.base import Probe, Reading
+from agents.node.sources.clean import printable
 from agents.node.sources.smi_tree import Node
 from streams.contract.records import GpuColumns, GpuState
 
@@ -121,7 +122,7 @@ def _identity(node: Node, rows: dict[str, Any], missing: dict[str, str]) -> str:
     uuid = smi_rows.uuid(node)
     if uuid is not None:
         return uuid
-    uuid = f"PCI-{node.id or len(rows)}"
+    uuid = f"PCI-{printable(node.id, 64) or len(rows)}"
     missing[f"gpus[{uuid}].uuid"] = "the text names no UUID; its PCI address stands in"
     return uuid
 

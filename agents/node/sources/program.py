@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.node.errors import SourceError
+from agents.node.sources.clean import printable
 
 MAX_BYTES: Final = 16 * 2**20
 
@@ -30,7 +31,7 @@ class Output:
         for text in (self.err, self.out):
             for line in text.decode("utf-8", "replace").splitlines():
                 if line.strip():
-                    return " ".join(line.split())[:200]
+                    return printable(" ".join(line.split()), 200)
         return "no output"
 
 

@@ -69,6 +69,24 @@ SOURCES: Final[dict[str, Entry]] = {
         slow=True,
         every_s=5.0,
     ),
+    "rapl": Entry(
+        f"{_ROOM}.rapl:RaplSource", "CPU, DRAM and platform power from the kernel's counters", ("root",), twice=True
+    ),
+    "redfish": Entry(
+        f"{_ROOM}.redfish:RedfishSource",
+        "a BMC: chassis, GPU and supply power, limits, fans, temperatures",
+        ("url", "root"),
+        needs="a BMC or a recorded tree: eo read redfish --url https://HOST",
+        slow=True,
+        every_s=10.0,
+    ),
+    "ipmi": Entry(
+        f"{_ROOM}.ipmi:IpmiSource",
+        "a BMC through ipmitool: DCMI power, else its sensors",
+        ("url", "file"),
+        slow=True,
+        every_s=10.0,
+    ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
         "a recorded file of telemetry, at any speed",
@@ -79,11 +97,33 @@ SOURCES: Final[dict[str, Entry]] = {
 }
 
 
+def _engine(module: str, cls: str, title: str) -> Entry:
+    """A serving engine; the agent reads those of its settings, through the source "engines"."""
+    about = f"{title}'s metrics text: requests, KV cache, tokens, latency histograms"
+    return Entry(f"{_ROOM}.engines.{module}:{cls}", about, ("url", "file"), once={"since_start": True})
+
+
+SOURCES.update(
+    {
+        "vllm": _engine("vllm", "VllmSource", "vLLM"),
+        "triton": _engine("triton", "TritonSource", "Triton"),
+        "tensorrt-llm": _engine("tensorrt_llm", "TensorRtLlmSource", "TensorRT-LLM"),
+        "sglang": _engine("sglang", "SglangSource", "SGLang"),
+        "tgi": _engine("tgi", "TgiSource", "TGI"),
+        "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime"),
+        "engines": Entry(
+            f"{_ROOM}.engines.poll:EnginesSource", "every engine that the agent's settings name", once={"at_once": True}
+        ),
+    }
+)
+
+
 def canonical(name: str) -> str:
     """The table's spelling of a source's name; raises SettingsError, with the nearest one, for an unknown name."""
     known = name.strip().lower().replace("_", "-")
     if known not in SOURCES:
-        near = difflib.get_close_matches(known, SOURCES, 1)
+        twisted = [source for source in SOURCES if sorted(source) == sorted(known)]  # nvlm is nvml, not vllm
+        near = twisted or difflib.get_close_matches(known, SOURCES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SettingsError(f"source {name!r} does not exist; {hint}choose among {', '.join(SOURCES)}")
     return known

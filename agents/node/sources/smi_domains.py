@@ -58,7 +58,7 @@ def _watts(gpu: Node, section: str) -> float | None:
 
 def _first(gpu: Node, section: str, element: str) -> float | None:
     text = gpu.value(section, element)
-    return None if text is None else smi_rows.number(text, "w")[0]
+    return None if text is None else smi_rows.number(text, "module_w")[0]
 
 
 def fans(gpus: Sequence[Node]) -> SensorColumns | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from agents.node.sources.clean import printable
 from agents.node.sources.dcgm_fields import MAX_BOARD_W
 from agents.node.sources.smi_tree import Node
 
@@ -27,6 +28,7 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
 }  # fmt: skip
 _BOUNDS: Final = {
     "w": (0.0, MAX_BOARD_W),
+    "module_w": (0.0, 4 * MAX_BOARD_W),
     "mb": (0.0, 1e8),
     "mhz": (0.0, 10_000.0),
     "c": (-60.0, 200.0),
@@ -40,13 +42,18 @@ def _power(*names: str) -> tuple[tuple[str, ...], ...]:
     return tuple((section, name) for name in names for section in _POWER)
 
 
+def _limit(*names: str) -> tuple[tuple[str, ...], ...]:
+    """Drivers from 615 on repeat the limits under a ceiling of their own."""
+    return (*_power(*names), *(("gpu_power_readings", "gpu_ceiling_power_limit", name) for name in names))
+
+
 # column -> (kind of unit, paths in order of preference)
 PATHS: Final[dict[str, tuple[str, tuple[tuple[str, ...], ...]]]] = {
     "power_w": ("w", _power("average_power_draw", "power_draw")),
     "power_instant_w": ("w", _power("instant_power_draw")),
-    "limit_w": ("w", _power("current_power_limit", "enforced_power_limit")),
-    "limit_requested_w": ("w", _power("requested_power_limit", "power_limit")),
-    "limit_default_w": ("w", _power("default_power_limit")),
+    "limit_w": ("w", _limit("current_power_limit", "enforced_power_limit")),
+    "limit_requested_w": ("w", _limit("requested_power_limit", "power_limit")),
+    "limit_default_w": ("w", _limit("default_power_limit")),
     "limit_min_w": ("w", _power("min_power_limit")),
     "limit_max_w": ("w", _power("max_power_limit")),
     "sm_mhz": ("mhz", (("clocks", "sm_clock"),)),
@@ -75,7 +82,7 @@ def number(text: str, kind: str) -> tuple[float | None, str | None]:
     # The plain table glues unit and number; the query leaves a space: both match.
     if match is None:
         return None, f"nvidia-smi says {text[:80]!r}" if text else "nvidia-smi leaves it empty"
-    factor = _UNITS[kind].get(match[2].lower())
+    factor = _UNITS["w" if kind == "module_w" else kind].get(match[2].lower())
     if factor is None:
         return None, f"{text[:80]!r} is in no unit that is known here"
     value = float(match[1]) * factor
@@ -149,15 +156,19 @@ def _throttle(gpu: Node) -> tuple[int | None, str | None]:
     section = next((found for name in _REASONS if (found := gpu.find(name)) is not None), None)
     if section is None:
         return None, "this driver's nvidia-smi does not print it"
-    mask, known = 0, False
+    mask, known, nameless = 0, False, []
     for child in _all(section):  # the text form nests the causes of a slowdown under it
         bit = _bit(child.tag)
         text = child.text.strip().lower()
+        if bit is None and text == "active":
+            nameless.append(child.tag)
         if bit is None or text not in {"active", "not active"}:
             continue
         known = True
         mask |= bit if text == "active" else 0
-    return (mask, None) if known else (None, f"nvidia-smi says {section.text.strip()[:80]!r}")
+    if not known:
+        return None, f"nvidia-smi says {section.text.strip()[:80]!r}"
+    return mask, f"warning: {nameless[0]} is active and has no bit in NVML's mask" if nameless else None
 
 
 def _bit(tag: str) -> int | None:
@@ -168,7 +179,8 @@ def _bit(tag: str) -> int | None:
 
 def _said(text: str | None) -> str | None:
     """A name, unless the text says that there is none."""
-    return text if text and text.strip("[]").upper() not in {"N/A", "UNKNOWN ERROR", "GPU IS LOST", "ERR!"} else None
+    said = text and text.strip("[]").upper() not in {"N/A", "UNKNOWN ERROR", "GPU IS LOST", "ERR!"}
+    return printable(text) if text and said else None
 
 
 def lost(gpu: Node) -> bool:

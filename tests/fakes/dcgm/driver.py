@@ -1,8 +1,9 @@
 """Builds and steers the C stand-in for libdcgm.so.4. Real C boundary, simulated GPUs, faults by name.
 
 Faults (`Fake.fault(name, status)`): init, connect, embedded, version, devices, attributes, group, field_group, watch,
-watch_profiling, update, values, values_short (the engine leaves the first GPU out), health_set, health, policy. Beside
-them: `status` (of one value), `stand_still` (time stamps that do not move), `max_field` (an older engine), `gpus`.
+watch_profiling, update, values, values_short (the engine leaves the first GPU out), health_set, health, policy.
+Beside them: `status` and `old` (of one value), `stand_still` (time stamps that do not move), `max_field` (an older
+engine), `gpus`.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Fake:
 
     def status(self, gpu: int, field: int, status: int) -> None:
         self._lib.eo_fake_status(gpu, field, status)
+
+    def old(self, gpu: int, field: int) -> None:
+        """This value's time stamp stands at the beginning of time."""
+        self._lib.eo_fake_old(gpu, field)
 
     def fault(self, name: str, status: int) -> None:
         self._lib.eo_fake_fault(name.encode(), status)

@@ -60,6 +60,7 @@ void eo_fake_reset(int gpus)
 void eo_fake_i64(int g, int f, long long v) { s.cell[g][f] = (cell_t) { DCGM_FT_INT64, 0, v, 0, s.now_us }; }
 void eo_fake_dbl(int g, int f, double v) { s.cell[g][f] = (cell_t) { DCGM_FT_DOUBLE, 0, 0, v, s.now_us }; }
 void eo_fake_status(int g, int f, int status) { s.cell[g][f].status = status; }
+void eo_fake_old(int g, int f) { s.cell[g][f].ts = 1; }
 void eo_fake_uuid(int g, const char *uuid) { strncpy(s.uuid[g], uuid, 63); }
 void eo_fake_gpus(int gpus) { s.gpus = gpus; }
 void eo_fake_max_field(int field) { s.max_field = field; }
@@ -217,7 +218,7 @@ dcgmReturn_t dcgmEntitiesGetLatestValues(dcgmHandle_t h, dcgmGroupEntityPair_t e
             v->fieldId = f[k];
             v->fieldType = cell->kind;
             v->status = cell->status;
-            v->ts = cell->status ? 0 : s.auto_ts ? s.now_us : cell->ts;
+            v->ts = cell->status ? 0 : s.auto_ts && cell->ts != 1 ? s.now_us : cell->ts;
             if (cell->kind == DCGM_FT_DOUBLE) v->value.dbl = cell->dbl; else v->value.i64 = cell->i64;
         }
     return DCGM_ST_OK;

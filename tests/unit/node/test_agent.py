@@ -79,13 +79,14 @@ def test_a_failing_source_is_told_once_and_the_others_go_on(spool: Spool, caplog
     agent = NodeAgent("c", "n1", [bad, good], spool)
     bad.broken = "no driver"
     for n in range(3):
+        bad.broken = f"no driver for {n} s"
         assert agent.sample(n).source == ("good",)
     bad.broken = None
     assert agent.sample(4).source == ("bad", "good")
     assert agent.failures == {"bad": 3, "good": 0}
     texts = [r.message for r in caplog.records]
     assert texts == [
-        "node n1: source bad fails (SourceError: no driver); the other sources go on",
+        "node n1: source bad fails (SourceError: no driver for 0 s); the other sources go on",
         "node n1: source bad reads again",
     ]
 

@@ -115,7 +115,7 @@ def test_the_recorded_exporter_by_a_table_read_by_hand(capsys: pytest.CaptureFix
     for uuid, values in expected.items():
         assert {name: rows[uuid][name] for name in values} == values
     # The file's dummies carry no UUID: their zeros are nobody's readings.
-    assert "series name no GPU by UUID" in found["missing"]["gpus"]
+    assert "series name no GPU" in found["missing"]["gpus"]
     assert "field 164" in found["missing"]["gpus.limit_w"]
 
 
@@ -230,7 +230,26 @@ def test_mig_uuids_belong_to_the_gpu_of_their_index() -> None:
 def test_workload_labels_in_every_spelling(labels: str) -> None:
     gpu, _ = columns(series("DCGM_FI_DEV_POWER_USAGE", 300, labels=labels))
     assert (gpu.pod, gpu.namespace) == (("p",), ("n",))
-    assert gpu.container in (("c",), None)
+    assert gpu.container == ("c",)
+
+
+def test_an_exporters_own_pod_is_no_workload() -> None:
+    bare = ',pod="nvidia-dcgm-exporter-x7",namespace="gpu-operator"'
+    assert columns(series("DCGM_FI_DEV_GPU_TEMP", 40, labels=bare))[0].pod is None
+    # One GPU is allocated, the other idles: behind Prometheus its bare pod is whoever exports.
+    text = 'DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-0",exported_pod="p",pod="exp-1",namespace="ops"} 40\n'
+    text += 'DCGM_FI_DEV_GPU_TEMP{gpu="1",UUID="GPU-1",pod="exp-1",namespace="ops"} 40\n'
+    gpu, _ = columns(text)
+    assert (gpu.pod, gpu.namespace) == (("p", None), None)
+
+
+def test_without_any_uuid_the_index_stands_in_and_says_so() -> None:
+    gpu, missing = columns('DCGM_FI_DEV_POWER_USAGE{gpu="1",Hostname="n1"} 300\nDCGM_FI_DEV_GPU_TEMP{gpu="0"} 40\n')
+    assert (gpu.uuid, gpu.power_w, gpu.temp_c) == (("INDEX-0", "INDEX-n1-1"), (None, 300.0), (40.0, None))
+    assert "its index stands in" in missing["gpus[INDEX-n1-1].uuid"]
+    both, told = columns(series("DCGM_FI_DEV_POWER_USAGE", 300) + 'DCGM_FI_DEV_GPU_TEMP{gpu="0"} 40\n')
+    assert (both.uuid, both.power_w, both.temp_c) == (("GPU-0",), (300.0,), (40.0,))
+    assert not any("INDEX" in part for part in told)
 
 
 def test_a_gpu_that_pods_share_is_counted_once_and_has_no_pod() -> None:
@@ -305,9 +324,9 @@ def test_ratios_in_percent_and_utilisation_as_a_fraction() -> None:
         (b"", "it holds no metric; is this an exporter's metrics path?"),
         (b"<html>" * 9 + b"\n", "1 lines are no samples and were skipped"),
         (b"vllm:num_requests_running 3\n", "it holds no series of DCGM"),
-        (b"DCGM_FI_DEV_POWER_USAGE 300\n", "1 series name no GPU by UUID and are not used"),
+        (b"DCGM_FI_DEV_POWER_USAGE 300\n", "1 series name no GPU and are not used"),
         (b'DCGM_FI_DEV_POWER_USAGE{UUID="GPU-0"} 41', "the text ends in the middle of a line"),
-        (b"\xff\xfe\x00" * 1000, "names no GPU by UUID"),
+        (b"\xff\xfe\x00" * 1000, "names no GPU"),
     ],
 )
 def test_nothing_to_read_is_one_sentence_and_code_1(
@@ -436,3 +455,17 @@ def test_whatever_a_text_holds_what_leaves_is_sound_and_in_bounds(found: list[st
         assert all(math.isfinite(value) for value in values)
         assert not name.endswith("_ratio") or all(0 <= value <= 1 for value in values)
         assert not name.endswith("_w") or all(0 <= value <= dcgm_fields.MAX_BOARD_W for value in values)
+
+
+def test_labels_of_strangers_are_fit_for_a_terminal_and_bounded() -> None:
+    text = 'DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-0",modelName="\x1b[2J\x07H100",pod="' + "p" * 5000 + '"} 40\n'
+    gpu, _ = columns(text)
+    assert gpu.name == ("\ufffd[2J\ufffdH100",)
+    assert gpu.pod == ("p" * 253,)
+
+
+def test_a_text_of_endless_gpus_is_bounded() -> None:
+    text = "".join(f'DCGM_FI_DEV_GPU_TEMP{{UUID="GPU-{n}"}} 40\n' for n in range(3000))
+    gpu, missing = columns(text)
+    assert len(gpu.uuid) == 1024
+    assert missing["gpus"] == "more than 1024 GPUs in one text; the rest is not read"

@@ -291,6 +291,17 @@ def test_an_engine_that_stands_still_is_no_reading(source: DcgmNativeSource, fak
     assert source.read(1).gpu is not None
 
 
+def test_a_value_that_is_old_beside_new_ones_is_null(source: DcgmNativeSource, fake: driver.Fake) -> None:
+    for field in (155, 164, 230):
+        fake.old(0, field)
+    reading = source.read(1)
+    assert reading.gpu is not None
+    # The engine keeps a limit and an Xid since they came; its watts it samples every second.
+    assert (reading.gpu.power_w, reading.gpu.limit_w, reading.gpu.xid) == ((430.25, 412.5), (650.0, 650.0), (0, 0))
+    assert reading.gpu.power_instant_w == (430.25, 430.25)
+    assert missing(reading)[f"gpus[{FIRST}].power_w"].startswith("warning: no averaged power")
+
+
 def test_gpus_that_come_and_go_are_found(source: DcgmNativeSource, fake: driver.Fake, clock: Clock) -> None:
     source.read(1)
     fake.gpus(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,3 +118,25 @@ def test_a_file_and_its_age(tmp_path: Path) -> None:
     )  # one more than allowed, so that the reader sees it is cut
     with pytest.raises(SourceError, match=r"no.txt cannot be read \(No such file"):
         fetch.file(tmp_path / "no.txt")
+
+
+def test_tls_is_verified_and_an_authority_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    make = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*make, "-keyout", key, "-out", certificate, *subject], check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    fetch._tls.cache_clear()
+    with serving(context) as server:
+        server.answers["/metrics"] = ok(b"m 1\n")
+        url = server.url.replace("http:", "https:") + "/metrics"
+        with pytest.raises(SourceError, match=r"is not trusted .*; set SSL_CERT_FILE to its authority"):
+            fetch.get(url)
+        fetch._tls.cache_clear()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetch.get(url, deadline_s=20).body == b"m 1\n"
+        fetch._tls.cache_clear()

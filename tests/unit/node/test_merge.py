@@ -102,7 +102,7 @@ def test_a_faulty_reading_harms_only_its_own_source(
     spool.close()
 
 
-def test_what_is_missing_is_logged_once_per_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_missing_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = Spool(tmp_path / "telemetry", max_bytes=1 << 20, segment_bytes=1 << 16)
     source = FakeSource("s", gpu=gpu_columns(1), missing=(("gpus.energy_mj", "not published"),))
     agent = NodeAgent("c", "n1", [source], spool)
@@ -111,6 +111,10 @@ def test_what_is_missing_is_logged_once_per_change(tmp_path: Path, caplog: pytes
             agent.sample(n)
         source.parts["missing"] = (*source.parts["missing"], ("gpus.temp_c", "blank"))
         agent.sample(4)
+        source.parts["missing"] = ()
+        agent.sample(5)
+        source.parts["missing"] = (("gpus.energy_mj", "not published"),)
+        agent.sample(6)  # it comes back: said before
     told = [r.message for r in caplog.records]
     assert told == [
         "node n1: source s, gpus.energy_mj: not published",

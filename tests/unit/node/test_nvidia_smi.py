@@ -225,6 +225,24 @@ def test_reasons_become_nvmls_bits_in_both_spellings(word: str, tmp_path: Path) 
     assert nothing.gpu.throttle is None
 
 
+def test_a_driver_that_moves_limits_under_a_ceiling_and_has_reasons_without_a_bit(tmp_path: Path) -> None:
+    nested = "<current_power_limit>2300.00 W</current_power_limit><default_power_limit>2300.00 W</default_power_limit>"
+    reasons = "".join(
+        f"<clocks_event_reason_{name}>{text}</clocks_event_reason_{name}>"
+        for name, text in (("gpu_idle", "Active"), ("board_limit", "Active"), ("reliability", "Not Active"))
+    )
+    base = "<gpu_base_power><current_base_power>2100.00 W</current_base_power></gpu_base_power>"
+    text = one(
+        f"{draw('398.48 W')}<gpu_ceiling_power_limit>{nested}</gpu_ceiling_power_limit>{base}",
+        extra=f"<clocks_event_reasons>{reasons}</clocks_event_reasons>",
+    )
+    found = read(text, tmp_path)
+    assert found.gpu is not None
+    assert (found.gpu.power_w, found.gpu.limit_w, found.gpu.limit_default_w) == ((398.48,), (2300.0,), (2300.0,))
+    assert found.gpu.throttle == (1,)
+    assert "board_limit is active and has no bit" in dict(found.missing)["gpus.throttle"]
+
+
 def test_power_of_memory_or_module_is_never_the_boards(tmp_path: Path) -> None:
     extra = f"<gpu_memory_power_readings>{draw('30 W')}</gpu_memory_power_readings>"
     extra += f"<module_power_readings>{draw('700 W')}</module_power_readings>"

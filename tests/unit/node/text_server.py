@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,7 +26,8 @@ def drip(link: socket.socket, stop: threading.Event) -> None:
 class TextServer:
     """Answers each path with what `answers` holds; `requests` keeps the heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answers: dict[str, Answer] = {}
         self.requests: list[bytes] = []
         self.stop = threading.Event()
@@ -41,17 +43,24 @@ class TextServer:
             except OSError:
                 return
             with link, contextlib.suppress(OSError):
-                head = b""
-                while b"\r\n\r\n" not in head and (piece := link.recv(4096)):
-                    head += piece
-                if not head:
-                    continue
-                self.requests.append(head)
-                answer = self.answers.get(head.split(b" ")[1].decode(), b"HTTP/1.1 404 Not Found\r\n\r\n")
-                if isinstance(answer, bytes):
-                    link.sendall(answer)
+                if self._tls is None:
+                    self._answer(link)
                 else:
-                    answer(link)
+                    with self._tls.wrap_socket(link, server_side=True) as wrapped:
+                        self._answer(wrapped)
+
+    def _answer(self, link: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and (piece := link.recv(4096)):
+            head += piece
+        if not head:
+            return
+        self.requests.append(head)
+        answer = self.answers.get(head.split(b" ")[1].decode(), b"HTTP/1.1 404 Not Found\r\n\r\n")
+        if isinstance(answer, bytes):
+            link.sendall(answer)
+        else:
+            answer(link)
 
     def close(self) -> None:
         self.stop.set()
@@ -62,8 +71,8 @@ class TextServer:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[TextServer]:
-    server = TextServer()
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[TextServer]:
+    server = TextServer(tls)
     try:
         yield server
     finally:
