@@ -44,6 +44,10 @@ class WorkerSettings(BaseSettings):
     commit_interval_s: float = Field(1.0, gt=0.0)
     stall_s: float = Field(60.0, gt=0.0, description="no commit for this long while records wait = exit non-zero")
 
+    # Metrics.
+    metrics_host: str = Field("127.0.0.1", description="where /metrics listens; a container needs 0.0.0.0")
+    metrics_port: int = Field(0, ge=0, le=65535, description="0 = any free one, named in run/<job>.json")
+
     # Alerts. No default here sends anything anywhere.
     alert_rules_dir: Path | None = Field(None, description="folder of *.toml rules that override the shipped ones")
     location: str | None = Field(None, min_length=1, description="where the cluster stands; none = no CO2 number")

@@ -7,6 +7,7 @@ writer.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from agents.capper.settings import CapperSettings
 from streams.contract.failpoints import hit
 from streams.contract.records import PowerApplied, PowerDesired
 from streams.contract.signing import KeyRing
+from streams.observe import notes
 
 SLACK_S: Final = 5.0  # beyond a slow device's own latency
 ANSWERS_KEPT: Final = 16  # a duplicate of one of the last commands gets the same acknowledgement again
@@ -130,11 +132,16 @@ class Capper:
         `received_ns` is the wall clock at the agent and serves the reported latency only. The lease runs from this call
         on the monotonic clock. Raises CapperError only when the capper is not started.
         """
+        with notes.step("capper.grant", **{"host.name": self.node}):
+            return self._grant(raw, received_ns)
+
+    def _grant(self, raw: bytes, received_ns: int) -> PowerApplied:
         if not self._started:
             raise CapperError(f"the capper of node {self.node} is not started")
         now_s = self._monotonic()
         try:
-            command = self._authenticate(raw)
+            with notes.step("capper.verify"):
+                command = self._authenticate(raw)
             if answer := self._answers.get((command.epoch, command.seq)):
                 self._counts["duplicate"] += 1
                 return answer
@@ -149,6 +156,13 @@ class Capper:
         self._remember(command, answer)
         hit("capper.before_ack")
         return answer
+
+    def grant_traced(
+        self, raw: bytes, *, received_ns: int, traceparent: str
+    ) -> tuple[PowerApplied, Sequence[notes.SpanNote], int]:
+        """`grant` with the spans of what it did, for a caller in the same process."""
+        with notes.taking(traceparent, self._wall_ns) as spans:
+            return self.grant(raw, received_ns=received_ns), spans, os.getpid()
 
     def _authenticate(self, raw: bytes) -> PowerDesired:
         limit = self.settings.max_request_bytes

@@ -16,6 +16,7 @@ from agents.capper.actuators.base import Actuator, Bounds
 from agents.capper.actuators.errors import ActuatorError, ForeignChange
 from agents.capper.savefile import SavedKnob
 from streams.contract.failpoints import hit
+from streams.observe.notes import step
 
 log = logging.getLogger("eo.capper")
 TRIES: Final = 3
@@ -145,9 +146,11 @@ class Knob:
         for _ in range(TRIES):
             try:
                 self.set_calls += 1
-                self.actuator.set(self.uuid, value)
+                with step("capper.set", **self._told(value)):
+                    self.actuator.set(self.uuid, value)
                 hit("capper.after_set_before_readback")
-                got = self._settled(value)
+                with step("capper.readback", **self._told(value)):
+                    got = self._settled(value)
             except ActuatorError as error:
                 problem = str(error)
                 if not error.retryable:
@@ -158,6 +161,9 @@ class Knob:
                 return None
             problem = f"the device says {_text(got)} after it took {_text(value)}"
         return problem
+
+    def _told(self, value: float | None) -> dict[str, str]:
+        return {"hw.id": self.uuid, "eo.knob": self.actuator.knob, "eo.value": _text(value)}
 
     # -- devices that need seconds ---------------------------------------------------------------------------------
 
@@ -175,7 +181,8 @@ class Knob:
     def _send(self, pending: Pending) -> str | None:
         try:
             self.set_calls += 1
-            self.actuator.set(self.uuid, pending.value)
+            with step("capper.set", **self._told(pending.value)):
+                self.actuator.set(self.uuid, pending.value)
             hit("capper.after_set_before_readback")
         except ActuatorError as error:
             return str(error)

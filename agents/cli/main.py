@@ -38,6 +38,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "alerts": ("alerts", "what fires and why, the rules, silences"),
     "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
     "read": ("read", "one normalised reading of a source"),
+    "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
     "bench": ("bench", "measure: loop, stream"),
 }
 

@@ -81,7 +81,9 @@ def _supervise(args: argparse.Namespace, settings: WorkerSettings) -> int:
 
     jobs = [_known(job) for job in args.only.split(",")] if args.only else list(JOBS)
     configure_logging("supervisor")
-    return Supervisor(jobs, _command, layout=settings.layout, env=worker_env(settings)).run()
+    # One fixed port serves one process: jobs under one supervisor take free ones and name them in their run files.
+    env = {**worker_env(settings), "EO_METRICS_PORT": "0"}
+    return Supervisor(jobs, _command, layout=settings.layout, env=env).run()
 
 
 def _command(job: str) -> list[str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,9 +24,13 @@ from agents.node.sources.engines.gpus import with_uuids
 from agents.node.spool import Spool
 from streams.contract import codec
 from streams.contract.failpoints import hit
-from streams.contract.records import GpuColumns, NodeTelemetry, PowerApplied
+from streams.contract.records import EngineReading, GpuColumns, NodeTelemetry, PowerApplied
+
+if TYPE_CHECKING:
+    from agents.node.tracing import NodeTracing
 
 log = logging.getLogger(__name__)
+RECENT: Final = 30  # samples whose engines the exporter pools for latency quantiles
 MAX_TOLD = 2000
 _DIGITS = re.compile(r"\d+")
 
@@ -39,6 +45,7 @@ class NodeAgent:
         spool: where telemetry goes; may be shared with other nodes of the same process.
         control: the node's control loop; None = observe only.
         events: where acknowledgements go; needed with control.
+        tracing: traces some samples and the commands that they led to; None = off.
     """
 
     def __init__(
@@ -50,11 +57,13 @@ class NodeAgent:
         control: ControlLoop | None = None,
         *,
         events: EventPublisher | None = None,
+        tracing: NodeTracing | None = None,
     ) -> None:
         if control is not None and events is None:
             raise ValueError(f"node {node!r}: a control loop needs a place for its acknowledgements (events)")
         self.cluster, self.node, self.control = cluster, node, control
         self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
+        self.tracing = tracing
         self._failing: dict[str, str] = {}
         self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
         self._told: set[str] = set()  # reasons that the log has; one that comes and goes is said once
@@ -62,16 +71,22 @@ class NodeAgent:
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
         self.samples_total = 0
+        self.recent: deque[tuple[EngineReading, ...]] = deque(maxlen=RECENT)
 
     # --- sensing -----------------------------------------------------------------------------------------------
 
     def sample(self, now_ns: int) -> NodeTelemetry:
         """Reads every source once, makes one record of it and spools it. Raises SpoolError when the disk fails."""
+        span = None if self.tracing is None else self.tracing.sample(self.node, now_ns)
         readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and reading.says]
         hit("agent.after_sample")
         record = self._record(readings, now_ns)
-        self._spool.append(self._key, codec.encode(record))
+        number = self._spool.append(self._key, codec.encode(record))
+        if span is not None and self.tracing is not None:
+            self.tracing.sampled(span, number, record)
         self.last = record
+        if record.engines:
+            self.recent.append(record.engines)
         self.samples_total += 1
         return record
 
@@ -145,7 +160,12 @@ class NodeAgent:
         """Handles one command and spools its acknowledgement; None when this agent only observes."""
         if self.control is None:
             return None
-        ack = self.control.on_command(raw, received_ns)
+        span = None if self.tracing is None else self.tracing.receive(self.node, raw, received_ns)
+        if span is None or self.tracing is None:
+            ack = self.control.on_command(raw, received_ns)
+        else:
+            ack = self.control.on_command(raw, received_ns, traceparent=span.traceparent)
+            self.tracing.answered(span, ack, self.control.notes, self.control.capper_pid)
         self.flush_acks()
         return ack
 

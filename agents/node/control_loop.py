@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from agents.node import refusal
@@ -21,6 +21,7 @@ from models.control.types import ClockBounds, Decision, EngineState, Observed, T
 from streams.contract import codec
 from streams.contract.failpoints import hit
 from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied, PowerDesired
+from streams.observe.notes import SpanNote
 
 log = logging.getLogger(__name__)
 STALE_S: Final = 2.0  # an engine silent for longer is released: its latency is unknown
@@ -90,14 +91,25 @@ class ControlLoop:
         self.locks: Clocks = {}  # effective clock lock per UUID as the capper last said
         self.reasons: dict[str, str] = {}  # engine -> why its clock is what it is
         self.refusals_total = 0
+        self.notes: Sequence[SpanNote] = ()  # spans of the last traced command's grant
+        self.capper_pid = 0
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def on_command(self, raw: bytes, received_ns: int) -> PowerApplied:
-        """Passes a command to the capper and takes up what it granted; the answer is queued for `acks` as well."""
+    def on_command(self, raw: bytes, received_ns: int, *, traceparent: str = "") -> PowerApplied:
+        """Passes a command to the capper and takes up what it granted; the answer is queued for `acks` as well.
+
+        With a traceparent the capper's spans are in `notes` afterwards.
+        """
         received_s = self._monotonic()
+        self.notes = ()
         try:
-            ack = self._capper.grant(raw, received_ns=received_ns)
+            if traceparent:
+                ack, self.notes, self.capper_pid = self._capper.grant_traced(
+                    raw, received_ns=received_ns, traceparent=traceparent
+                )
+            else:
+                ack = self._capper.grant(raw, received_ns=received_ns)
         except CapperUnavailable as error:
             self._lost(error)
             ack = refusal.of(raw, str(error), node=self.node, cluster=self.cluster, now_ns=self._wall_ns())
@@ -142,6 +154,11 @@ class ControlLoop:
         """Everything that must be published, each once, in order."""
         out, self._acks = self._acks, []
         return out
+
+    @property
+    def capper_answers(self) -> bool:
+        """Whether the capper answered the last question."""
+        return not self._unavailable
 
     def remaining_s(self, now_mono_s: float) -> float | None:
         """Seconds that the live lease still has; None without one."""

@@ -22,11 +22,14 @@ from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury
 from streams.jobs.features_state import MOST_AT_ONCE, PartitionState
 from streams.jobs.features_wire import Sample
+from streams.observe.trace import HEADER, Span, Value, of_headers
+from streams.publisher import Headers
 from streams.replay import Replay
 
 NAME: Final = "features"
 CHUNK: Final = 256  # messages computed at once: below it the fixed cost of 130 numpy calls shows, above it the cache
 STATE_VERSION: Final = 1
+PLAIN: Final = len(wire.HEADERS)  # headers of a message that is not traced: no other one is looked at
 SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new window after a restart of the worker
 
 
@@ -61,6 +64,7 @@ class FeaturesJob:
         self._states: dict[int, PartitionState] = {}
         self._changed: set[int] = set()
         self._reader = wire.Reader()
+        self._spans: dict[tuple[str, int], Span] = {}  # of traced messages of the batch in hand
         self._ctx: JobContext
 
     def start(self, ctx: JobContext) -> None:
@@ -84,6 +88,8 @@ class FeaturesJob:
             self._emit(state, part)
         state.next = records[-1].offset + 1
         self._changed.add(partition)
+        if self._spans:
+            self._end_spans()
         return Outcome.ACK
 
     def tick(self) -> Iterable[tuple[str, int, int]]:
@@ -99,7 +105,7 @@ class FeaturesJob:
     # --- in ---
 
     def _samples(self, partition: int, state: PartitionState, records: Sequence[ConsumerRecord]) -> list[Sample]:
-        out = []
+        out, traces = [], self._ctx.tracing is not None
         for record in records:
             try:
                 sample = self._reader.read(record.offset, record.value)
@@ -109,6 +115,8 @@ class FeaturesJob:
                 continue
             if state.is_new(sample.value):
                 out.append(sample)
+                if traces and len(record.headers) > PLAIN:
+                    self._begin_span(sample.value, record, partition)
             else:
                 self.counts.duplicates += 1
         self.counts.new += len(out)
@@ -148,7 +156,28 @@ class FeaturesJob:
             value.engines,
             board.device_json,
         )
-        self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), wire.HEADERS)
+        headers = wire.HEADERS if not self._spans else self._traced_headers(value)
+        self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), headers)
+
+    # --- traces: one message in many ---
+
+    def _begin_span(self, value: wire.TelemetryUsed, record: ConsumerRecord, partition: int) -> None:
+        parent, tracing = of_headers(record.headers), self._ctx.tracing
+        if parent is None or tracing is None:
+            return
+        where: dict[str, Value] = {"messaging.system": "kafka", "messaging.destination.name": TELEMETRY.name}
+        where |= {"messaging.kafka.offset": record.offset, "messaging.destination.partition.id": str(partition)}
+        span = tracing.tracer.start("features.process", parent=parent, attributes={"host.name": value.node, **where})
+        self._spans[value.node, value.seq] = span
+
+    def _traced_headers(self, value: wire.TelemetryUsed) -> Headers:
+        span = self._spans.get((value.node, value.seq))
+        return wire.HEADERS if span is None else [*wire.HEADERS, (HEADER, span.traceparent.encode())]
+
+    def _end_spans(self) -> None:
+        for span in self._spans.values():
+            span.end()
+        self._spans.clear()
 
     # --- recovery ---
 
