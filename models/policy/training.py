@@ -15,7 +15,8 @@ from typing import Final, Literal
 
 Verdict = Literal["feasible", "infeasible", "open"]
 
-_MEDIAN_LOSS: Final = 1.25  # standard error of a median against that of a mean
+_TRIMMED: Final = 0.2  # of a block's steps at each end: checkpoints and data loading
+_TRIM_LOSS: Final = 1.06  # standard error of such a mean against that of a plain one
 _MAD: Final = 1.4826
 
 
@@ -27,6 +28,7 @@ class Rules:
     block_steps: int = 16
     settle_steps: int = 2  # of each block, while the limit settles
     sure: float = 3.0  # standard errors between the interval's middle and its ends
+    hope: float = 2.0  # standard errors below its middle that a candidate's slowdown may turn out to be
     first_pairs: int = 4  # of blocks a candidate gets before the next one is looked at
     coarse: int = 9  # settings tried first; between the best and its neighbours it is refined
     refine: int = 3
@@ -80,7 +82,7 @@ class _Candidate:
 
     def error(self, rules: Rules) -> float:
         sigma = max(median(self.sigma), rules.least_sigma)
-        per_pair = _MEDIAN_LOSS * sigma * sqrt(2.0 / max(self.counted, 1))
+        per_pair = _TRIM_LOSS * sigma * sqrt(2.0 / max(self.counted, 1))
         seen = _spread(self.slower) if len(self.slower) >= 4 else 0.0
         return max(per_pair, seen) / sqrt(len(self.slower))
 
@@ -162,10 +164,11 @@ class _Hunt:
             yield from self._pair(max(unsure, key=_Candidate.saving))
 
     def _decidable(self, one: _Candidate) -> bool:
-        """Whether the rest of the budget could bring the interval to one side of the bound."""
+        """Whether the rest of the budget could show that it keeps the bound, were its slowdown at the hopeful end."""
         pairs = len(one.slower) + self._left / (2.0 * self._rules.block_steps)
-        reach = self._rules.sure * one.error(self._rules) * sqrt(len(one.slower) / pairs)
-        return one.middle() + reach <= log(1.0 + self._bound)
+        error = one.error(self._rules)
+        reach = self._rules.sure * error * sqrt(len(one.slower) / pairs)
+        return one.middle() - self._rules.hope * error + reach <= log(1.0 + self._bound)
 
     def _pair(self, candidate: _Candidate) -> Generator[Trial, Block, None]:
         rules = self._rules
@@ -178,8 +181,8 @@ class _Hunt:
         base, tried = found[self._reference], found[candidate.setting]
         if not _usable(base) or not _usable(tried):
             return
-        candidate.slower.append(log(median(tried.times_s) / median(base.times_s)))
-        candidate.dearer.append(log(median(tried.energies_j) / median(base.energies_j)))
+        candidate.slower.append(log(_trimmed(tried.times_s) / _trimmed(base.times_s)))
+        candidate.dearer.append(log(_trimmed(tried.energies_j) / _trimmed(base.energies_j)))
         candidate.sigma.extend((_relative_spread(base.times_s), _relative_spread(tried.times_s)))
         candidate.counted = min(len(base.times_s), len(tried.times_s))
 
@@ -242,6 +245,12 @@ def _usable(block: Block) -> bool:
         and all(0.0 < one < inf for one in block.times_s)
         and all(0.0 < one < inf for one in block.energies_j)
     )
+
+
+def _trimmed(values: Sequence[float]) -> float:
+    cut = int(_TRIMMED * len(values))
+    kept = sorted(values)[cut : len(values) - cut]
+    return sum(kept) / len(kept)
 
 
 def _relative_spread(values: Sequence[float]) -> float:

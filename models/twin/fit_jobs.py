@@ -21,6 +21,8 @@ Bools = NDArray[np.bool_]
 
 TIME_SIGMA: Final = 0.01
 POWER_SIGMA: Final = 0.015
+TELLING: Final = 0.1  # a job is slowed by a tenth between its fastest and its slowest setting
+LEAST_TELLING: Final = 4
 # logit light share, log dynamic watts, logit light ratio, logit clock share, log of the job's static over the device's
 WIDE: Final = diagonal(np.array([-1.0, 4.8, 0.0, 1.0, 0.0]), np.array([2.0, 1.5, 2.0, 2.0, 0.1]))
 ONE_PHASE: Final = diagonal(np.array([-6.0, 5.3, 0.0, 1.0, 0.0]), np.array([0.1, 0.8, 0.5, 2.0, 0.1]))
@@ -116,13 +118,21 @@ def learn(
     rounds: int = 3,
     trials: int = 80,
 ) -> DeviceFit:
-    """Law and spread from whole sweeps (or from the chosen settings), in turns."""
-    table, spread, law = _table(sweeps, chosen), prior, start
+    """Law and spread from whole sweeps (or from the chosen settings), in turns.
+
+    Jobs that the knob does not slow say nothing about the device's law and are left out while enough others are there.
+    """
+    table, spread, law = _table(_telling(sweeps, chosen), chosen), prior, start
     for turn in range(rounds):
         law = _search_law(table, law, start, spread, trials=trials, reach=0.12 / (turn + 1))
         fitted, _ = _fit(DeviceFit(law, spread), table)
         spread = learn_prior(fitted[:, 1:], floor_sigma=_FLOOR, spread=spread)
     return DeviceFit(law, spread)
+
+
+def _telling(sweeps: Sequence[Sweep], chosen: Chosen) -> Sequence[Sweep]:
+    moved = [one for one in sweeps if np.ptp(np.log(one.time_s[chosen(one)])) > TELLING]
+    return moved if len(moved) >= LEAST_TELLING else sweeps
 
 
 def _search_law(table: _Table, law: JobLaw, start: JobLaw, spread: Prior, *, trials: int, reach: float) -> JobLaw:
