@@ -80,7 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         verb = load(top.verb)
         parser = argparse.ArgumentParser(
-            prog=f"eo {top.verb}", description=VERBS[top.verb][1], formatter_class=argparse.RawDescriptionHelpFormatter
+            prog=f"eo {top.verb}",
+            description=VERBS[top.verb][1],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # a verb may give --json a file to write to
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -117,14 +117,14 @@ def search(
 class _Hunt:
     """State of one search."""
 
-    def __init__(
-        self, settings: Sequence[float], reference: float, bound: float, run_steps: int, rules: Rules
-    ) -> None:
+    def __init__(self, settings: Sequence[float], reference: float, bound: float, run_steps: int, rules: Rules) -> None:
         self._reference, self._bound, self._rules = reference, bound, rules
         self._left = int(run_steps * rules.spent_ratio)
         self._budget = self._left
         # Away from the reference: the nearest first, because slowdown grows with the distance.
-        self._order = sorted({float(one) for one in settings} - {float(reference)}, key=lambda one: abs(one - reference))
+        self._order = sorted(
+            {float(one) for one in settings} - {float(reference)}, key=lambda one: abs(one - reference)
+        )
         self._tried: dict[float, _Candidate] = {}
 
     def look(self) -> Generator[Trial, Block, None]:
@@ -157,7 +157,9 @@ class _Hunt:
         while self._affordable():
             best = self._best()
             floor = self._rules.worth + (best.saving() if best is not None else 0.0)
-            unsure = [one for one in self._tried.values() if one.verdict(self._bound, self._rules) == "open" and one.slower]
+            unsure = [
+                one for one in self._tried.values() if one.verdict(self._bound, self._rules) == "open" and one.slower
+            ]
             unsure = [one for one in unsure if one.saving() > floor and self._decidable(one)]
             if not unsure:
                 return

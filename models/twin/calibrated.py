@@ -91,7 +91,9 @@ def dump(calibration: Calibration, sources: Mapping[str, str]) -> str:
 def intervals(laws: Sequence[JobLaw]) -> dict[str, list[float]]:
     """Lowest and highest of each parameter over several fits."""
     rows = [asdict(law) for law in laws]
-    return {name: [round(min(row[name] for row in rows), 4), round(max(row[name] for row in rows), 4)] for name in rows[0]}
+    return {
+        name: [round(min(row[name] for row in rows), 4), round(max(row[name] for row in rows), 4)] for name in rows[0]
+    }
 
 
 def _plain(prior: Prior) -> dict[str, Any]:

@@ -12,16 +12,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.control.profiles import LLAMA_70B_H100X4
 from models.twin import fit_curve, fit_heat, fit_sensor
 from models.twin.calibrated import Calibration
 from models.twin.fit_jobs import Chosen, DeviceFit, Sweep, every_nth, fit, learn, predict, three
-from models.twin.fit_stack import Batches, alternate, errors, fit_stacks
-from models.twin.measured import Measured, SensorRun, device_sweeps, heat_records
-from models.twin.recordings import CLOCK, LIMIT
+from models.twin.fit_stack import Batches, alternate, errors, fit_physical, fit_stacks
+from models.twin.measured import Measured, SensorRun, device_sweeps, heat_records, stacks
+from models.twin.node import ACME_A100, HIGH, LOW, MID, node_power
+from models.twin.recordings import CLOCK, LIMIT, Recorded
 
 Array = NDArray[np.float64]
 
-THREE: Final = "lowest, middle and highest setting of each workload; device law and spread: the other half of the workloads"
+THREE: Final = (
+    "lowest, middle and highest setting of each workload; device law and spread: the other half of the workloads"
+)
 QUARTER: Final = "every fourth clock of each stage; device law and spread: the other half of the stages"
 # Time, power and energy: mean error; energy in shares of the energy at the highest setting.
 BOUNDS: Final[dict[str, tuple[float, float, float]]] = {
@@ -68,9 +72,7 @@ def report(rows: Iterable[Row]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def judged_row(
-    name: str, values: Array, bound: float | None, *, fitted_on: str, judged_on: str, note: str = ""
-) -> Row:
+def judged_row(name: str, values: Array, bound: float | None, *, fitted_on: str, judged_on: str, note: str = "") -> Row:
     """Mean of absolute errors, and their 90th percentile beside it."""
     if len(values) == 0:
         return Row(name=name, n=0, error=None, bound=bound, fitted_on=fitted_on, judged_on=judged_on, note=note)
@@ -114,7 +116,7 @@ def shipped_sweeps(calibration: Calibration, measured: Measured) -> list[Row]:
     return rows
 
 
-def other_sweeps(calibration: Calibration, recorded: Sequence[Any], *, label: str, trials: int = 40) -> list[Row]:
+def other_sweeps(calibration: Calibration, recorded: Sequence[Recorded], *, label: str, trials: int = 40) -> list[Row]:
     """Sweeps that the package has never seen: a known device with its shipped law, any other with a law from three."""
     rows = []
     for key, sweeps in device_sweeps(recorded).items():
@@ -170,11 +172,11 @@ def _three_rows(
 # --- batch curves ---
 
 
-def batch_curves(calibration: Calibration, stacks: Sequence[Batches], *, bound: float | None = 0.06) -> list[Row]:
+def batch_curves(calibration: Calibration, curves: Sequence[Batches], *, bound: float | None = 0.06) -> list[Row]:
     """Each stack's own curve: every other batch fitted, the rest judged, spread learned from the other stacks."""
     times, watts = [], []
     for at, fold in enumerate(("even", "odd")):
-        half = list(stacks[1 - at :: 2])
+        half = list(curves[1 - at :: 2])
         if not half:
             continue
         used = [alternate(len(one.running)) for one in half]
@@ -182,18 +184,69 @@ def batch_curves(calibration: Calibration, stacks: Sequence[Batches], *, bound: 
         off = errors(half, parameters, [~rows for rows in used])
         times.append(off[0])
         watts.append(off[1])
-    where = {"fitted_on": "every other batch of each stack; spread: the other stacks", "judged_on": "the batches between"}
+    where = {
+        "fitted_on": "every other batch of each stack; spread: the other stacks",
+        "judged_on": "the batches between",
+    }
     return [
         judged_row("batch -> time between tokens, per stack", np.concatenate(times), bound, **where),
         judged_row("batch -> power, per stack", np.concatenate(watts), bound, **where),
     ]
 
 
-def across_models(stacks: Sequence[Batches]) -> list[Row]:
+def published_stack(published: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Llama-3.1-70B on four H100 with the twin's own equations: every other batch, and the second of two prefills."""
+    raw = published["llama_70b_h100x4_batch"]
+    running, time_s, watts = (np.array(raw[key], dtype=np.float64) for key in ("running", "itl_ms", "gpu_w"))
+    points = Batches("70B", "H100", "70B", running, time_s / 1e3, watts)
+    used = alternate(len(running))
+    seconds, power = fit_physical(LLAMA_70B_H100X4, points, used).at(running[~used])
+    batches = ", ".join(f"{one:g}" for one in running[used])
+    where = {
+        "fitted_on": f"batches {batches}",
+        "judged_on": f"batches {', '.join(f'{one:g}' for one in running[~used])}",
+    }
+    prefill = published["prefill_70b_h100x4"]
+    first, second = (
+        _prefill_share(tokens, spent) for tokens, spent in zip(prefill["tokens"], prefill["seconds"], strict=True)
+    )
+    return [
+        judged_row("70B on 4 H100: batch -> time between tokens", seconds / points.time_s[~used] - 1.0, 0.06, **where),
+        judged_row("70B on 4 H100: batch -> power", power / watts[~used] - 1.0, 0.06, **where),
+        judged_row(
+            "70B on 4 H100: prefill seconds",
+            np.array([second / first - 1.0]),
+            None,
+            fitted_on="2,083 prompt tokens",
+            judged_on="4,166 prompt tokens",
+            note="less than proportional: a fixed part of about 30 ms is not in the equations",
+        ),
+    ]
+
+
+def _prefill_share(tokens: float, seconds: float) -> float:
+    """Share of the peak rate that a prefill reached."""
+    stack = LLAMA_70B_H100X4
+    return stack.flop_per_token * tokens / (stack.device.flop_s * seconds)
+
+
+def other_stacks(calibration: Calibration, recorded: Sequence[Recorded], *, label: str) -> list[Row]:
+    """Batch curves that the package has never seen, with the spread of all shipped ones."""
+    curves = stacks(recorded)
+    if not curves:
+        return []
+    used = [alternate(len(one.running)) for one in curves]
+    off = errors(curves, fit_stacks(curves, used, prior=calibration.stacks["all"]), [~rows for rows in used])
+    where = {"fitted_on": "every other batch of each stack; spread: shipped stacks", "judged_on": "the batches between"}
+    names = ("time between tokens", "power")
+    return [judged_row(f"{label}: batch -> {name}", one, 0.06, **where) for name, one in zip(names, off, strict=True)]
+
+
+def across_models(curves: Sequence[Batches]) -> list[Row]:
     """One model left out, predicted by the typical stack of its device: set points do not transfer."""
     times, watts = [], []
-    for one in stacks:
-        others = [other for other in stacks if other.model != one.model and other.device == one.device]
+    for one in curves:
+        others = [other for other in curves if other.model != one.model and other.device == one.device]
         if len(others) < 3:
             continue
         everything = [np.ones(len(other.running), dtype=np.bool_) for other in others]
@@ -280,6 +333,38 @@ def _meter_row(run: SensorRun) -> Row:
         judged_on="the updates between: rmse over the span of the meter's window means",
         note=f"window {found.window_s * 1e3:.0f} of {found.period_s * 1e3:.0f} ms, {found.judged_rmse_w:.1f} of {span:.0f} W",
     )
+
+
+def walls(published: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Node power against the two figures that are public; host and fans are assumptions, so only reported."""
+    peak = published["h100_node_peak"]["wall_w"]
+    full = [
+        float(node_power(one, gpu_w=np.array([5600.0]), busy_ratio=np.ones(1)).wall_w[0]) for one in (LOW, MID, HIGH)
+    ]
+    acme = published["acme_servers"]
+    busy = np.array([0.66])  # mean of the GPU utilisation counter in that cluster
+    mean = node_power(ACME_A100, gpu_w=np.array([acme["gpus_per_server"] * acme["gpu_mean_w"]]), busy_ratio=busy)
+    low, mid, high = (f"{one / 1e3:.1f}" for one in full)
+    return [
+        Row(
+            name="node: eight H100 at 700 W, wall",
+            n=1,
+            error=round(full[1] / peak - 1.0, 4),
+            bound=None,
+            fitted_on="assumed host, fans and supplies",
+            judged_on=f"highest measured {peak / 1e3:g} kW",
+            note=f"{mid} kW (low {low}, high {high})",
+        ),
+        Row(
+            name="node: mean of Acme's A100 servers, wall",
+            n=1,
+            error=round(float(mean.wall_w[0]) / acme["server_mean_w"] - 1.0, 4),
+            bound=None,
+            fitted_on="assumed host, fans and supplies",
+            judged_on=f"mean {acme['server_mean_w']} W at {acme['gpu_mean_w']} W a GPU",
+            note=f"{float(mean.wall_w[0]):.0f} W",
+        ),
+    ]
 
 
 def heat(runs: Sequence[SensorRun]) -> Row:

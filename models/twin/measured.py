@@ -126,7 +126,9 @@ def heat_records(runs: Sequence[SensorRun]) -> list[fit_heat.HeatRecord]:
 
 def _sensor(runs: Sequence[SensorRun]) -> dict[str, Any]:
     fits = {
-        one.name: fit_sensor.fit(fit_sensor.updates(one.time_s, one.reading_w), fit_sensor.meter(one.meter_end_s, one.meter_w))
+        one.name: fit_sensor.fit(
+            fit_sensor.updates(one.time_s, one.reading_w), fit_sensor.meter(one.meter_end_s, one.meter_w)
+        )
         for one in runs
     }
     windows = sorted(round(one.window_s, 4) for one in fits.values())

@@ -26,7 +26,9 @@ _KNOBS: Final = {
     CLOCK: r"(gpu_)?(sm_|graphics_|core_)?(clock|freq|frequency)(_mhz|_ghz)?|sm_mhz",
     BATCH: r"max_batch(_size)?|batch_size|max_num_seqs",
 }
-_TIME: Final = r"(avg_)?(time|iteration_time|time_per_(epoch|step|iteration)|step_time|tpot|itl|batch_latency)(_s|_ms|_us)?"
+_TIME: Final = (
+    r"(avg_)?(time|iteration_time|time_per_(epoch|step|iteration)|step_time|tpot|itl|batch_latency)(_s|_ms|_us)?"
+)
 _POWER: Final = r"(avg|average|mean)_power(_w|_mw|_kw)?|power(_w|_mw|_kw)?|gpu_power(_w|_mw|_kw)?"
 _ENERGY: Final = r"(iteration_)?energy(_per_(epoch|step|iteration|token|image|video))?(_j|_kj|_mj|_wh)?"
 _BESIDE: Final = r"(avg_)?batch|tokens_per_s|avg_output_tokens|energy_per_request_j|gpu_power_w|run|seed|target_.*|(peak|max)_power.*|num_.*"
@@ -123,9 +125,7 @@ class _Row:
     problem: str | None
 
 
-def _rows(
-    columns: Columns, knob: str, time: str, energy: list[str], power: str | None, gpus: str | None
-) -> list[_Row]:
+def _rows(columns: Columns, knob: str, time: str, energy: list[str], power: str | None, gpus: str | None) -> list[_Row]:
     found = []
     for index in range(len(columns[time])):
         setting, time_s = _number(columns, knob, index), _number(columns, time, index)
@@ -153,7 +153,9 @@ def _grouped(
     for key, members in sorted(groups.items()):
         one = _one_sweep(members, columns, names, knob=knob)
         if len(one.setting) < 2:
-            skipped["workload with fewer than two settings"] = skipped.get("workload with fewer than two settings", 0) + 1
+            skipped["workload with fewer than two settings"] = (
+                skipped.get("workload with fewer than two settings", 0) + 1
+            )
             continue
         label = " ".join(key[at] for at in order if key[at] not in ("", "None"))
         where = str(columns[device][members[0].index]) if device else "unknown"

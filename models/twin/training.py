@@ -50,7 +50,10 @@ class Group:
         locks = np.ones(ranks) if lock_x is None else lock_x
         # A board that draws more meets its limit sooner: the same as a nominal one under a lower limit.
         time_s, watts = run(
-            self.law, self.job, lock_x=locks[None, :], limit_w=(np.asarray(limit_w, dtype=np.float64) / self.hotter)[None, :]
+            self.law,
+            self.job,
+            lock_x=locks[None, :],
+            limit_w=(np.asarray(limit_w, dtype=np.float64) / self.hotter)[None, :],
         )
         busy = time_s[0] * self.slower
         drawn = watts[0] * self.hotter
