@@ -92,9 +92,9 @@ def page(rows: Sequence[Row]) -> str:
     lines = [
         "# The twin against measurements it has not seen",
         "",
-        "Written by `eo bench twin`. Every row is fitted and judged on separate points; what is judged was never fitted.",
-        "Errors are means of absolute relative errors (energy: shares of the energy at the highest setting), p90 their 90th",
-        "percentile. What the engine does is simulated, and its published figure is what it is held to.",
+        "Written by `eo bench twin`. Every row is fitted and judged on separate points: what is judged was not fitted.",
+        "Errors are means of absolute relative errors (energy: shares of the energy at the highest setting), p90 their",
+        "90th percentile. What the engine does is simulated, and its published figure is what it is held to.",
         "",
         f"{len(gates) - len(missed)} of {len(gates)} gates passed."
         + (f" Missed: {', '.join(missed)}." if missed else ""),

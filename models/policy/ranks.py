@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-_ROUNDS: Final = 10_000
+MOST_OPTIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
-    """Setting of (forward, backward) per stage; energies include the wait of every stage."""
+    """Per stage the settings of (forward, backward), in the steady part and in warm-up and drain; waits are paid for.
 
-    settings: tuple[tuple[float, float], ...]
+    Two sets, because the first forwards and the last backwards lie on the critical path of every stage: slowed there,
+    they lengthen the iteration even on a stage that waits in the middle of it.
+    """
+
+    settings: tuple[tuple[float, float, float, float], ...]
     time_before_s: float
     time_after_s: float
     energy_before_j: float
@@ -102,30 +107,50 @@ class PipelinePlan:
         return self.time_after_s / self.time_before_s - 1.0
 
 
-def iteration_s(forward_s: Sequence[float], backward_s: Sequence[float], micro_batches: int) -> float:
-    """Length of one 1F1B iteration: warm-up forwards, then one forward and one backward in turn, then the rest."""
+def iteration_s(
+    forward_s: Sequence[float],
+    backward_s: Sequence[float],
+    micro_batches: int,
+    *,
+    first_s: Sequence[float] | None = None,
+    last_s: Sequence[float] | None = None,
+) -> float:
+    """Length of one 1F1B iteration: warm-up forwards, then one forward and one backward in turn, then the rest.
+
+    first_s and last_s: seconds of forwards in the warm-up and of backwards in the drain, where they differ.
+    """
     stages = len(forward_s)
-    order = [_schedule(stage, stages, micro_batches) for stage in range(stages)]
-    done: dict[tuple[str, int, int], float] = {}
-    free, at = [0.0] * stages, [0] * stages
-    left = sum(len(one) for one in order)
-    while left:
-        moved = False
-        for stage in range(stages):
-            while at[stage] < len(order[stage]):
-                kind, batch = order[stage][at[stage]]
-                before = _needs(kind, stage, batch, stages)
-                if before is not None and before not in done:
-                    break
-                start = max(free[stage], done[before] if before is not None else 0.0)
-                free[stage] = start + (forward_s[stage] if kind == "f" else backward_s[stage])
-                done[(kind, stage, batch)] = free[stage]
-                at[stage] += 1
-                left -= 1
-                moved = True
-        if not moved:  # cannot happen with 1F1B; a wrong schedule must not hang
-            raise RuntimeError("the pipeline's schedule waits for itself")
+    times = (forward_s, backward_s, first_s or forward_s, last_s or backward_s)
+    free, done = [0.0] * stages, [0.0]  # slot 0: what depends on nothing
+    for stage, side, before in _order(stages, micro_batches):
+        free[stage] = max(free[stage], done[before]) + times[side][stage]
+        done.append(free[stage])
     return max(free)
+
+
+@lru_cache(maxsize=8)
+def _order(stages: int, micro_batches: int) -> tuple[tuple[int, int, int], ...]:
+    """(stage, side, slot of what it waits for) of every operation, in an order in which nothing waits for a later one.
+
+    Sides: forward, backward, warm-up forward, drain backward.
+    """
+    todo = [_schedule(stage, stages, micro_batches) for stage in range(stages)]
+    at, slots = [0] * stages, dict[tuple[str, int, int], int]()
+    found: list[tuple[int, int, int]] = []
+    while any(at[stage] < len(todo[stage]) for stage in range(stages)):
+        before_round = len(found)
+        for stage in range(stages):
+            while at[stage] < len(todo[stage]):
+                kind, batch, edge = todo[stage][at[stage]]
+                needed = _needs(kind, stage, batch, stages)
+                if needed is not None and needed not in slots:
+                    break
+                found.append((stage, (kind == "b") + 2 * edge, slots[needed] if needed is not None else 0))
+                slots[(kind, stage, batch)] = len(found)
+                at[stage] += 1
+        if len(found) == before_round:  # cannot happen with 1F1B; a wrong schedule must not hang
+            raise RuntimeError("the pipeline's schedule waits for itself")
+    return tuple(found)
 
 
 def for_pipeline(
@@ -134,26 +159,57 @@ def for_pipeline(
     """Slows stages step by step, the best energy per lost second first, while the iteration keeps its bound."""
     if not stages or micro_batches < 1:
         raise ValueError("a pipeline needs a stage and a micro-batch; give the times of every stage")
-    at = [[0, 0] for _ in stages]
-    before_s = _length(stages, at, micro_batches)
-    before_j = _energy(stages, at, before_s, micro_batches, wait_w)
-    limit, now_j = before_s * (1.0 + bound) * (1.0 + 1e-9), before_j
-    for _ in range(_ROUNDS):
-        step = _best_step(stages, at, micro_batches, limit=limit, now_j=now_j, wait_w=wait_w)
-        if step is None:
-            break
-        stage, side, now_j = step
-        at[stage][side] += 1
+    stages = [Stage(_thinned(one.forward), _thinned(one.backward)) for one in stages]
+    fastest = [[0, 0, 0, 0] for _ in stages]
+    before_s = _length(stages, fastest, micro_batches)
+    before_j = _energy(stages, fastest, before_s, micro_batches, wait_w)
+    limit = before_s * (1.0 + bound) * (1.0 + 1e-9)
+    starts = [fastest, _together(stages, micro_batches, limit=limit)]
+    found = [_slowed(stages, start, micro_batches, limit=limit, wait_w=wait_w) for start in starts]
+    at = min(found, key=lambda one: _energy(stages, one, _length(stages, one, micro_batches), micro_batches, wait_w))
     after_s = _length(stages, at, micro_batches)
     return PipelinePlan(
-        settings=tuple(
-            (one.forward[f].setting, one.backward[b].setting) for one, (f, b) in zip(stages, at, strict=True)
-        ),
+        settings=tuple(_settings(one, row) for one, row in zip(stages, at, strict=True)),
         time_before_s=before_s,
         time_after_s=after_s,
         energy_before_j=before_j,
         energy_after_j=_energy(stages, at, after_s, micro_batches, wait_w),
     )
+
+
+def _thinned(options: Sequence[Option]) -> tuple[Option, ...]:
+    """At most MOST_OPTIONS of them, the fastest and the slowest among them: a finer grid is not worth its search."""
+    if len(options) <= MOST_OPTIONS:
+        return tuple(options)
+    step = (len(options) - 1) / (MOST_OPTIONS - 1)
+    return tuple(options[round(at * step)] for at in range(MOST_OPTIONS))
+
+
+def _together(stages: Sequence[Stage], micro_batches: int, *, limit: float) -> list[list[int]]:
+    """All stages slowed alike, as far as the limit goes: the start from which a bound above zero is used up."""
+    at = [[0, 0, 0, 0] for _ in stages]
+    for depth in range(1, MOST_OPTIONS):
+        tried = [
+            [min(depth, len(one.backward if side % 2 else one.forward) - 1) for side in range(4)] for one in stages
+        ]
+        if _length(stages, tried, micro_batches) > limit:
+            break
+        at = tried
+    return at
+
+
+def _slowed(
+    stages: Sequence[Stage], start: list[list[int]], micro_batches: int, *, limit: float, wait_w: float
+) -> list[list[int]]:
+    at = [list(row) for row in start]
+    now_j = _energy(stages, at, _length(stages, at, micro_batches), micro_batches, wait_w)
+    for _ in range(4 * len(stages) * MOST_OPTIONS):
+        step = _best_step(stages, at, micro_batches, limit=limit, now_j=now_j, wait_w=wait_w)
+        if step is None:
+            break
+        stage, side, now_j = step
+        at[stage][side] += 1
+    return at
 
 
 def _best_step(
@@ -162,8 +218,8 @@ def _best_step(
     """The slower setting of one stage and direction that saves most and keeps the limit; None when none does."""
     best: tuple[int, int, float] | None = None
     for stage, one in enumerate(stages):
-        for side, options in enumerate((one.forward, one.backward)):
-            if at[stage][side] + 1 >= len(options):
+        for side in range(4):
+            if at[stage][side] + 1 >= len(one.backward if side % 2 else one.forward):
                 continue
             at[stage][side] += 1
             length = _length(stages, at, micro_batches)
@@ -174,26 +230,46 @@ def _best_step(
     return best
 
 
+def _settings(stage: Stage, at: Sequence[int]) -> tuple[float, float, float, float]:
+    forward, backward, first, last = at
+    return (
+        stage.forward[forward].setting,
+        stage.backward[backward].setting,
+        stage.forward[first].setting,
+        stage.backward[last].setting,
+    )
+
+
 def _length(stages: Sequence[Stage], at: list[list[int]], micro_batches: int) -> float:
-    forward = [one.forward[f].time_s for one, (f, _) in zip(stages, at, strict=True)]
-    backward = [one.backward[b].time_s for one, (_, b) in zip(stages, at, strict=True)]
-    return iteration_s(forward, backward, micro_batches)
+    pairs = list(zip(stages, at, strict=True))
+    return iteration_s(
+        [one.forward[row[0]].time_s for one, row in pairs],
+        [one.backward[row[1]].time_s for one, row in pairs],
+        micro_batches,
+        first_s=[one.forward[row[2]].time_s for one, row in pairs],
+        last_s=[one.backward[row[3]].time_s for one, row in pairs],
+    )
 
 
 def _energy(stages: Sequence[Stage], at: list[list[int]], length: float, micro_batches: int, wait_w: float) -> float:
     total = 0.0
-    for one, (f, b) in zip(stages, at, strict=True):
-        busy = micro_batches * (one.forward[f].time_s + one.backward[b].time_s)
-        total += micro_batches * (one.forward[f].energy_j + one.backward[b].energy_j) + wait_w * max(length - busy, 0.0)
+    for stage, (one, row) in enumerate(zip(stages, at, strict=True)):
+        edge = min(len(stages) - stage - 1, micro_batches)
+        counts = (micro_batches - edge, micro_batches - edge, edge, edge)
+        chosen = (one.forward[row[0]], one.backward[row[1]], one.forward[row[2]], one.backward[row[3]])
+        busy = sum(count * option.time_s for count, option in zip(counts, chosen, strict=True))
+        total += sum(count * option.energy_j for count, option in zip(counts, chosen, strict=True))
+        total += wait_w * max(length - busy, 0.0)
     return total
 
 
-def _schedule(stage: int, stages: int, micro_batches: int) -> list[tuple[str, int]]:
+def _schedule(stage: int, stages: int, micro_batches: int) -> list[tuple[str, int, bool]]:
+    """(kind, micro-batch, whether it belongs to warm-up or drain), in the stage's order."""
     warm = min(stages - stage - 1, micro_batches)
-    order = [("f", batch) for batch in range(warm)]
+    order = [("f", batch, True) for batch in range(warm)]
     for batch in range(micro_batches - warm):
-        order += [("f", warm + batch), ("b", batch)]
-    return order + [("b", batch) for batch in range(micro_batches - warm, micro_batches)]
+        order += [("f", warm + batch, False), ("b", batch, False)]
+    return order + [("b", batch, True) for batch in range(micro_batches - warm, micro_batches)]
 
 
 def _needs(kind: str, stage: int, batch: int, stages: int) -> tuple[str, int, int] | None:

@@ -1,7 +1,7 @@
 """Online choice of a power limit or a clock for a training job, under a bound on its slowdown.
 
-Each candidate is measured in short blocks beside blocks at the reference, in the order A B B A, so that drift of the job
-or of the room cancels. A candidate counts as feasible only when the upper end of its slowdown's interval keeps the bound.
+Each candidate is measured in short blocks beside blocks at the reference, in the order A B B A, so that drift of the
+job or of the room cancels. A candidate is feasible only when the upper end of its slowdown's interval keeps the bound.
 The search is a coroutine: it asks for blocks and is sent what they measured. It must not touch a device or a clock.
 """
 
@@ -27,11 +27,11 @@ class Rules:
     spent_ratio: float = 0.05  # of the run's steps that may be spent measuring
     block_steps: int = 16
     settle_steps: int = 2  # of each block, while the limit settles
-    sure: float = 3.0  # standard errors between the interval's middle and its ends
+    sure: float = 2.8  # standard errors between the interval's middle and its ends
     hope: float = 2.0  # standard errors below its middle that a candidate's slowdown may turn out to be
-    first_pairs: int = 4  # of blocks a candidate gets before the next one is looked at
-    coarse: int = 9  # settings tried first; between the best and its neighbours it is refined
-    refine: int = 3
+    first_pairs: int = 3  # of blocks a candidate gets before the next one is looked at
+    coarse: int = 9  # a knob with more settings is searched along a fitted curve instead of one by one
+    misfit: float = 0.002  # of slowdown, allowed for what the curve cannot follow
     worth: float = 0.003  # a candidate that promises less saving than this above the best is not pursued
     least_sigma: float = 0.002  # of a step's time: no job is steadier than this
 
@@ -77,6 +77,9 @@ class _Candidate:
     sigma: list[float] = field(default_factory=list)  # of one step, each block's own estimate
     counted: int = 0
 
+    def setting_distance(self, reference: float) -> float:
+        return abs(self.setting - reference)
+
     def middle(self) -> float:
         return sum(self.slower) / len(self.slower)
 
@@ -114,6 +117,43 @@ def search(
     return hunt.choice()
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """y = a u + b u**2 with u the distance from the reference; zero at the reference by construction."""
+
+    reference: float
+    a: float
+    b: float
+    covariance: tuple[float, float, float]  # of (a, a), (a, b), (b, b)
+
+    def at(self, setting: float) -> float:
+        u = abs(setting - self.reference)
+        return self.a * u + self.b * u * u
+
+    def error(self, setting: float) -> float:
+        u = abs(setting - self.reference)
+        aa, ab, bb = self.covariance
+        return sqrt(max(u * u * aa + 2.0 * u**3 * ab + u**4 * bb, 0.0))
+
+
+def fit_curve(points: Sequence[tuple[float, int]], values: Sequence[float], *, reference: float, sigma: float) -> Curve:
+    """Least squares; each point is (setting, pairs of blocks), a pair having the standard error sigma."""
+    s2 = s3 = s4 = t1 = t2 = 0.0
+    for (setting, weight), value in zip(points, values, strict=True):
+        u = abs(setting - reference)
+        s2, s3, s4 = s2 + weight * u**2, s3 + weight * u**3, s4 + weight * u**4
+        t1, t2 = t1 + weight * u * value, t2 + weight * u * u * value
+    det = s2 * s4 - s3 * s3
+    a, b = (t1 * s4 - t2 * s3) / det, (t2 * s2 - t1 * s3) / det
+    rest = sum(
+        weight * (value - a * abs(setting - reference) - b * (setting - reference) ** 2) ** 2
+        for (setting, weight), value in zip(points, values, strict=True)
+    )
+    free = max(len(points) - 2, 1)
+    scale = max(sigma**2, rest / free)  # points further from the curve than their noise: the curve is the worse for it
+    return Curve(reference, a, b, (scale * s4 / det, -scale * s3 / det, scale * s2 / det))
+
+
 class _Hunt:
     """State of one search."""
 
@@ -128,19 +168,70 @@ class _Hunt:
         self._tried: dict[float, _Candidate] = {}
 
     def look(self) -> Generator[Trial, Block, None]:
-        """Coarse settings first, outwards until they are surely too slow; then between; then what is still open."""
-        yield from self._outwards(self._coarse())
-        for _ in range(self._rules.refine):
-            between = self._between()
-            if not between:
+        """Few settings: outwards until they are surely too slow, then what is still open. Many: along a curve."""
+        if len(self._order) > self._rules.coarse:
+            yield from self._along_curve()
+        else:
+            yield from self._outwards(self._order)
+            yield from self._settle_open()
+
+    def _along_curve(self) -> Generator[Trial, Block, None]:
+        """Slowdown is smooth in a finely graded clock: all measurements together place its crossing of the bound."""
+        count, most = len(self._order), self._rules.coarse
+        for at in range(1, most + 1):
+            candidate = self._candidate(self._order[round(at * (count - 1) / most)])
+            for _ in range(2):
+                if self._affordable():
+                    yield from self._pair(candidate)
+            if candidate.slower and candidate.middle() > 2.0 * log(1.0 + self._bound):
                 break
-            yield from self._outwards(between)
-        yield from self._settle_open()
+        while self._affordable():
+            hopeful = self._on_curve(sure=0.0)
+            if hopeful is None or hopeful == self._on_curve(sure=self._rules.sure):
+                return
+            yield from self._pair(self._candidate(hopeful))
+
+    def _on_curve(self, *, sure: float) -> float | None:
+        """The setting of least fitted energy whose fitted slowdown, `sure` errors above it, keeps the bound."""
+        curves = self._curves()
+        if curves is None:
+            return None
+        slower, dearer = curves
+        limit = log(1.0 + self._bound) - self._rules.misfit
+        far = max(one.setting_distance(self._reference) for one in self._near())
+        kept = [
+            one
+            for one in self._order
+            if abs(one - self._reference) <= far and slower.at(one) + sure * slower.error(one) <= limit
+        ]
+        return min(kept, key=dearer.at, default=None)
+
+    def _near(self) -> list[_Candidate]:
+        """Measured candidates close enough to the bound for a curve of two terms."""
+        most = 4.0 * log(1.0 + self._bound) + self._rules.misfit
+        return [one for one in self._tried.values() if one.slower and one.middle() <= most]
+
+    def _curves(self) -> tuple[Curve, Curve] | None:
+        near = self._near()
+        if len(near) < 3:
+            return None
+        sigma = [one.error(self._rules) * sqrt(len(one.slower)) for one in near]
+        points = [(one.setting, len(one.slower)) for one in near]
+        pooled = sqrt(sum(one * one for one in sigma) / len(sigma))
+        return (
+            fit_curve(points, [one.middle() for one in near], reference=self._reference, sigma=pooled),
+            fit_curve(
+                points, [sum(one.dearer) / len(one.dearer) for one in near], reference=self._reference, sigma=pooled
+            ),
+        )
+
+    def _candidate(self, setting: float) -> _Candidate:
+        return self._tried.setdefault(setting, _Candidate(setting))
 
     def _outwards(self, settings: Sequence[float]) -> Generator[Trial, Block, None]:
         misses = 0
         for setting in settings:
-            candidate = self._tried.setdefault(setting, _Candidate(setting))
+            candidate = self._candidate(setting)
             for _ in range(self._rules.first_pairs):
                 if not self._affordable() or candidate.verdict(self._bound, self._rules) == "infeasible":
                     break
@@ -153,7 +244,7 @@ class _Hunt:
                 misses = 0
 
     def _settle_open(self) -> Generator[Trial, Block, None]:
-        """Candidates that might keep the bound, the most saving first, while they promise more than the best sure one."""
+        """Candidates that might keep the bound, most saving first, while they promise more than the best sure one."""
         while self._affordable():
             best = self._best()
             floor = self._rules.worth + (best.saving() if best is not None else 0.0)
@@ -191,24 +282,6 @@ class _Hunt:
     def _affordable(self) -> bool:
         return self._left >= 2 * self._rules.block_steps
 
-    def _coarse(self) -> list[float]:
-        count, most = len(self._order), self._rules.coarse
-        if count <= most:
-            return list(self._order)
-        picked = {round((at + 1) * (count - 1) / most) for at in range(most)}
-        return [self._order[at] for at in sorted(picked)]
-
-    def _between(self) -> list[float]:
-        """Untried settings half-way from the best one to its tried neighbours on both sides."""
-        best = self._best()
-        tried = [at for at, setting in enumerate(self._order) if setting in self._tried]
-        at = self._order.index(best.setting) if best is not None else -1
-        above, below = [one for one in tried if one > at], [one for one in tried if one < at]
-        halves = [(at + above[0]) // 2] if above else []
-        if at > 0:
-            halves.append((at + (below[-1] if below else -1)) // 2)
-        return [self._order[half] for half in halves if half >= 0 and self._order[half] not in self._tried]
-
     def _best(self) -> _Candidate | None:
         sure = [one for one in self._tried.values() if one.verdict(self._bound, self._rules) == "feasible"]
         sure = [one for one in sure if one.saving() > 0.0]
@@ -216,19 +289,45 @@ class _Hunt:
 
     def choice(self) -> Choice:
         """The best sure candidate, else the reference."""
-        spent, best = self._budget - self._left, self._best()
+        spent = self._budget - self._left
+        if len(self._order) > self._rules.coarse:
+            return self._curve_choice(spent)
+        best = self._best()
         measured = tuple(sorted(one.setting for one in self._tried.values() if one.slower))
         if best is None:
-            why = (
-                f"no setting is surely within {self._bound:.1%} and cheaper"
-                if measured
-                else f"{self._budget} steps are too few for one comparison of {2 * self._rules.block_steps}"
-            )
-            return Choice(self._reference, 0.0, (0.0, 0.0), 0.0, spent, measured, f"{why}: the reference is kept")
-        low, high = best.interval(self._rules)
-        slowdown, saving = exp(best.middle()) - 1.0, best.saving()
+            return self._kept(spent, measured)
+        return self._chosen(best.setting, best.middle(), best.interval(self._rules), best.saving(), spent, measured)
+
+    def _curve_choice(self, spent: int) -> Choice:
+        measured = tuple(sorted(one.setting for one in self._tried.values() if one.slower))
+        setting, curves = self._on_curve(sure=self._rules.sure), self._curves()
+        if setting is None or curves is None or curves[1].at(setting) >= 0.0:
+            return self._kept(spent, measured)
+        middle = curves[0].at(setting)
+        reach = self._rules.sure * curves[0].error(setting) + self._rules.misfit
+        interval = (exp(middle - reach) - 1.0, exp(middle + reach) - 1.0)
+        return self._chosen(setting, middle, interval, 1.0 - exp(curves[1].at(setting)), spent, measured)
+
+    def _kept(self, spent: int, measured: tuple[float, ...]) -> Choice:
+        why = (
+            f"no setting is surely within {self._bound:.1%} and cheaper"
+            if measured
+            else f"{self._budget} steps are too few for one comparison of {2 * self._rules.block_steps}"
+        )
+        return Choice(self._reference, 0.0, (0.0, 0.0), 0.0, spent, measured, f"{why}: the reference is kept")
+
+    def _chosen(
+        self,
+        setting: float,
+        middle: float,
+        interval: tuple[float, float],
+        saving: float,
+        spent: int,
+        measured: tuple[float, ...],
+    ) -> Choice:
+        slowdown, (low, high) = exp(middle) - 1.0, interval
         why = f"{saving:.1%} less energy at {slowdown:+.1%} time ({low:+.1%} to {high:+.1%}, bound {self._bound:.1%})"
-        return Choice(best.setting, slowdown, (low, high), saving, spent, measured, why)
+        return Choice(setting, slowdown, interval, saving, spent, measured, why)
 
 
 def _check(settings: Sequence[float], *, reference: float, bound: float, run_steps: int) -> None:

@@ -1,7 +1,7 @@
 """Fitted parameters as values and as the text of their data file, with source, date and interval.
 
-A device is fitted three times: on every other workload (`even`), on the rest (`odd`) and on `all`. The halves judge each
-other; `all` is for use, and the interval of a parameter is what the three fits span.
+A device is fitted three times: on every other workload (`even`), on the rest (`odd`) and on `all`. The halves judge
+each other; `all` is for use, and the interval of a parameter is what the three fits span.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def dump(calibration: Calibration, sources: Mapping[str, str]) -> str:
         for key, folds in sorted(calibration.devices.items())
     }
     raw = {
-        "about": "Fitted by `eo bench twin --refit`; do not edit by hand. Intervals: what three fits (halves, all) span.",
+        "about": "Fitted by `eo bench twin --refit`; do not edit. Intervals: what three fits (halves, all) span.",
         "date": calibration.date,
         "devices": devices,
         "stacks": {fold: _plain(prior) for fold, prior in calibration.stacks.items()},

@@ -1,7 +1,7 @@
 """Faults of the simulated hardware: what breaks, when, and what it does to readings, limits and speed.
 
-Rates: 419 unexpected interruptions of 16,384 H100 in 54 days (Llama 3 Herd of Models, arXiv 2407.21783, table 5), of which 148
-faulty GPUs, 72 HBM, 35 network, 17 host memory; the rest is software and unknown. How long one lasts is an assumption.
+Rates: 419 unexpected interruptions of 16,384 H100 in 54 days (Llama 3 Herd of Models, arXiv 2407.21783, table 5), of
+which 148 faulty GPUs, 72 HBM and 35 network switches and cables. How long a fault lasts is an assumption.
 It must not hide a fault: whoever simulates one says so in the row's quality.
 """
 

@@ -1,7 +1,7 @@
 """A clock curve of one serving workload: clock to speed and watts, from a handful of points under caps or locks.
 
-The twin's form: speed from the power mean of a part that follows the clock and one that does not, watts from a constant,
-a part that follows the speed (memory traffic) and one that follows g(x).
+The twin's form: speed from the power mean of a part that follows the clock and one that does not, watts from a
+constant, a part that follows the speed (memory traffic) and one that follows g(x).
 """
 
 from __future__ import annotations

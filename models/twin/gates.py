@@ -331,7 +331,8 @@ def _meter_row(run: SensorRun) -> Row:
         bound=0.05,
         fitted_on="every other update of the reading",
         judged_on="the updates between: rmse over the span of the meter's window means",
-        note=f"window {found.window_s * 1e3:.0f} of {found.period_s * 1e3:.0f} ms, {found.judged_rmse_w:.1f} of {span:.0f} W",
+        note=f"window {found.window_s * 1e3:.0f} of {found.period_s * 1e3:.0f} ms, "
+        f"{found.judged_rmse_w:.1f} of {span:.0f} W",
     )
 
 

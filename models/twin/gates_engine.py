@@ -132,7 +132,7 @@ def headroom(load: Requests, published: Mapping[str, Any], *, runs: Runs | None 
         bound=0.06,
         fitted_on="nothing of it: twin at full-clock fits",
         judged_on="21 % of provisioned power (POLCA)",
-        note=f"twin {_percent(found)}: highest {scale.mean_s:g}-second mean of {scale.replicas} replicas at 3.3 requests/s",
+        note=f"twin {_percent(found)}: highest {scale.mean_s:g}-second mean of {scale.replicas} replicas, 3.3 req/s",
     )
 
 

@@ -31,8 +31,8 @@ LEAST_POINTS: Final = 5  # of a batch curve: three to fit, two to judge
 KNOWN_CLOCKS: Final[dict[str, tuple[float, float | None]]] = {"a100_sxm": (1410.0, None), "a40": (1740.0, 300.0)}
 SOURCES: Final = {
     "zeus_power_limit_sweep.parquet": "ml-energy/zeus @ 75a8b93, zeus_nsdi23 trace (You et al., NSDI 2023), Apache-2.0",
-    "perseus_power_limit_sweep.parquet": "ml-energy/zeus @ 1b1c4a9, sosp24_data/zeus (Chung et al., SOSP 2024), Apache-2.0",
-    "perseus_clock_sweep.parquet": "ml-energy/zeus @ 1b1c4a9, sosp24_data/emulation (Chung et al., SOSP 2024), Apache-2.0",
+    "perseus_power_limit_sweep.parquet": "ml-energy/zeus @ 1b1c4a9, sosp24_data (Chung et al., SOSP 2024), Apache-2.0",
+    "perseus_clock_sweep.parquet": "ml-energy/zeus @ 1b1c4a9, emulation (Chung et al., SOSP 2024), Apache-2.0",
     "mlenergy_v2_llm.csv": "ml-energy/leaderboard-v2 @ c3af7f3 (Chung et al., NeurIPS D&B 2025), Apache-2.0",
 }
 

@@ -1,7 +1,7 @@
 """A node at the wall: GPUs, host, fans and power supplies. Vectorised over nodes; it must not know of time.
 
 Host, fans and idle are assumptions with an interval: nobody publishes them for H100 nodes. What holds them: the highest
-measured wall power of a node with eight H100 (8.4 kW, IEEE Access 13, 2025) and the server and GPU distributions of Acme's A100
+measured wall power of a node with eight H100 (8.4 kW, IEEE Access 13, 2025), and servers and GPUs of Acme's A100
 cluster (Hu et al., NSDI 2024). `eo bench twin` reports both.
 """
 
@@ -58,7 +58,7 @@ class NodePower:
 def node_power(
     params: NodeParams, *, gpu_w: Array, busy_ratio: Array, on: NDArray[np.bool_] | None = None, inlet_c: float = 27.0
 ) -> NodePower:
-    """Watts of each node: gpu_w of all its GPUs together, busy_ratio the mean over them; off nodes keep only their BMC."""
+    """Watts of each node: gpu_w of all its GPUs together, busy_ratio their mean; off nodes keep only their BMC."""
     board_w = gpu_w * params.board_loss
     host_w = params.host_idle_w + (params.host_busy_w - params.host_idle_w) * np.clip(busy_ratio, 0.0, 1.0)
     heat_w = gpu_w + board_w + host_w

@@ -44,8 +44,8 @@ class ThermalParams:
     slowdown_per_k: float = 0.03  # share of the clock given up per kelvin above
     hw_slowdown_c: float = 92.0
     hw_slowdown_x: float = 0.5
-    # Watts for each kelvin of the die above leak_reference_c (below it: fewer). Off by default: the power constants were
-    # fitted on runs at operating temperature. Seen on an A100: LEAKAGE.
+    # Watts for each kelvin of the die above leak_reference_c (below it: fewer). Off by default: the power constants
+    # were fitted on runs at operating temperature. Seen on an A100: LEAKAGE.
     leak_w_per_k: float = 0.0
     leak_reference_c: float = 60.0
 

@@ -31,7 +31,10 @@ _TIME: Final = (
 )
 _POWER: Final = r"(avg|average|mean)_power(_w|_mw|_kw)?|power(_w|_mw|_kw)?|gpu_power(_w|_mw|_kw)?"
 _ENERGY: Final = r"(iteration_)?energy(_per_(epoch|step|iteration|token|image|video))?(_j|_kj|_mj|_wh)?"
-_BESIDE: Final = r"(avg_)?batch|tokens_per_s|avg_output_tokens|energy_per_request_j|gpu_power_w|run|seed|target_.*|(peak|max)_power.*|num_.*"
+_BESIDE: Final = (  # measured beside the sweep, or a repetition: no part of a workload's name
+    r"(avg_)?batch|tokens_per_s|avg_output_tokens|energy_per_request_j|gpu_power_w|run|seed|target_.*"
+    r"|(peak|max|min)_power.*|.*(temp|util|throughput|loss|accuracy|timestamp).*"
+)
 _GPUS: Final = r"n_gpus|num_gpus|gpus"
 _UNITS: Final = {"_mw": 1e-3, "_kw": 1e3, "_ms": 1e-3, "_us": 1e-6, "_kj": 1e3, "_mj": 1e-3, "_wh": 3600.0, "_ghz": 1e3}
 _DEVICE: Final = ("gpu", "device", "hardware", "accelerator")
@@ -75,13 +78,18 @@ def from_columns(columns: Columns) -> Found:
     """All sweeps in a table."""
     names = {_plain(name): name for name in columns}
     knob, knob_column = _knob(names)
-    time_column = _one(names, _TIME, "a time (time_per_epoch_s, iteration_time_s, time_s, avg_tpot_s)")
+    time_column = _one(names, _TIME, "time (time_per_epoch_s, iteration_time_s, time_s, avg_tpot_s)")
     energy_columns, power_column = _energy(names), _match(names, _POWER)
     if not energy_columns and power_column is None:
         raise Unreadable(f"no energy or power among the columns {_list(columns)}; give energy_J or average_power_W")
     gpus_column = _match(names, _GPUS)
     used = {knob_column, time_column, *energy_columns, power_column, gpus_column}
-    keys = [names[name] for name in names if names[name] not in used and not re.fullmatch(_BESIDE, name)]
+    beside = _BESIDE if knob == CLOCK else f"{_BESIDE}|{_KNOBS[CLOCK]}"  # a clock seen under a limit names no workload
+    keys = [
+        names[name]
+        for name in names
+        if names[name] not in used and not re.fullmatch(beside, name) and not _fractional(columns[names[name]])
+    ]
     device = next((names[name] for name in _DEVICE if name in names), None)
     rows = _rows(columns, knob_column, time_column, energy_columns, power_column, gpus_column)
     return _grouped(columns, rows, keys=keys, device=device, knob=knob, names=names)
@@ -234,6 +242,11 @@ def _number(columns: Columns, name: str | None, index: int) -> float:
         return float("nan")
     plain = _plain(name)
     return value * next((factor for unit, factor in _UNITS.items() if plain.endswith(unit)), 1.0)
+
+
+def _fractional(values: Sequence[Any]) -> bool:
+    """Whether a column holds measured numbers: a workload is named by words and whole numbers."""
+    return any(isinstance(value, float) and np.isfinite(value) and value != int(value) for value in values)
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
 """Racks and the room: distribution losses, breakers, heat and cooling. First-order, and an assumption throughout.
 
-The annual mean PUE that comes out (1.1 to 1.3) is held to what operators publish: 1.10 (Google 2023), 1.56 as the mean of the
-Uptime Institute's survey (2023). It must not decide anything: placement and budgets live in models.policy.
+The PUE that comes out (1.1 to 1.4) is held to what operators publish: 1.10 as a fleet's mean (Google, 2023), 1.58 as
+the mean of the Uptime Institute's survey of 2023. It must not decide anything: placement and budgets are policy.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ _EDGE = 1e-9  # times are sums of floats: an edge this close has been reached
 class BoxcarSensor:
     """Readings of all GPUs, made from their true energy counters at the window's two edges.
 
-    The caller stops at every time that `edges` gives and calls `mark` there with the counters in joules. A window may be
-    longer than the period (1 s every 100 ms on an RTX 3090), and a reading may describe a window that ended lag_s ago.
+    The caller stops at every time that `edges` gives and calls `mark` there with the counters in joules. A window may
+    be longer than the period (1 s every 100 ms on an RTX 3090), and may have ended lag_s before it is published.
     """
 
     def __init__(self, params: SensorParams, *, start_w: Array) -> None:
