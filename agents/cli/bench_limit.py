@@ -233,9 +233,9 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"Written by `eo bench limit`. Bound on the slowdown {result['slowdown_bound']:.1%}; "
         f"runs of {result['run_steps']:,} steps, {result['seeds']} seeds.",
-        "The means of every setting are as recorded; the noise of single steps is simulated: 3 % a step, 1 % outliers,",
-        "a drift of 3 %. The oracle is the recorded setting of least energy within the bound. The rules were set on the",
-        "tuned half.",
+        "The means of every setting are as recorded; the noise of single steps is simulated: 3 % a step, 1 % outliers",
+        "and a drift of 3 %. The oracle is the recorded setting of least energy within the bound. The rules were set on",
+        "the tuned half.",
         "",
         "| sweeps | n | worst slowdown | mean saving | oracle | share of it | most spent measuring | passed |",
         "|---|---|---|---|---|---|---|---|",
@@ -243,9 +243,9 @@ def page(result: dict[str, Any]) -> str:
         _summary_line("tuned", result["tuned"]),
         *(_summary_line(f"{file}, judged", _of(result, file)) for file in files if len(files) > 1),
         "",
-        f"Wanted on judged sweeps: slowdown within the bound in every one, {SHARE:.0%} of the oracle's saving or more, at",
-        f"most {SPENT:.0%} of the steps spent. What is missing to the oracle are settings closer to the bound than the error",
-        "that this many noisy steps leave.",
+        f"Wanted on judged sweeps: slowdown within the bound in every one, {SHARE:.0%} of the oracle's saving or more,",
+        f"at most {SPENT:.0%} of the steps spent. What is missing to the oracle are settings closer to the bound than",
+        "the error that this many noisy steps leave.",
         "Where the oracle saves nothing (most batch sizes, jobs that the limit does not reach) the reference is kept.",
     ]
     lines += [

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from models.twin.calibrated import Calibration
     from models.twin.gates import Row
     from models.twin.measured import Measured
+    from models.twin.recordings import Found
     from models.twin.workload import Workload
 
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     return DONE if all(one["passed"] for one in result["gates"]) else FAILED
 
 
-def judge(*, refitted: bool = False, files: Sequence[Path] = (), engine: bool = True) -> list[Row]:
+def judge(*, refitted: bool = False, files: Sequence[Path] = ()) -> list[Row]:
     """Every row: shipped measurements, the user's own sweeps, and the gates that run the engine."""
     from agents.cli import sweep_files
     from models.twin import gates, gates_engine
@@ -46,12 +47,19 @@ def judge(*, refitted: bool = False, files: Sequence[Path] = (), engine: bool = 
     rows = gates.shipped_sweeps(calibration, measured)
     rows += [*gates.published_stack(points), *gates.batch_curves(calibration, curves)]
     rows += [*gates.clock_curves(points), *gates.sensor(measured.runs)]
-    if engine:
-        rows.append(gates_engine.vendor_profile(conversation, points["vendor_profile"]))
-        rows += gates_engine.prefill_lane(points["prefill_lane"])
-        rows.append(gates_engine.headroom(conversation, points["inference_headroom"]))
-        rows += gates_engine.weeks(points)
+    rows.append(gates_engine.vendor_profile(conversation, points["vendor_profile"]))
+    rows += gates_engine.prefill_lane(points["prefill_lane"])
+    rows.append(gates_engine.headroom(conversation, points["inference_headroom"]))
+    rows += gates_engine.weeks(points)
     rows += [*gates.across_models(curves), gates.heat(measured.runs), *gates.walls(points)]
+    return rows + own_rows(calibration, own)
+
+
+def own_rows(calibration: Calibration, own: Sequence[tuple[Path, Found]]) -> list[Row]:
+    """Sweeps of the user's: held-out errors as for the shipped ones, and what could not be used."""
+    from models.twin import gates
+
+    rows: list[Row] = []
     for path, found in own:
         rows += gates.other_sweeps(calibration, found.sweeps, label=path.name)
         rows += gates.other_stacks(calibration, found.sweeps, label=path.name)

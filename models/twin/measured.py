@@ -104,7 +104,9 @@ def refit(measured: Measured, *, date: str, trials: int = 80, rounds: int = 3) -
         for key, sweeps in device_sweeps(measured.sweeps[name]).items():
             prior = ONE_PHASE if key.endswith(CLOCK) else WIDE
             devices[key] = {
-                which: learn(fold(sweeps, which), every, start=GENERIC_LAW, prior=prior, trials=trials, rounds=rounds)
+                which: learn(
+                    fold(sweeps, which) or sweeps, every, start=GENERIC_LAW, prior=prior, trials=trials, rounds=rounds
+                )
                 for which in FOLDS
             }
             sources[key] = f"{SOURCES[name]}; {len(sweeps)} sweeps"
