@@ -13,6 +13,8 @@ from agents.cli.base import DONE, EoError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from agents.cli import bench_limit
+
     parser.epilog = (
         "example: eo bench loop --seconds 60\nexample: eo bench stream\nexample: eo bench twin --json twin.json\n"
         "example: eo bench limit --sweep all --slowdown 0.05"
@@ -34,14 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default 8)")
     parser.add_argument("--seconds", type=float, default=90.0, help="length of the loop's run (default 90)")
     parser.add_argument("--write", type=Path, default=None, help="write the result as a Markdown page")
-    twin = parser.add_argument_group("twin and limit")
-    twin.add_argument(
-        "--sweep", action="append", default=None, metavar="FILE|all", help="recorded sweep, CSV or Parquet"
-    )
-    twin.add_argument("--refit", action="store_true", help="twin: fit the parameters anew and keep them (minutes)")
-    twin.add_argument("--slowdown", type=float, default=0.05, help="limit: bound on the slowdown (default 0.05)")
-    twin.add_argument("--run-steps", type=int, default=20_000, help="limit: length of a run in steps (default 20000)")
-    twin.add_argument("--seeds", type=int, default=5, help="limit: noisy runs of each sweep (default 5)")
+    bench_limit.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

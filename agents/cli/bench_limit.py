@@ -36,6 +36,18 @@ class Case:
     table: SweepTable
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `twin` and `limit`."""
+    group = parser.add_argument_group("twin and limit")
+    group.add_argument(
+        "--sweep", action="append", default=None, metavar="FILE|all", help="recorded sweep, CSV or Parquet"
+    )
+    group.add_argument("--refit", action="store_true", help="twin: fit the parameters anew and keep them (minutes)")
+    group.add_argument("--slowdown", type=float, default=0.05, help="limit: bound on the slowdown (default 0.05)")
+    group.add_argument("--run-steps", type=int, default=20_000, help="limit: length of a run in steps (default 20000)")
+    group.add_argument("--seeds", type=int, default=5, help="limit: noisy runs of each sweep (default 5)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the outcome of each sweep; exit code 1 when a judged demand is missed."""
     from agents.cli.bench import deliver
@@ -234,8 +246,8 @@ def page(result: dict[str, Any]) -> str:
         f"Written by `eo bench limit`. Bound on the slowdown {result['slowdown_bound']:.1%}; "
         f"runs of {result['run_steps']:,} steps, {result['seeds']} seeds.",
         "The means of every setting are as recorded; the noise of single steps is simulated: 3 % a step, 1 % outliers",
-        "and a drift of 3 %. The oracle is the recorded setting of least energy within the bound. The rules were set on",
-        "the tuned half.",
+        "and a drift of 3 %. The oracle is the recorded setting of least energy within the bound. The rules were set",
+        "on the tuned half.",
         "",
         "| sweeps | n | worst slowdown | mean saving | oracle | share of it | most spent measuring | passed |",
         "|---|---|---|---|---|---|---|---|",

@@ -117,6 +117,21 @@ def search(
     return hunt.choice()
 
 
+def recheck(
+    setting: float, *, reference: float, bound: float, pairs: int = 6, rules: Rules | None = None
+) -> Generator[Trial, Block, bool]:
+    """Whether a setting in use may stay: False when the job has changed and is now surely beyond the bound.
+
+    To be run now and then (and after a change of batch size, data or sequence length), out of the same budget.
+    """
+    rule = rules or Rules()
+    hunt = _Hunt([setting, reference], reference, bound, int(2 * pairs * rule.block_steps / rule.spent_ratio) + 1, rule)
+    candidate = _Candidate(float(setting))
+    for _ in range(pairs):
+        yield from hunt.pair(candidate)
+    return candidate.verdict(bound, rule) != "infeasible"
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """y = a u + b u**2 with u the distance from the reference; zero at the reference by construction."""
@@ -182,14 +197,14 @@ class _Hunt:
             candidate = self._candidate(self._order[round(at * (count - 1) / most)])
             for _ in range(2):
                 if self._affordable():
-                    yield from self._pair(candidate)
+                    yield from self.pair(candidate)
             if candidate.slower and candidate.middle() > 2.0 * log(1.0 + self._bound):
                 break
         while self._affordable():
             hopeful = self._on_curve(sure=0.0)
             if hopeful is None or hopeful == self._on_curve(sure=self._rules.sure):
                 return
-            yield from self._pair(self._candidate(hopeful))
+            yield from self.pair(self._candidate(hopeful))
 
     def _on_curve(self, *, sure: float) -> float | None:
         """The setting of least fitted energy whose fitted slowdown, `sure` errors above it, keeps the bound."""
@@ -235,7 +250,7 @@ class _Hunt:
             for _ in range(self._rules.first_pairs):
                 if not self._affordable() or candidate.verdict(self._bound, self._rules) == "infeasible":
                     break
-                yield from self._pair(candidate)
+                yield from self.pair(candidate)
             if candidate.verdict(self._bound, self._rules) == "infeasible":
                 misses += 1
                 if misses == 2 or candidate.interval(self._rules)[0] > 2.0 * self._bound:
@@ -254,7 +269,7 @@ class _Hunt:
             unsure = [one for one in unsure if one.saving() > floor and self._decidable(one)]
             if not unsure:
                 return
-            yield from self._pair(max(unsure, key=_Candidate.saving))
+            yield from self.pair(max(unsure, key=_Candidate.saving))
 
     def _decidable(self, one: _Candidate) -> bool:
         """Whether the rest of the budget could show that it keeps the bound, were its slowdown at the hopeful end."""
@@ -263,7 +278,8 @@ class _Hunt:
         reach = self._rules.sure * error * sqrt(len(one.slower) / pairs)
         return one.middle() - self._rules.hope * error + reach <= log(1.0 + self._bound)
 
-    def _pair(self, candidate: _Candidate) -> Generator[Trial, Block, None]:
+    def pair(self, candidate: _Candidate) -> Generator[Trial, Block, None]:
+        """One block at the reference and one at the candidate, the order turned round each time."""
         rules = self._rules
         settings = (self._reference, candidate.setting)
         backwards = len(candidate.slower) % 2 == 1

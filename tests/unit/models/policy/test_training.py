@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from models.policy.ranks import Option, Stage, for_pipeline, for_ranks, iteration_s
-from models.policy.training import Block, Choice, Rules, Trial, fit_curve, search
+from models.policy.training import Block, Choice, Rules, Trial, fit_curve, recheck, search
 from models.policy.trial_run import SweepTable, replay
 
 BERT = SweepTable(  # A40, BERT on SQuAD, batch 32: seconds per epoch and joules (Zeus trace)
@@ -73,6 +73,23 @@ def test_drift_of_the_whole_job_is_no_slowdown() -> None:
 
     choice, _ = _drive(measure, settings=[250, 300], reference=300, bound=0.03, run_steps=20_000)
     assert choice.setting == 250 and choice.slowdown == pytest.approx(0.01, abs=0.006)
+
+
+def _recheck(slower: float) -> bool:
+    rng, check = Random(4), recheck(250, reference=300, bound=0.05)
+    try:
+        trial = next(check)
+        while True:
+            time_s = slower if trial.setting == 250 else 1.0
+            times = [time_s * (1.0 + rng.gauss(0.0, 0.02)) for _ in range(trial.steps - trial.settle)]
+            trial = check.send(Block(times, [200.0 * one for one in times]))
+    except StopIteration as end:
+        return bool(end.value)
+
+
+def test_a_job_that_changed_is_noticed_and_one_that_did_not_stays() -> None:
+    assert _recheck(1.03) and _recheck(1.05)
+    assert not _recheck(1.12)
 
 
 def test_blocks_that_measured_nothing_are_not_believed() -> None:
