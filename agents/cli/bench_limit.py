@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.twin.recordings import Recorded
 
 BATCH_REFERENCES: Final = (64.0, 128.0, 256.0)
+SHORTER: Final = (5_000, 20_000)  # runs in which 5 % of the steps tell less
 SPENT: Final = 0.05
 SHARE: Final = 0.90
 LEAST_SAVING: Final = 0.001  # below it the oracle has nothing to find
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--refit", action="store_true", help="twin: fit the parameters anew and keep them (minutes)")
     group.add_argument("--slowdown", type=float, default=0.05, help="limit: bound on the slowdown (default 0.05)")
-    group.add_argument("--run-steps", type=int, default=20_000, help="limit: length of a run in steps (default 20000)")
+    group.add_argument("--run-steps", type=int, default=100_000, help="limit: steps of a run (default 100000)")
     group.add_argument("--seeds", type=int, default=5, help="limit: noisy runs of each sweep (default 5)")
 
 
@@ -56,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     found, skipped = cases(args.sweep or ["all"])
     result = measure(found, bound=args.slowdown, run_steps=args.run_steps, seeds=args.seeds)
     result["skipped"] = skipped
+    result["shorter_runs"] = [
+        shorter(found, bound=args.slowdown, run_steps=one) for one in SHORTER if one < args.run_steps
+    ]
     result["pipelines"] = pipelines(bound=args.slowdown) if "all" in (args.sweep or ["all"]) else []
     text = page(result)
     if args.write is not None:
@@ -179,6 +183,13 @@ def summary(rows: Sequence[dict[str, Any]], bound: float) -> dict[str, Any]:
     }
 
 
+def shorter(found: Sequence[Case], *, bound: float, run_steps: int) -> dict[str, Any]:
+    """The judged sweeps again in a shorter run, one seed: what the demand on the steps spent then leaves."""
+    judged = [case for case in found if case.split == "judged"]
+    rows = [_outcome(case, bound=bound, run_steps=run_steps, seeds=1) for case in judged]
+    return {"run_steps": run_steps} | summary(rows, bound)
+
+
 def pipelines(*, bound: float) -> list[dict[str, Any]]:
     """Slack of the shipped pipelines' stages: each stage's clocks, no slowdown and with the bound."""
     from agents.cli import sweep_files
@@ -254,6 +265,7 @@ def page(result: dict[str, Any]) -> str:
         _summary_line("judged", judged),
         _summary_line("tuned", result["tuned"]),
         *(_summary_line(f"{file}, judged", _of(result, file)) for file in files if len(files) > 1),
+        *(_summary_line(f"judged, runs of {one['run_steps']:,} steps", one) for one in result["shorter_runs"]),
         "",
         f"Wanted on judged sweeps: slowdown within the bound in every one, {SHARE:.0%} of the oracle's saving or more,",
         f"at most {SPENT:.0%} of the steps spent. What is missing to the oracle are settings closer to the bound than",

@@ -31,7 +31,7 @@ class Rules:
     hope: float = 2.0  # standard errors below its middle that a candidate's slowdown may turn out to be
     first_pairs: int = 3  # of blocks a candidate gets before the next one is looked at
     coarse: int = 9  # a knob with more settings is searched along a fitted curve instead of one by one
-    misfit: float = 0.002  # of slowdown, allowed for what the curve cannot follow
+    misfit: float = 0.001  # of slowdown, allowed for what the curve cannot follow
     worth: float = 0.003  # a candidate that promises less saving than this above the best is not pursued
     least_sigma: float = 0.002  # of a step's time: no job is steadier than this
 

@@ -36,7 +36,7 @@ def test_limit_writes_what_was_chosen_and_what_it_costs(sweep: Path, tmp_path: P
     (row,) = result["sweeps"]
     assert row["chosen"] == row["oracle"] == 225.0
     assert row["slowdown"] == pytest.approx(0.02) and row["saving"] == pytest.approx(1 - 1.02 * 210 / 250)
-    assert row["steps"] <= 1_000 and result["judged"]["passed"] is True
+    assert row["steps"] <= 5_000 and result["judged"]["passed"] is True
     assert result["skipped"] == {"sweep.csv": {"row without a positive number": 1}}
     assert "Not used of sweep.csv: 1 x row without a positive number." in page.read_text()
     assert "simulated" in page.read_text()
