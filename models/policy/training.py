@@ -187,7 +187,8 @@ class _Hunt:
         if len(self._order) > self._rules.coarse:
             yield from self._along_curve()
         else:
-            yield from self._outwards(self._order)
+            for side in (-1.0, 1.0):  # a batch size can be changed both ways, a limit below the default only one
+                yield from self._outwards([one for one in self._order if (one - self._reference) * side > 0.0])
             yield from self._settle_open()
 
     def _along_curve(self) -> Generator[Trial, Block, None]:

@@ -30,7 +30,7 @@ _FLOOR: Final = np.array([0.5, 0.3, 0.5, 0.5, 0.05])
 _LAW_NAMES: Final = ("static_w", "v_min", "x_knee", "x_floor")
 _LAW_LOW: Final = np.array([5.0, 0.4, 0.3, 0.05])
 _LAW_HIGH: Final = np.array([400.0, 0.98, 0.95, 0.6])
-_LAW_SIGMA: Final = np.array([0.6, 0.08, 0.12, 0.1])  # static: relative; the others absolute
+_LAW_SIGMA: Final = np.array([0.25, 0.08, 0.12, 0.1])  # static: relative; the others absolute
 GENERIC_LAW: Final = JobLaw(static_w=60.0, v_min=0.77, x_knee=0.70, x_floor=0.18)  # mean of V100, A40, P100, A100
 
 
