@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     result["shorter_runs"] = [
         shorter(found, bound=args.slowdown, run_steps=one) for one in SHORTER if one < args.run_steps
     ]
-    result["pipelines"] = pipelines(bound=args.slowdown) if "all" in (args.sweep or ["all"]) else []
+    result["pipelines"] = pipelines(staged(args.sweep or ["all"]), bound=args.slowdown)
     text = page(result)
     if args.write is not None:
         args.write.parent.mkdir(parents=True, exist_ok=True)
@@ -190,28 +190,37 @@ def shorter(found: Sequence[Case], *, bound: float, run_steps: int) -> dict[str,
     return {"run_steps": run_steps} | summary(rows, bound)
 
 
-def pipelines(*, bound: float) -> list[dict[str, Any]]:
-    """Slack of the shipped pipelines' stages: each stage's clocks, no slowdown and with the bound."""
+def staged(wanted: Sequence[str]) -> list[Recorded]:
+    """Sweeps of single pipeline stages in the files named."""
     from agents.cli import sweep_files
     from models.twin.measured import CLOCK_FILES
 
-    found = []
-    with sweep_files.shipped_folder() as folder:
-        for name in CLOCK_FILES:
-            found += [
-                plan
-                for group in _pipeline_groups(sweep_files.recorded(folder / name).sweeps)
-                for plan in (_pipeline(group, bound=0.0), _pipeline(group, bound=bound))
-            ]
-    return found
+    found: list[Recorded] = []
+    for one in dict.fromkeys(wanted):
+        if one == "all":
+            with sweep_files.shipped_folder() as folder:
+                for name in CLOCK_FILES:
+                    found += sweep_files.recorded(folder / name).sweeps
+        else:
+            found += sweep_files.recorded(Path(one)).sweeps
+    return [one for one in found if len(one.stage) == 2]
 
 
-def _pipeline_groups(sweeps: Sequence[Recorded]) -> list[list[Recorded]]:
+def pipelines(sweeps: Sequence[Recorded], *, bound: float) -> list[dict[str, Any]]:
+    """Slack of recorded pipelines: settings for each stage, without slowdown and with the bound."""
     groups: dict[str, list[Recorded]] = {}
     for one in sweeps:
-        if one.stage:
-            groups.setdefault(one.name.removesuffix(" " + " ".join(one.stage)), []).append(one)
-    return list(groups.values())
+        groups.setdefault(one.name.removesuffix(" " + " ".join(one.stage)), []).append(one)
+    whole = [group for group in groups.values() if _complete(group)]
+    return [_pipeline(group, bound=accepted) for group in whole for accepted in dict.fromkeys((0.0, bound))]
+
+
+def _complete(group: Sequence[Recorded]) -> bool:
+    """Whether each stage has both directions."""
+    stages = {one.stage[0] for one in group}
+    return {(one.stage[0], one.stage[1].lower()) for one in group} == {
+        (stage, side) for stage in stages for side in ("forward", "backward")
+    }
 
 
 def _pipeline(group: Sequence[Recorded], *, bound: float) -> dict[str, Any]:

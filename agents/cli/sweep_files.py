@@ -28,12 +28,22 @@ def columns(path: Path) -> dict[str, list[Any]]:
     if path.stat().st_size > MOST_BYTES:
         raise EoError(f"{path} has {path.stat().st_size} bytes, more than {MOST_BYTES}; give the rows of one sweep")
     try:
-        table = parquet.read_table(path) if path.read_bytes()[:4] == b"PAR1" else csv.read_csv(path)
+        with path.open("rb") as file:
+            head = file.readline(65_536)
+        if head[:4] == b"PAR1":
+            table = parquet.read_table(path)
+        else:
+            table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=_delimiter(head)))
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise EoError(f"{path} is neither CSV nor Parquet ({first}); save the sweep as CSV with a header") from error
     found: dict[str, list[Any]] = table.to_pydict()
     return found
+
+
+def _delimiter(header: bytes) -> str:
+    """The one of comma, semicolon and tab that the header has most of."""
+    return max(",;\t", key=lambda one: header.count(one.encode()))
 
 
 def recorded(path: Path) -> Found:

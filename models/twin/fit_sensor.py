@@ -58,6 +58,7 @@ class SensorFit:
     offset_w: float
     rmse_w: float  # of the updates it was fitted to
     judged_rmse_w: float  # of the others
+    judged: int  # how many those are
 
 
 def readings(signal: Meter, *, window_s: float, period_s: float, lag_s: float, ask_s: float) -> tuple[Array, Array]:
@@ -120,12 +121,12 @@ def _search(seen: Updates, signal: Meter, windows: Array, lags: Array) -> Sensor
 
 def _line(
     end_s: Array, watts: Array, signal: Meter, *, window: float, fitted: Bools
-) -> tuple[float, float, float, float]:
+) -> tuple[float, float, float, float, int]:
     mean = signal.mean_w(end_s - window, end_s)
     design = np.stack([mean, np.ones_like(mean)], axis=1)
     line = np.linalg.lstsq(design[fitted], watts[fitted], rcond=None)[0]
     rest = design @ line - watts
-    return float(line[0]), float(line[1]), _rms(rest[fitted]), _rms(rest[~fitted])
+    return float(line[0]), float(line[1]), _rms(rest[fitted]), _rms(rest[~fitted]), int((~fitted).sum())
 
 
 def _rms(values: Array) -> float:

@@ -122,6 +122,8 @@ def other_sweeps(calibration: Calibration, recorded: Sequence[Recorded], *, labe
     for key, sweeps in device_sweeps(recorded).items():
         chosen, _ = _protocol(key)
         usable = [one for one in sweeps if len(one.setting) > int(chosen(one).sum()) > 1]
+        if len(usable) < len(sweeps):
+            rows.append(_too_short(f"{label}: {key}", len(sweeps) - len(usable)))
         if not usable:
             continue
         device, _, knob = key.rpartition("/")
@@ -133,6 +135,11 @@ def other_sweeps(calibration: Calibration, recorded: Sequence[Recorded], *, labe
         fitted_on = f"{'three settings' if knob == LIMIT else 'every fourth clock'} of each workload; device: {where}"
         rows += _three_rows(f"{label}: {key}", [held_out(known, usable, chosen)], BOUNDS.get(key), fitted_on=fitted_on)
     return rows
+
+
+def _too_short(name: str, count: int) -> Row:
+    note = "no setting is left to judge: a limit sweep needs four, a clock sweep six"
+    return Row(name=f"{name}: not judged", n=count, error=None, bound=None, fitted_on="-", judged_on="-", note=note)
 
 
 def learned_from_three(
@@ -326,7 +333,7 @@ def _meter_row(run: SensorRun) -> Row:
     span = float(np.ptp(meter.mean_w(ends - found.window_s, ends)))
     return Row(
         name=f"sensor: fit to the meter ({run.name})",
-        n=len(run.meter_end_s),
+        n=found.judged,
         error=round(found.judged_rmse_w / span, 5),
         bound=0.05,
         fitted_on="every other update of the reading",

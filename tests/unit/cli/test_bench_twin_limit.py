@@ -72,6 +72,29 @@ def test_what_cannot_be_used_is_said_in_one_sentence(
     assert said in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters_are_read(delimiter: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text(SWEEP.replace(",", delimiter))
+    (one,) = sweep_files.recorded(path).sweeps
+    assert one.setting.tolist() == [200.0, 225.0, 250.0, 275.0, 300.0]
+
+
+def test_stages_of_a_pipeline_are_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["gpu,stage,instruction,sm_clock_MHz,time_s,energy_J"]
+    for stage, load in enumerate((1.0, 1.4, 1.0)):
+        for side in ("forward", "backward"):
+            for clock in (1000, 1200, 1400):
+                time_s = load * 1400 / clock
+                rows.append(f"z,{stage},{side},{clock},{time_s:.4f},{time_s * (80 + 300 * (clock / 1400) ** 3):.2f}")
+    path = tmp_path / "stages.csv"
+    path.write_text("\n".join(rows) + "\n")
+    main(["bench", "limit", "--sweep", str(path), "--seeds", "1", "--json"])
+    free, bounded = json.loads(capsys.readouterr().out)["pipelines"]
+    assert free["slowdown"] == pytest.approx(0.0, abs=1e-9) and free["saving"] > 0.03
+    assert bounded["slowdown"] <= 0.05 + 1e-9 and bounded["saving"] >= free["saving"]
+
+
 def test_an_unwritable_result_names_the_file(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "limit", "--sweep", str(sweep), "--json", "/proc/no/out.json"]) == 1
     assert "/proc/no/out.json could not be written" in capsys.readouterr().err
