@@ -62,7 +62,8 @@ def build(job: Job, settings: WorkerSettings) -> StreamApp:
         datadir=str(settings.layout.run / "faust"),
     )
     app.progress = Progress()
-    app.fetch = FetchTuning(settings.max_batch, settings.fetch_max_wait_ms, settings.fetch_min_bytes)
+    own = FetchTuning(settings.max_batch, settings.fetch_max_wait_ms, settings.fetch_min_bytes)
+    app.fetch = getattr(job, "fetch", own)
     app.runtime = Runtime(job, _context(job, settings), progress=app.progress, metrics=WorkerMetrics(job.name))
     app.hooks = app.runtime
     for topic in job.topics:

@@ -44,6 +44,13 @@ class WorkerSettings(BaseSettings):
     commit_interval_s: float = Field(1.0, gt=0.0)
     stall_s: float = Field(60.0, gt=0.0, description="no commit for this long while records wait = exit non-zero")
 
+    # Alerts. No default here sends anything anywhere.
+    alert_rules_dir: Path | None = Field(None, description="folder of *.toml rules that override the shipped ones")
+    location: str | None = Field(None, min_length=1, description="where the cluster stands; none = no CO2 number")
+    carbon_factors: Path | None = Field(None, description="TOML, g CO2e/kWh by location; none = no CO2 number")
+    alertmanager_url: str | None = Field(None, pattern=r"^https?://", description="Alertmanager to tell; none = no one")
+    webhook_file: Path | None = Field(None, description="receivers of webhooks; default deliver/webhooks.json")
+
     # Group and fetch.
     session_s: float = Field(10.0, gt=0.0)
     heartbeat_s: float = Field(3.0, gt=0.0)

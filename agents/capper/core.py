@@ -31,6 +31,7 @@ from streams.contract.failpoints import hit
 from streams.contract.records import PowerApplied, PowerDesired
 from streams.contract.signing import KeyRing
 
+SLACK_S: Final = 5.0  # beyond a slow device's own latency
 ANSWERS_KEPT: Final = 16  # a duplicate of one of the last commands gets the same acknowledgement again
 
 
@@ -54,7 +55,7 @@ class Capper:
         if (first := power or clock) is None:
             raise CapperError(f"node {node} has neither a power nor a clock actuator: there is nothing to cap")
         self.node, self.cluster, self.settings, self.folder = node, cluster, settings, folder
-        self._keyring, self._monotonic, self._wall_ns = keyring, monotonic, wall_ns
+        self._keyring, self._monotonic, self._wall_ns, self._sleep = keyring, monotonic, wall_ns, sleep
         names = "+".join(actuator.name for actuator in (power, clock) if actuator)
         self._writer = AckWriter(cluster=cluster, node=node, actuator=names, quality=first.quality, wall_ns=wall_ns)
         capper_id = self._writer.capper_id
@@ -105,8 +106,17 @@ class Capper:
         """Puts back what is still held, then lets the folder go. Safe to call twice."""
         if self._started and self._holdings.held:
             self.restore_all("the capper is stopping")
+            self._wait_for_slow()
         self._started = False
         self._drop_files()
+
+    def _wait_for_slow(self) -> None:
+        """Devices out of band take their time; what they do not show by then stays in the save file."""
+        slowest = max((knob.actuator.latency_s for _, knob in self._holdings.held), default=0.0)
+        ends_s = self._monotonic() + slowest + SLACK_S
+        while self._monotonic() < ends_s and any(knob.pending for _, knob in self._holdings.held):
+            self._sleep(0.25)
+            self.tick()
 
     def _drop_files(self) -> None:
         self._mark.close()
@@ -333,5 +343,6 @@ def _gpu_status(gpu: Gpu, now_s: float) -> dict[str, object]:
         "yielded": gpu.yielded,
         "not_actuatable": gpu.shunned,
         "restoring": gpu.restoring,
+        "pending": {k.actuator.knob: k.pending.value for k in gpu.knobs if k.pending},
         "set_calls": sum(knob.set_calls for knob in gpu.knobs),
     }

@@ -32,6 +32,8 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "features": ("features", "the feature store: list, latest values, history"),
     "sql": ("sql", "ask the archive, read-only"),
     "dlq": ("dlq", "list or replay dead letters"),
+    "alerts": ("alerts", "what fires and why, the rules, silences"),
+    "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
     "read": ("read", "one normalised reading of a source"),
     "bench": ("bench", "measure: loop, stream, twin, limit"),
 }

@@ -17,7 +17,7 @@ from agents.fleet import registers as fleet_registers
 from streams.contract.layout import Layout
 
 PARTITIONS: Final = 4
-READERS: Final = ("features", "anomaly", "actuation", "ledger", "archive")
+READERS: Final = ("features", "anomaly", "actuation", "ledger", "archive", "alerts")
 Say = Callable[[str], None]
 
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.description = DESCRIPTION
     parser.epilog = "example: eo worker features"
-    parser.add_argument("job", nargs="?", help="features, anomaly, actuation, archive or ledger; default: all")
+    parser.add_argument("job", nargs="?", help="a job, such as features or alerts; default: all")
     parser.add_argument("--only", metavar="JOB,JOB", help="supervise these jobs only")
     parser.add_argument("--bootstrap", help="the broker, host:port; default: KAFKA_BOOTSTRAP, then `eo broker`")
 

@@ -7,20 +7,26 @@ counted and logged once per change; the others go on. It never talks to Kafka: t
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 
 import msgspec
 
 from agents.node import merge
 from agents.node.control_loop import ControlLoop
+from agents.node.errors import SourceError
 from agents.node.publisher import EventPublisher
+from agents.node.sources import sound
 from agents.node.sources.base import Reading, Source
+from agents.node.sources.engines.gpus import with_uuids
 from agents.node.spool import Spool
 from streams.contract import codec
 from streams.contract.failpoints import hit
 from streams.contract.records import GpuColumns, NodeTelemetry, PowerApplied
 
 log = logging.getLogger(__name__)
+MAX_TOLD = 2000
+_DIGITS = re.compile(r"\d+")
 
 
 class NodeAgent:
@@ -50,6 +56,8 @@ class NodeAgent:
         self.cluster, self.node, self.control = cluster, node, control
         self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
         self._failing: dict[str, str] = {}
+        self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._told: set[str] = set()  # reasons that the log has; one that comes and goes is said once
         self._seq = 0
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
@@ -59,7 +67,7 @@ class NodeAgent:
 
     def sample(self, now_ns: int) -> NodeTelemetry:
         """Reads every source once, makes one record of it and spools it. Raises SpoolError when the disk fails."""
-        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and _says(reading)]
+        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and reading.says]
         hit("agent.after_sample")
         record = self._record(readings, now_ns)
         self._spool.append(self._key, codec.encode(record))
@@ -69,6 +77,7 @@ class NodeAgent:
 
     def _record(self, readings: Sequence[Reading], now_ns: int) -> NodeTelemetry:
         self._seq += 1
+        gpu = self._with_locks(merge.gpus(readings))
         return NodeTelemetry(
             cluster=self.cluster,
             node=self.node,
@@ -76,13 +85,15 @@ class NodeAgent:
             seq=self._seq,
             ts_ns=now_ns,
             source=tuple(r.source for r in readings),
-            quality=merge.worst([r.quality for r in readings]),
+            quality=merge.quality(readings),
             capability=merge.union([r.capability for r in readings]) if readings else (),
-            gpu=self._with_locks(merge.gpus(readings)),
+            gpu=gpu,
             host=merge.host(readings),
-            engines=merge.engines(readings),
+            engines=with_uuids(merge.engines(readings), gpu),
             spool_depth=self._spool.depth + 1,
             lost_total=self._spool.lost_total,
+            domains=merge.domains(readings),
+            sensors=merge.sensors(readings),
         )
 
     def _with_locks(self, gpu: GpuColumns | None) -> GpuColumns | None:
@@ -95,21 +106,37 @@ class NodeAgent:
     def _read(self, source: Source, now_ns: int) -> Reading | None:
         try:
             reading = source.read(now_ns)
+            if unsound := sound.problem(reading):
+                raise SourceError(unsound)
         except Exception as error:  # noqa: BLE001 - sources wrap drivers; one that fails must not silence the others
             self.failures[source.name] += 1
             self._changed(source.name, f"{type(error).__name__}: {error}")
             return None
         self._changed(source.name, None)
+        if reading.missing != self._missing.get(source.name, ()):
+            self._tell_missing(source.name, reading.missing)
         return reading
 
+    def _tell_missing(self, name: str, missing: tuple[tuple[str, str], ...]) -> None:
+        """Says each reason once: what a source cannot give is no failure, but nobody should guess why."""
+        self._missing[name] = missing
+        for part, reason in missing:
+            word = f"{name} {part} " + _DIGITS.sub("#", reason)
+            if word in self._told or len(self._told) > MAX_TOLD:
+                continue
+            self._told.add(word)
+            log.info("node %s: source %s, %s: %s", self.node, name, part, reason)
+
     def _changed(self, name: str, problem: str | None) -> None:
-        if problem == self._failing.get(name):
+        # The same problem a second later has another age in it: that is no news.
+        kind = None if problem is None else _DIGITS.sub("#", problem)
+        if kind == self._failing.get(name):
             return
-        if problem is None:
+        if kind is None:
             del self._failing[name]
             log.warning("node %s: source %s reads again", self.node, name)
         else:
-            self._failing[name] = problem
+            self._failing[name] = kind
             log.error("node %s: source %s fails (%s); the other sources go on", self.node, name, problem)
 
     # --- control -----------------------------------------------------------------------------------------------
@@ -138,8 +165,3 @@ class NodeAgent:
         """Closes the sources; spools and Kafka clients belong to whoever made them."""
         for source in self._sources:
             source.close()
-
-
-def _says(reading: Reading) -> bool:
-    """Whether a reading holds anything: absent hardware reads empty, and must not lend its quality to the rest."""
-    return reading.gpu is not None or reading.host is not None or bool(reading.engines)

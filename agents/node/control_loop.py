@@ -171,7 +171,8 @@ class ControlLoop:
         for engine in telemetry.engines:
             age_s = (telemetry.ts_ns - engine.ts_ns) / 1e9 + now_s - seen_s
             mhz = self._engine_clock(live, engine, columns, age_s=age_s, now_s=now_s)
-            wanted.update(dict.fromkeys(engine.gpu_uuid, mhz))
+            for uuid in engine.gpu_uuid:
+                wanted[uuid] = _faster(wanted[uuid], mhz) if uuid in wanted else mhz
         return {uuid: mhz for uuid, mhz in wanted.items() if uuid in live.ranges and uuid not in self._yielded}
 
     def _engine_clock(
@@ -245,3 +246,8 @@ class ControlLoop:
         self._unsure.update(self.locks)
         if self.live is not None:
             self._unsure.update(self.live.ranges)
+
+
+def _faster(one: int | None, other: int | None) -> int | None:
+    """The clock of a GPU that two engines share: release wins, then the higher one."""
+    return None if one is None or other is None else max(one, other)

@@ -26,6 +26,7 @@ from agents.node.control_loop import ControlLoop
 from agents.node.kafka_side import KafkaSide
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
+from agents.node.sources.background import BackgroundSource
 from agents.node.sources.base import Source
 from agents.node.spool import Spool
 from streams.contract.layout import Layout
@@ -69,14 +70,14 @@ class AgentProcess:
 
     def _sources(self) -> list[Source]:
         found = []
-        for name in self.settings.sources:
+        for name in self.settings.source_names:
             source = registry.make(name, self.settings.source_options(name))
             probe = source.probe()
             if probe.present:
                 log.info("source %s: %s", name, ", ".join(probe.capability) or "present")
             else:
                 log.warning("source %s has nothing here: %s", name, probe.reason)
-            found.append(source)
+            found.append(in_background(name, source, self.settings.sample_interval_s))
         return found
 
     def _receive(self, raw: bytes, received_ns: int) -> None:
@@ -164,6 +165,12 @@ class AgentProcess:
         self._run_file.unlink(missing_ok=True)
         if not sent:
             log.warning("%d records stay in the spool; the next start sends them", self.spool.depth + self.acks.depth)
+
+
+def in_background(name: str, source: Source, interval_s: float) -> Source:
+    """The source itself, or read at the side when its registry line says that it is slow."""
+    entry = registry.SOURCES[registry.canonical(name)]
+    return BackgroundSource(source, interval_s=max(interval_s, entry.every_s)) if entry.slow else source
 
 
 def _next(due: float, interval_s: float, now: float) -> float:
