@@ -1,133 +1,81 @@
-"""A power sensor beside a trusted meter: when it publishes, over which window it looks, and what is left unexplained.
+"""The board's power sensor beside a trusted meter, for the twin: fitted on every other update, judged on the rest.
 
-Also the other way round, for tests of the estimate: readings of a sensor with a known window on any power signal.
-Values in, values out; times in seconds on one clock.
+The estimate itself is models.sensors'; here is the other way round, readings of a sensor with a known window on any
+power signal, and what is left at updates that were not fitted. Values in, values out; seconds on one clock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.sensors import boxcar, publishing
+from models.sensors.boxcar import Reference
+
 Array = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-LEAST_UPDATES: Final = 12
-_ROUGH: Final = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0])  # periods
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """A power signal as its running integral, so that the mean over any window is one subtraction."""
-
-    time_s: Array
-    joules: Array
-
-    def mean_w(self, start_s: Array, end_s: Array) -> Array:
-        spent = np.interp(end_s, self.time_s, self.joules) - np.interp(start_s, self.time_s, self.joules)
-        return np.asarray(spent / (end_s - start_s), dtype=np.float64)
-
-
-def meter(time_s: Array, mean_w: Array) -> Meter:
-    """From means that each end at their time (the first one starts as long before it as the second after)."""
-    steps = np.diff(time_s, prepend=2 * time_s[0] - time_s[1])
-    times = np.concatenate([[time_s[0] - steps[0]], time_s])
-    return Meter(times, np.concatenate([[0.0], np.cumsum(mean_w * steps)]))
-
-
-@dataclass(frozen=True, slots=True)
-class Updates:
-    """Published values and when."""
-
-    time_s: Array
-    watts: Array
-    period_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class SensorFit:
-    """reading = gain * mean(meter over window_s, ended lag_s before publication) + offset_w."""
+    """reading = gain * (meter under the shape, ended lag_s before publication) + offset_w."""
 
+    shape: str
     window_s: float
     lag_s: float
     period_s: float
     gain: float
     offset_w: float
-    rmse_w: float  # of the updates it was fitted to
-    judged_rmse_w: float  # of the others
+    judged_rmse_w: float  # at the updates that were not fitted
     judged: int  # how many those are
+    span_w: float  # between the lowest and the highest mean that the meter saw under the shape's window
 
 
-def readings(signal: Meter, *, window_s: float, period_s: float, lag_s: float, ask_s: float) -> tuple[Array, Array]:
-    """What a reader that asks every ask_s sees of such a sensor."""
+def meter(end_s: Array, mean_w: Array) -> Reference:
+    """From means that each end at their time; a mean stands for the middle of its stretch."""
+    half = 0.5 * float(np.median(np.diff(end_s)))
+    return Reference(end_s - half, mean_w)
+
+
+def readings(signal: Reference, *, window_s: float, period_s: float, lag_s: float, ask_s: float) -> tuple[Array, Array]:
+    """What a reader that asks every ask_s sees of a boxcar sensor."""
     first = signal.time_s[0] + window_s + lag_s
     asked = np.arange(first + period_s, signal.time_s[-1], ask_s)
     published = first + np.floor((asked - first) / period_s) * period_s
     return asked, signal.mean_w(published - lag_s - window_s, published - lag_s)
 
 
-def updates(time_s: Array, watts: Array) -> Updates:
-    """The beat behind readings that were asked faster than they change: a change is seen late, never early."""
-    changed = np.flatnonzero(np.diff(watts) != 0.0) + 1
-    if len(changed) < LEAST_UPDATES:
-        raise ValueError(f"{len(changed)} changes of the reading are too few to find its period; record at least 12")
-    seen, before = time_s[changed], time_s[changed - 1]
-    gaps = np.diff(seen)
-    rough = float(np.median(gaps[gaps > 0.5 * np.median(gaps)]))
-    best = (np.inf, rough, seen[0])
-    for period in rough * np.linspace(0.94, 1.06, 601):
-        beats = np.round((seen - seen[0]) / period) * period
-        late, early = seen - beats, before - beats
-        start = 0.5 * (np.percentile(early, 95) + np.percentile(late, 5))
-        off = float(np.minimum(np.maximum(early - start, 0.0) + np.maximum(start - late, 0.0), rough).sum())
-        if off < best[0]:
-            best = (off, float(period), float(start))
-    _, period, start = best
-    return Updates(start + np.round((seen - seen[0]) / period) * period, watts[changed], period)
+def window(time_s: Array, watts: Array, signal: Reference) -> float:
+    """Estimated window; NaN where the readings do not tell it."""
+    updates = publishing.find(time_s, watts)
+    found = None
+    if updates.period_s is not None:
+        found = boxcar.fit(updates.time_s, updates.value, signal, period_s=updates.period_s)
+    return float("nan") if found is None else found.window_s
 
 
-def fit(seen: Updates, signal: Meter) -> SensorFit:
-    """Window and lag from every other update; the rest judge them. A coarse grid first, then a fine one around it."""
-    period = seen.period_s
-    found = _search(seen, signal, period * _ROUGH, period * np.arange(-0.15, 0.61, 0.025))
-    windows, lags = found.window_s * np.linspace(0.7, 1.4, 36), found.lag_s + period * np.linspace(-0.03, 0.03, 13)
-    return _search(seen, signal, windows, lags)
-
-
-def _search(seen: Updates, signal: Meter, windows: Array, lags: Array) -> SensorFit:
-    best: SensorFit | None = None
-    longest, furthest = float(windows.max()), float(np.abs(lags).max())
-    inside = seen.time_s - longest - furthest > signal.time_s[0]
-    inside &= seen.time_s + furthest < signal.time_s[-1]
-    if inside.sum() < LEAST_UPDATES:
-        longest = float(np.median(windows))
-        windows = windows[windows <= longest]
-        inside = (seen.time_s - longest - furthest > signal.time_s[0]) & (seen.time_s + furthest < signal.time_s[-1])
-    if inside.sum() < LEAST_UPDATES:
-        raise ValueError(f"only {inside.sum()} updates lie beside the meter; record at least {LEAST_UPDATES}")
-    time_s, watts = seen.time_s[inside], seen.watts[inside]
-    fitted = np.arange(len(time_s)) % 2 == 0
-    for window in windows.tolist():
-        for lag in lags.tolist():
-            one = _line(time_s - lag, watts, signal, window=window, fitted=fitted)
-            if best is None or one[2] < best.rmse_w:
-                best = SensorFit(window, lag, seen.period_s, *one)
-    assert best is not None
-    return best
-
-
-def _line(
-    end_s: Array, watts: Array, signal: Meter, *, window: float, fitted: Bools
-) -> tuple[float, float, float, float, int]:
-    mean = signal.mean_w(end_s - window, end_s)
-    design = np.stack([mean, np.ones_like(mean)], axis=1)
-    line = np.linalg.lstsq(design[fitted], watts[fitted], rcond=None)[0]
-    rest = design @ line - watts
-    return float(line[0]), float(line[1]), _rms(rest[fitted]), _rms(rest[~fitted]), int((~fitted).sum())
-
-
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+def fit(time_s: Array, watts: Array, signal: Reference) -> SensorFit:
+    """Shape, window and lag from every other update; raises ValueError where the readings do not tell them."""
+    updates = publishing.find(time_s, watts)
+    if updates.period_s is None:
+        raise ValueError(f"no update period of the sensor can be told ({updates.why}); record longer and ask faster")
+    found = boxcar.fit(updates.time_s[::2], updates.value[::2], signal, period_s=updates.period_s)
+    if found is None:
+        raise ValueError("the meter moved too little beside the readings; record a load that changes")
+    end_s, value = updates.time_s[1::2] - found.lag_s, updates.value[1::2]
+    inside = signal.covers(end_s - found.window_s, end_s)
+    seen = signal.shaped_w(end_s[inside], found.window_s, found.shape)
+    rest = found.gain * seen + found.offset_w - value[inside]
+    ends = signal.time_s[signal.time_s > signal.time_s[0] + found.window_s]
+    return SensorFit(
+        shape=found.shape,
+        window_s=found.window_s,
+        lag_s=found.lag_s,
+        period_s=updates.period_s,
+        gain=found.gain,
+        offset_w=found.offset_w,
+        judged_rmse_w=float(np.sqrt(np.mean(rest**2))),
+        judged=int(inside.sum()),
+        span_w=float(np.ptp(signal.mean_w(ends - found.window_s, ends))),
+    )

@@ -128,9 +128,7 @@ def heat_records(runs: Sequence[SensorRun]) -> list[fit_heat.HeatRecord]:
 
 def _sensor(runs: Sequence[SensorRun]) -> dict[str, Any]:
     fits = {
-        one.name: fit_sensor.fit(
-            fit_sensor.updates(one.time_s, one.reading_w), fit_sensor.meter(one.meter_end_s, one.meter_w)
-        )
+        one.name: fit_sensor.fit(one.time_s, one.reading_w, fit_sensor.meter(one.meter_end_s, one.meter_w))
         for one in runs
     }
     windows = sorted(round(one.window_s, 4) for one in fits.values())
@@ -142,7 +140,10 @@ def _sensor(runs: Sequence[SensorRun]) -> dict[str, Any]:
         "lag_s": round(best.lag_s, 4),
         "period_s": round(best.period_s, 4),
         "gain": round(best.gain, 4),
-        "runs": {name: {key: round(value, 5) for key, value in asdict(one).items()} for name, one in fits.items()},
+        "runs": {
+            name: {key: value if isinstance(value, str) else round(value, 5) for key, value in asdict(one).items()}
+            for name, one in fits.items()
+        },
     }
 
 

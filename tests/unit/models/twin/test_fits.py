@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.sensors.boxcar import Reference
 from models.twin import fit_heat, fit_sensor
 from models.twin.fit_curve import CurvePoints, inner_errors
 from models.twin.fit_jobs import DeviceFit, Sweep, every_nth, fit, learn, predict, three
@@ -101,7 +102,7 @@ def test_curve_points_at_the_ends_are_not_judged() -> None:
     assert len(fast) == 4 and len(power) == 3
 
 
-def _meter() -> fit_sensor.Meter:
+def _meter() -> Reference:
     time_s = np.arange(1, 5001) * 2e-3
     rng = np.random.default_rng(5)
     level = np.repeat(rng.uniform(60.0, 400.0, 140), 36)[:5000]
@@ -109,19 +110,22 @@ def _meter() -> fit_sensor.Meter:
 
 
 @pytest.mark.parametrize(("window", "period", "lag"), [(0.025, 0.1, 0.0), (0.06, 0.1, 0.02), (0.5, 0.1, 0.03)])
-def test_window_and_lag_of_a_sensor_are_found(window: float, period: float, lag: float) -> None:
+def test_window_and_lag_of_a_simulated_sensor_are_found(window: float, period: float, lag: float) -> None:
     meter = _meter()
     asked, seen = fit_sensor.readings(meter, window_s=window, period_s=period, lag_s=lag, ask_s=0.013)
-    found = fit_sensor.fit(fit_sensor.updates(asked, seen), meter)
+    found = fit_sensor.fit(asked, seen, meter)
     assert found.window_s == pytest.approx(window, rel=0.1)
+    assert fit_sensor.window(asked, seen, meter) == pytest.approx(window, rel=0.1)
     assert found.period_s == pytest.approx(period, rel=0.01)
-    assert found.lag_s == pytest.approx(lag, abs=0.006)
-    assert found.gain == pytest.approx(1.0, abs=0.05)
+    assert found.lag_s == pytest.approx(lag, abs=0.008)
+    assert found.judged_rmse_w < 0.1 * found.span_w and found.judged >= 12
 
 
-def test_too_few_updates_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="1 changes of the reading are too few to find its period; record at least 12"):
-        fit_sensor.updates(np.arange(20.0), np.repeat([100.0, 200.0], 10))
+def test_readings_that_tell_nothing_are_refused_in_one_sentence() -> None:
+    meter = _meter()
+    with pytest.raises(ValueError, match="no update period of the sensor can be told"):
+        fit_sensor.fit(np.arange(20.0), np.repeat([100.0, 200.0], 10), meter)
+    assert np.isnan(fit_sensor.window(np.arange(20.0), np.repeat([100.0, 200.0], 10), meter))
 
 
 def test_heat_constants_and_leakage_are_found_again() -> None:
