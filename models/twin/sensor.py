@@ -40,6 +40,7 @@ class BoxcarSensor:
         """Window edges in (after_s, until_s] that matter for the reading at until_s and for the windows open then."""
         last = self._last(until_s)
         wanted = {edge for number in range(last, last + self._open() + 1) for edge in self._window(number)}
+        wanted.add(last * self._params.period_s)  # the moment of publication, where it is no edge itself
         return sorted(min(edge, until_s) for edge in wanted if after_s + _EDGE < edge <= until_s + _EDGE)
 
     def mark(self, now_s: float, energy_j: Array) -> None:
