@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from agents.cli.base import EoError
+from models.sensors.bounds import check_power
 from models.sensors.boxcar import Reference
 from models.sensors.types import Floats
 
@@ -30,6 +31,7 @@ EDGES: Final = re.compile(r"timestamps|edges", re.I)
 ZONE_S: Final = 900.0  # clocks of two files may differ by a time zone: whole quarters of an hour
 ZONES: Final = 14 * 4
 FASTEST_S: Final = 0.002  # a trace faster than this is a meter's, not a GPU sensor's
+MOST_W, MOST_J = 1e7, 1e15  # no number beyond is a power or a counter of anything; what is below is judged by `bounds`
 NUMBER: Final = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
 
 
@@ -58,7 +60,7 @@ def load(folder: Path) -> list[Run]:
     for path in files:
         try:
             role, values = _part(path)
-        except (ValueError, OSError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, ArithmeticError, OSError, LookupError) as error:
             problems.append(f"{path.name}: {error}")
             continue
         parts.setdefault(ROLE.sub("", path.stem), {})[role] = values
@@ -72,6 +74,8 @@ def load(folder: Path) -> list[Run]:
 def _run(name: str, parts: dict[str, tuple[Any, ...]]) -> Run:
     time_s, power_w, busy, counter = parts["sensor"]
     notes: list[str] = []
+    if (warning := check_power(float(np.nanmedian(power_w))).warning) is not None:
+        notes.append(f"its median power: {warning.rstrip('.')}; its figures here are as recorded")
     meter, edges = None, None
     if "meter" in parts:
         shift_s = _shift(time_s, parts["meter"][0])
@@ -192,7 +196,8 @@ def _power(table: dict[str, Any]) -> Floats:
     if not found:
         raise ValueError(f"no column of power among {', '.join(table)}")
     found.sort(key=lambda name: ("instant" in name.lower(), "total" not in name.lower()))
-    return _numbers(table[found[0]]) * (1e-3 if re.search(r"[_\[ ]mw\]?$|milliwatt", found[0], re.I) else 1.0)
+    watts = _numbers(table[found[0]]) * (1e-3 if re.search(r"[_\[ ]mw\]?$|milliwatt", found[0], re.I) else 1.0)
+    return np.where((watts >= 0) & (watts <= MOST_W), watts, np.nan)
 
 
 def _busy(table: dict[str, Any]) -> Floats | None:
@@ -213,7 +218,8 @@ def _counter(table: dict[str, Any]) -> Floats | None:
     scale = next(
         (s for word, s in (("mj", 1e-3), ("uj", 1e-6)) if re.search(rf"[_\[ ]{word}\]?$", found[0], re.I)), 1.0
     )
-    return _numbers(table[found[0]]) * scale
+    joules = _numbers(table[found[0]]) * scale
+    return np.where((joules >= 0) & (joules <= MOST_J), joules, np.nan)
 
 
 def _numbers(column: Any) -> Floats:

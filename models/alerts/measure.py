@@ -15,6 +15,7 @@ from models.alerts.rule import Rule
 
 Column = Sequence[float | None]
 WINDOW_NS = 60 * 10**9  # of the features
+NOBODY_S = 3.0  # the shortest silence of all nodes that counts as one
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +139,29 @@ def silence(
     cluster: the way to them has failed, not each of them. `since_ns` = when listening began: earlier counts for nobody.
     """
     ages_s = {node: (now_ns - max(at, since_ns)) / 1e9 for node, at in seen_ns.items()}
-    over = [node for node, age_s in ages_s.items() if rule.over(age_s)]
-    nobody = len(ages_s) > 1 and len(over) == len(ages_s)
+    newest_s = min(ages_s.values(), default=0.0)
+    bound_s = rule.threshold or 0.0
+    # Nodes fall silent a second or two apart when the way to all of them fails: decide well before the first is over.
+    nobody = len(ages_s) > 1 and newest_s > max(NOBODY_S, bound_s / 4.0)
     out = []
     for node in sorted(ages_s):
         # While nobody is heard nothing is known of a single node, and after a restart nothing of one that has not had
         # the time to speak: its own alert neither begins nor ends.
-        unknown = nobody or (seen_ns[node] < since_ns and node not in over)
+        unknown = nobody or (seen_ns[node] < since_ns and not rule.over(ages_s[node]))
         value = None if unknown else ages_s[node]
         quality: Quality = "simulated" if node in simulated else "measured"
         start = max(seen_ns[node], since_ns)
         out.append(Finding(node, now_ns, value, {"silent_s": value}, node=node, quality=quality, window_start_ns=start))
-    if ages_s:
-        newest_s = min(ages_s.values())
-        everybody = f"all {len(ages_s)} nodes"
+    if len(ages_s) > 1:
+        heard = any(at >= since_ns for at in seen_ns.values())
         out.append(
             Finding(
                 f"cluster {cluster}",
                 now_ns,
-                newest_s if nobody else 0.0 if any(at >= since_ns for at in seen_ns.values()) else None,
+                newest_s if heard or rule.over(newest_s) else None,
                 {"silent_s": newest_s, "nodes": float(len(ages_s))},
                 quality="simulated" if simulated >= ages_s.keys() else "measured",
                 window_start_ns=now_ns - int(newest_s * 1e9),
-                reason=everybody if nobody else "",
             )
         )
     return out

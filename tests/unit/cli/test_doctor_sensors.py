@@ -74,6 +74,18 @@ def test_values_that_are_no_numbers_are_unknown(tmp_path: Path) -> None:
     assert np.isnan(run.power_w).tolist() == [True, False, True, False]
 
 
+def test_milliwatts_under_a_label_of_watts_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "x.csv", timestamp=times(), power_w=[250_000.0] * 100 + [260_000.0] * 100)
+    checks, _ = doctor_sensors.archive(tmp_path)
+    assert any("in milliwatts it would be 255 W" in check.found for check in checks)
+
+
+def test_absurd_values_are_unknown(tmp_path: Path) -> None:
+    write(tmp_path / "x.csv", timestamp=times(4), power_w=[1e300, -5.0, 50.0, 60.0])
+    (run,) = load(tmp_path)
+    assert np.isnan(run.power_w).tolist() == [True, True, False, False]
+
+
 def test_a_busy_ratio_and_a_counter_are_found(tmp_path: Path) -> None:
     write(
         tmp_path / "x.parquet", timestamp=times(), power_w=[100.0] * 200, mem_util_pct=[1] * 200, util_pct=[50] * 200,

@@ -285,6 +285,14 @@ def test_when_nobody_is_heard_it_is_one_alert_of_the_cluster(bench: Bench) -> No
     assert [a.node for a in bench.alerts() if a.node is not None] == ["n49"], "who stays away is named then"
 
 
+def test_nodes_that_fall_silent_one_after_the_other_within_seconds_are_one_alert_too(bench: Bench) -> None:
+    bench.seconds(20, lambda _: [bench.telemetry(f"n{i}") for i in range(50)])
+    for left in (30, 10, 3):
+        bench.seconds(1, lambda _, count=left: [bench.telemetry(f"n{i}") for i in range(count)])  # type: ignore[misc]
+    bench.seconds(60, lambda _: [])
+    assert [one.labels["subject"] for one in bench.alerts()] == ["cluster c1"]
+
+
 def test_a_node_that_is_gone_for_a_day_is_forgotten_with_its_alerts(bench: Bench) -> None:
     bench.seconds(5, lambda _: [bench.telemetry("n1"), bench.telemetry("n2")])
     bench.feed(bench.ack("not_actuatable", "refused", "not_actuatable: x", node="n2"))
