@@ -39,7 +39,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
     "read": ("read", "one normalised reading of a source"),
     "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
-    "bench": ("bench", "measure: loop, stream"),
+    "bench": ("bench", "measure: loop, stream, twin, limit"),
 }
 
 
@@ -86,7 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         verb = load(top.verb)
         parser = argparse.ArgumentParser(
-            prog=f"eo {top.verb}", description=VERBS[top.verb][1], formatter_class=argparse.RawDescriptionHelpFormatter
+            prog=f"eo {top.verb}",
+            description=VERBS[top.verb][1],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # `eo bench` takes a file after --json
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument("--debug", action="store_true", help="show tracebacks")
