@@ -1,0 +1,403 @@
+"""The local controller's arithmetic on floats: state and measurements in, clock and chunk size out. One source for all.
+
+The node agent and the demo run these functions as they are (through `controller`), the bench compiles the very same
+source. They may therefore use nothing but floats, tuples, `math` and a row of floats as memory. No words, no None: an
+unknown measurement is NaN, an absent bound is infinite.
+"""
+
+from __future__ import annotations
+
+from math import exp, floor, inf, isfinite, isnan, log
+from typing import Final, NamedTuple
+
+from models.control.equations import Plant, iteration_s, prefill_fit, under_limit
+from models.control.steady import BUSY_MAX, Flow, steady, top_rate
+
+# Memory: one row of floats per engine.
+S_X: Final = 0  # lock in force as a share of the highest clock; 1 = default
+S_CHANGED: Final = 1
+S_CLEAN: Final = 2  # windows in a row that would have allowed a lower clock
+S_PROVEN: Final = 3  # lowest clock at which clean windows have been seen
+S_RUNNING: Final = 4  # mean load over a long answer
+S_KV: Final = 5
+S_RATE: Final = 6
+S_TIME: Final = 7
+S_DECODE: Final = 8  # learned ratios
+S_PREFILL: Final = 9
+S_STEADY: Final = 10  # steps since the lock moved
+S_LONG: Final = 11  # a long prompt, tokens
+S_DONE: Final = 12  # prompt tokens prefilled since the start
+S_BAD: Final = 13  # windows in a row in which the model did not predict
+S_RECALIBRATE: Final = 14  # until when default clocks are kept and ratios learn fast
+S_CHUNK: Final = 15
+S_WATT: Final = 16  # learned ratio of power
+S_WAIT: Final = 17  # predictions of the last step, for the words: queue wait, first token, gap at the top clock
+S_FIRST: Final = 18
+S_GAP: Final = 19
+S_WANTED: Final = 20
+S_STARTED: Final = 21
+S_NEXT: Final = 22  # place in the ring of arrival snapshots
+S_OUT: Final = 23  # output tokens/s
+S_PLAN_X: Final = 24  # set point for the load of the last seconds
+S_PLAN_CHUNK: Final = 25
+S_PLANNED: Final = 26  # when
+S_PLAN_WHY: Final = 27
+S_TOP: Final = 28  # prefill rate at default clocks
+S_RING: Final = 29
+SNAPSHOTS: Final = 10
+S_SIZE: Final = S_RING + 2 * SNAPSHOTS
+
+# Why the clock is what it is.
+LOWEST: Final = 0
+WAIT: Final = 1
+TBT: Final = 2
+TTFT: Final = 3
+GAP: Final = 4
+DRIFT: Final = 5
+BOUNDS: Final = 6
+
+RATIO_MIN: Final = 0.5
+RATIO_MAX: Final = 2.0
+SLOW_S: Final = 20.0  # a long answer takes about this long
+BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
+RECALIBRATE_S: Final = 5.0
+CHUNK_STEP: Final = 64.0
+
+
+class Tuning(NamedTuple):
+    """How careful the controller is; frozen on the training days (docs/benchmarks/control.md)."""
+
+    react_s: float = 0.6  # from a change in the queue to a clock in force
+    slack_ratio: float = 0.05  # of the first-token target: what a late boost may cost a long prompt
+    down_x: float = 60.0 / 1980.0  # one step into clocks that are not proven
+    clean: float = 3.0
+    dwell_s: float = 1.0
+    chunk_min: float = 0.0  # 0: the engine does not take a chunk size
+    chunk_max: float = 0.0
+    gain: float = 0.1
+    gain_down: float = 0.03
+    deadline_ratio: float = 0.9  # share of the first-token target by which the backlog must be gone
+    learns: float = 1.0  # 0: the model is taken as it is; 1: two ratios; 2: one ratio for both
+    plan_s: float = 1.0  # how often the set point for the mean load is sought
+    busy_max: float = 0.85  # share of time in prefill that a set point may come to
+
+
+class Load(NamedTuple):
+    """What the engine says now and showed since the last step."""
+
+    running: float
+    queued: float  # prompt tokens not prefilled
+    kv: float
+    prefilled: float  # since the last step; NaN = unknown
+    longest: float  # longest prompt that arrived since; NaN = unknown
+    generated: float  # output tokens since the last step; NaN = unknown
+    mean_s: float  # gaps between tokens since the last step; NaN = none or unknown
+    tail_s: float
+    x: float  # clock that the device showed
+    watts: float  # of one GPU; NaN = unknown
+
+
+class Bounds(NamedTuple):
+    """Latency targets in seconds (infinite = none) and the clocks that the envelope grants, as shares."""
+
+    tbt_s: float
+    ttft_s: float
+    gap_s: float  # mean gap between tokens over a long answer: the end-to-end bound
+    min_x: float
+    max_x: float
+    default_x: float
+
+
+def begin(s: list[float], p: Plant, long_prompt: float) -> None:
+    """Memory of an engine that was never seen."""
+    for i in range(S_SIZE):
+        s[i] = 0.0
+    s[S_X] = 1.0
+    s[S_CHANGED] = -1e18
+    s[S_PROVEN] = 1.0
+    s[S_DECODE] = 1.0
+    s[S_PREFILL] = 1.0
+    s[S_WATT] = 1.0
+    s[S_LONG] = long_prompt
+    s[S_CHUNK] = p.chunk_tokens
+
+
+def bounded(ratio: float) -> float:
+    return min(RATIO_MAX, max(RATIO_MIN, ratio))
+
+
+def room_of(p: Plant, chunk: float, running: float) -> float:
+    """Prompt tokens that fit one iteration beside the running sequences."""
+    return max(chunk - running, p.min_prefill_tokens)
+
+
+def chunk_at(p: Plant, u: Tuning, x: float, running: float, kv: float, tbt_s: float) -> float:
+    """The largest chunk whose full iteration keeps the bound at clock x, where the engine takes one."""
+    if u.chunk_max <= 0.0:
+        return p.chunk_tokens
+    if not tbt_s < 1e6:
+        return u.chunk_max
+    return min(u.chunk_max, max(u.chunk_min, floor(running + prefill_fit(p, x, running, kv, tbt_s))))
+
+
+def needed_rate(s: list[float], now_s: float, queued: float, ttft_s: float, u: Tuning) -> float:
+    """Prefill tokens per second by which every waiting prompt still has its first token in time.
+
+    Each snapshot says how many tokens had arrived by then; what is not prefilled of them is due at the bound's age.
+    """
+    need = 0.0
+    for k in range(SNAPSHOTS):
+        arrived = s[S_RING + 2 * k + 1]
+        left = arrived - s[S_DONE]
+        if left <= 0.5 or arrived <= 0.0:
+            continue
+        due = s[S_RING + 2 * k] + ttft_s * u.deadline_ratio - now_s
+        need = max(need, min(left, queued) / max(due, 1e-3))
+    return need
+
+
+def remember(s: list[float], now_s: float, queued: float, ttft_s: float) -> None:
+    """Adds a snapshot of what has arrived, not more often than the ring is long for."""
+    last = (int(s[S_NEXT]) - 1) % SNAPSHOTS
+    at = S_RING + 2 * last
+    arrived = s[S_DONE] + queued
+    if s[at + 1] > 0.0 and now_s - s[at] < ttft_s / (SNAPSHOTS - 2):
+        # Too soon for a new one: what came since counts as arrived with the newest, which is the careful side.
+        s[at + 1] = arrived
+        return
+    at = S_RING + 2 * int(s[S_NEXT])
+    s[at] = now_s
+    s[at + 1] = arrived
+    s[S_NEXT] = float((int(s[S_NEXT]) + 1) % SNAPSHOTS)
+
+
+def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s: float) -> None:
+    """Compares the last window with the model: two ratios, and whether the model still predicts."""
+    if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
+        return
+    room = room_of(p, s[S_CHUNK], load.running)
+    x, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
+    decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
+    fast = now_s < s[S_RECALIBRATE]
+    gain = 0.5 if fast else u.gain
+    error = 0.0
+    if isfinite(load.mean_s) and load.mean_s > 0.0:
+        share = min(1.0, load.prefilled / room * load.mean_s / span_s)
+        a, b = (1.0 - share) * decode, share * mixed
+        miss = load.mean_s - s[S_DECODE] * a - s[S_PREFILL] * b
+        error = log(load.mean_s / (s[S_DECODE] * a + s[S_PREFILL] * b))
+        step = gain * miss / (a * a + b * b)
+        s[S_DECODE] = bounded(s[S_DECODE] + step * a)
+        s[S_PREFILL] = bounded(s[S_PREFILL] + step * b)
+    if isfinite(load.tail_s) and load.tail_s > 0.0 and load.prefilled >= 2.0 * room:
+        miss = load.tail_s / mixed - s[S_PREFILL]
+        if miss > BAD_LOG * s[S_PREFILL]:
+            error = max(error, log(load.tail_s / mixed / s[S_PREFILL]))
+        s[S_PREFILL] = bounded(s[S_PREFILL] + (gain if miss > 0.0 else (gain if fast else u.gain_down)) * miss)
+    if u.learns >= 2.0:
+        s[S_DECODE] = s[S_PREFILL] = 0.5 * (s[S_DECODE] + s[S_PREFILL])
+    judge(s, error, now_s, fast)
+    if isfinite(load.watts) and load.watts > 0.0 and watts > 0.0:
+        s[S_WATT] += 0.02 * (min(2.0, load.watts / watts) - s[S_WATT])
+
+
+def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
+    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew."""
+    if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
+        s[S_BAD] = 0.0
+        return
+    if abs(error) <= BAD_LOG:
+        s[S_BAD] = 0.0
+        return
+    s[S_BAD] += 1.0
+    if s[S_BAD] >= 3.0:
+        s[S_BAD] = 0.0
+        s[S_RECALIBRATE] = now_s + RECALIBRATE_S
+
+
+def follow(s: list[float], load: Load, now_s: float) -> None:
+    """Mean load over about the duration of a long answer, and a long prompt as a slowly falling maximum."""
+    span = max(0.0, now_s - s[S_TIME])
+    share = 1.0 - exp(-span / SLOW_S)
+    if s[S_STARTED] <= 0.0:
+        share = 1.0
+        s[S_STARTED] = now_s
+    s[S_RUNNING] += share * (load.running - s[S_RUNNING])
+    s[S_KV] += share * (load.kv - s[S_KV])
+    if not isnan(load.prefilled):
+        s[S_DONE] += load.prefilled
+        if span > 0.0:
+            s[S_RATE] += share * (load.prefilled / span - s[S_RATE])
+    if not isnan(load.generated) and span > 0.0:
+        s[S_OUT] += share * (load.generated / span - s[S_OUT])
+    if load.longest > 0.0:
+        # Up by 99 parts, down by one: settles near the 99th percentile of what arrives.
+        s[S_LONG] *= 1.0 + 0.01 * (0.99 if load.longest > s[S_LONG] else -0.01)
+        s[S_LONG] = max(s[S_LONG], 0.5 * load.longest)
+    s[S_TIME] = now_s
+
+
+def flow_of(s: list[float]) -> Flow:
+    """The mean load of the last seconds with what is learned of the stack."""
+    each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
+    return Flow(s[S_RATE], s[S_OUT], each, s[S_DECODE], s[S_PREFILL])
+
+
+def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float, chunk: float) -> int:
+    """LOWEST when a clock and a chunk keep every bound at the mean load, otherwise which one they break."""
+    running = load.running + 1.0
+    room = room_of(p, chunk, running)
+    mixed = s[S_PREFILL] * iteration_s(p, x, running, load.kv, room)
+    decode = s[S_DECODE] * iteration_s(p, x, running, load.kv, 0.0)
+    if not max(mixed, decode) <= to.tbt_s * 1.0005:
+        return TBT
+    rate = room / mixed
+    if to.ttft_s < inf:
+        slack = max(u.slack_ratio * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
+        if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
+            return TTFT
+        if s[S_RATE] > u.busy_max * rate:
+            return WAIT
+    if to.gap_s < inf and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s:
+        return GAP
+    return LOWEST
+
+
+def lowest(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, chunk: float, low: float, steps: int) -> int:
+    """Steps above `low` of the lowest clock that holds with this chunk; minus the broken bound when none does."""
+    broken = holds(p, u, s, load, to, low + steps * p.x_step, chunk)
+    if broken != LOWEST:
+        return -broken
+    first, last = 0, steps
+    while first < last:
+        middle = (first + last) // 2
+        if holds(p, u, s, load, to, low + middle * p.x_step, chunk) == LOWEST:
+            last = middle
+        else:
+            first = middle + 1
+    return last
+
+
+def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float, steps: int) -> None:
+    """The clock and chunk that cost least at the mean load among those that keep every bound."""
+    chunks = 1 if u.chunk_max <= 0.0 else int((u.chunk_max - u.chunk_min) / CHUNK_STEP) + 1
+    best_w, why = inf, TBT
+    for k in range(chunks):
+        chunk = p.chunk_tokens if u.chunk_max <= 0.0 else u.chunk_min + k * CHUNK_STEP
+        found = lowest(p, u, s, load, to, chunk, low, steps)
+        if found < 0:
+            why = max(why, -found)
+            continue
+        x = low + found * p.x_step
+        cost = steady(p, flow_of(s), x, chunk).gpu_w
+        if cost < best_w:
+            best_w = cost
+            s[S_PLAN_X], s[S_PLAN_CHUNK] = x, chunk
+    s[S_PLAN_WHY] = float(LOWEST if best_w < inf else why)
+
+
+def urgent(p: Plant, s: list[float], load: Load, u: Tuning, to: Bounds, need: float, low: float, steps: int) -> float:
+    """The lowest clock whose prefill rate, with the largest chunk the gap bound allows, meets the backlog's deadline."""
+    first, last = 0, steps
+    while first < last:
+        middle = (first + last) // 2
+        x = low + middle * p.x_step
+        if rate_at(p, u, s, load, to, x) >= need:
+            last = middle
+        else:
+            first = middle + 1
+    return low + last * p.x_step
+
+
+def rate_at(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float) -> float:
+    running = load.running + 1.0
+    room = room_of(p, chunk_at(p, u, x, running, load.kv, to.tbt_s / s[S_PREFILL]), running)
+    return room / (s[S_PREFILL] * iteration_s(p, x, running, load.kv, room))
+
+
+def grid_up(x: float, step: float) -> float:
+    """The first clock of the grid that is not below x."""
+    return -floor(-x / step + 1e-6) * step
+
+
+def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> tuple[float, float, int]:
+    """One step: the lock as a share of the highest clock (default_x = release), the chunk size, and why."""
+    span = now_s - s[S_TIME]
+    if s[S_STEADY] >= 1.0 and s[S_STARTED] > 0.0:
+        learn(p, u, s, load, now_s, span)
+    follow(s, load, now_s)
+    if to.ttft_s < inf:
+        remember(s, now_s, load.queued, to.ttft_s)
+    before = s[S_X]
+    why = choose(p, u, s, load, to, now_s)
+    s[S_STEADY] = s[S_STEADY] + 1.0 if s[S_X] == before else 0.0
+    largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
+    s[S_CHUNK] = min(largest, s[S_PLAN_CHUNK]) if why == LOWEST and s[S_X] <= s[S_PLAN_X] + 1e-9 else largest
+    return s[S_X], s[S_CHUNK], why
+
+
+def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> int:
+    """The planned clock, or the higher one that the backlog asks for; approached from above."""
+    low = grid_up(to.min_x, p.x_step)
+    top = min(to.max_x, to.default_x)
+    if low > top + 1e-9:
+        release(s, to, now_s)
+        return BOUNDS
+    steps = int((top - low) / p.x_step + 1e-6)
+    if now_s - s[S_PLANNED] >= u.plan_s - 1e-9 or s[S_PLANNED] <= 0.0:
+        running = load.running + 1.0
+        chunk = chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL])
+        s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
+        plan(p, u, s, load, to, low, steps)
+        s[S_PLANNED] = now_s
+    s[S_WAIT] = load.queued / s[S_TOP]
+    s[S_FIRST] = s[S_WAIT] + s[S_LONG] / s[S_TOP]
+    if now_s < s[S_RECALIBRATE]:
+        release(s, to, now_s)
+        return DRIFT
+    if s[S_PLAN_WHY] != float(LOWEST):
+        release(s, to, now_s)
+        return int(s[S_PLAN_WHY])
+    wanted = s[S_PLAN_X]
+    if to.ttft_s < inf and load.queued > 0.0:
+        need = needed_rate(s, now_s, load.queued, to.ttft_s, u)
+        if need > s[S_TOP]:
+            release(s, to, now_s)
+            return WAIT
+        if need > 0.0:
+            wanted = max(wanted, urgent(p, s, load, u, to, need, low, steps))
+    s[S_WANTED] = wanted
+    approach(p, u, s, load, to, now_s, low)
+    return LOWEST
+
+
+def release(s: list[float], to: Bounds, now_s: float) -> None:
+    if s[S_X] != to.default_x:
+        s[S_X] = to.default_x
+        s[S_CHANGED] = now_s
+    s[S_CLEAN] = 0.0
+    s[S_WANTED] = to.default_x
+
+
+def approach(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float, low: float) -> None:
+    """Up at once; down after clean windows, at once to a proven clock and by one step into unproven ones."""
+    wanted, x = s[S_WANTED], s[S_X]
+    if load.tail_s > to.tbt_s * 1.03:
+        s[S_PROVEN] = to.default_x
+    if wanted > x + 1e-9:
+        s[S_CLEAN] = 0.0
+        s[S_X] = wanted if wanted < to.default_x - 1e-9 else to.default_x
+        s[S_CHANGED] = now_s
+        return
+    if wanted > x - 1e-9:
+        s[S_CLEAN] = 0.0
+        s[S_PROVEN] = min(s[S_PROVEN], x)
+        return
+    s[S_CLEAN] += 1.0
+    if s[S_CLEAN] >= u.clean:
+        s[S_PROVEN] = min(s[S_PROVEN], x)
+        if now_s - s[S_CHANGED] >= u.dwell_s - 1e-9:
+            step = max(p.x_step, floor(u.down_x / p.x_step + 1e-6) * p.x_step)
+            down = x - step if s[S_PROVEN] >= x - 1e-9 else max(s[S_PROVEN], low)
+            s[S_X] = max(wanted, down)
+            s[S_CHANGED] = now_s
