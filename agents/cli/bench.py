@@ -13,15 +13,30 @@ from agents.cli.base import DONE, EoError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example: eo bench loop --seconds 60\nexample: eo bench stream"
-    parser.add_argument("what", choices=("loop", "stream"), help="loop: sample to read-back; stream: backlog")
+    from agents.cli import bench_control
+
+    parser.epilog = (
+        "example: eo bench loop --seconds 60\nexample: eo bench stream\n"
+        "example: eo bench control --workload azure-code-2024 --strategy all --days 2 --json out.json"
+    )
+    parser.add_argument(
+        "what",
+        choices=("loop", "stream", "control"),
+        help="loop: sample to read-back; stream: backlog; control: strategies on request traces, simulated",
+    )
+    parser.add_argument("--json", nargs="?", const=True, default=False, metavar="FILE", help="JSON on screen or to FILE")
     parser.add_argument("--nodes", type=int, default=100, help="simulated nodes (default 100)")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default 8)")
     parser.add_argument("--seconds", type=float, default=90.0, help="length of the loop's run (default 90)")
     parser.add_argument("--write", type=Path, default=None, help="write the result as a Markdown page")
+    bench_control.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.what == "control":
+        from agents.cli.bench_control import run as run_control
+
+        return run_control(args)
     if args.what == "stream":
         from agents.cli.bench_stream import run as run_stream
 

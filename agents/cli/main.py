@@ -33,7 +33,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "sql": ("sql", "ask the archive, read-only"),
     "dlq": ("dlq", "list or replay dead letters"),
     "read": ("read", "one normalised reading of a source"),
-    "bench": ("bench", "measure: loop, stream"),
+    "bench": ("bench", "measure: loop, stream, control"),
 }
 
 
@@ -80,7 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         verb = load(top.verb)
         parser = argparse.ArgumentParser(
-            prog=f"eo {top.verb}", description=VERBS[top.verb][1], formatter_class=argparse.RawDescriptionHelpFormatter
+            prog=f"eo {top.verb}",
+            description=VERBS[top.verb][1],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # `eo bench` takes a file after --json
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -45,7 +45,7 @@ def compiled() -> SimpleNamespace:
     for module in modules:
         own = _copy(module, found)
         for name, function in own.items():
-            found[name] = numba.njit(function, cache=folder is not None, nogil=True, error_model="numpy")
+            found[name] = numba.njit(function, cache=folder is not None, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"})
             function.__globals__[name] = found[name]
         for function in own.values():
             function.__globals__.update({n: f for n, f in found.items() if n in function.__globals__})

@@ -139,13 +139,12 @@ def finish(sim: Sim, r: int, j: int, now_s: float) -> None:
     sim.clock[C_ARRIVED_OUT] += tokens
 
 
-def complete(sim: Sim, r: int, dt_s: float, prefill: float, bound_s: float) -> None:
+def complete(sim: Sim, r: int, dt_s: float, prefill: float, bound_s: float, hour: int) -> None:
     """The end of an iteration: gaps, finished sequences, prefilled prompts."""
     now_s = sim.t[r]
     running = sim.running[r]
     sim.iteration[r] += 1
     if running > 0.0:
-        hour = hour_of(sim, now_s)
         sim.hist[1, hour, hist_bin(dt_s)] += running
         sim.hours[hour, H_GAPS] += running
         if dt_s > MISS_TBT_S:
@@ -208,13 +207,13 @@ def first_tokens(sim: Sim, r: int, now_s: float, prefill: float) -> None:
             finish(sim, r, j, now_s)
 
 
-def spend(sim: Sim, r: int, watts: float, seconds: float) -> None:
+def spend(sim: Sim, r: int, watts: float, seconds: float, hour: int) -> None:
     """Energy of one GPU of the replica; the hour is that of the beginning."""
     joules = watts * seconds
     sim.energy[r] += joules
     sim.obs[r, O_ENERGY] += joules
     sim.power[r] = watts
-    sim.hours[hour_of(sim, sim.t[r]), H_GPU_J] += joules
+    sim.hours[hour, H_GPU_J] += joules
 
 
 def land(sim: Sim, r: int) -> None:
@@ -229,7 +228,7 @@ def advance_replica(sim: Sim, p: Plant, node: Node, r: int, until_s: float, boun
     if sim.state[r] == LOADING:
         end = min(until_s, sim.ready_s[r])
         if end > sim.t[r]:
-            spend(sim, r, node.boot_w, end - sim.t[r])
+            spend(sim, r, node.boot_w, end - sim.t[r], hour_of(sim, sim.t[r]))
             sim.t[r] = end
         if sim.ready_s[r] > until_s:
             return
@@ -238,6 +237,7 @@ def advance_replica(sim: Sim, p: Plant, node: Node, r: int, until_s: float, boun
         sim.t[r] = max(sim.t[r], until_s)
         sim.power[r] = 0.0
         return
+    hour = hour_of(sim, sim.t[r])
     while sim.t[r] < until_s:
         land(sim, r)
         room = max(sim.chunk[r] - sim.running[r], p.min_prefill_tokens)
@@ -253,19 +253,18 @@ def advance_replica(sim: Sim, p: Plant, node: Node, r: int, until_s: float, boun
             end = until_s
             if sim.next_x[r] > 0.0 and sim.lands_s[r] < until_s:
                 end = sim.lands_s[r]
-            spend(sim, r, idle_w(p, sim.x[r]), end - sim.t[r])
+            spend(sim, r, idle_w(p, sim.x[r]), end - sim.t[r], hour)
             sim.t[r] = end
             continue
         asked = sim.x[r]
         if phase_x > 0.0 and prefill <= 0.0:
             asked = min(asked, phase_x)
         x, dt_s, watts = under_limit(p, asked, sim.running[r], sim.kv[r], prefill, sim.limit_w[r])
-        spend(sim, r, watts, dt_s)
-        hour = hour_of(sim, sim.t[r])
+        spend(sim, r, watts, dt_s, hour)
         sim.hours[hour, H_X_S] += x * dt_s
         sim.hours[hour, H_BUSY_S] += dt_s
         sim.t[r] += dt_s
-        complete(sim, r, dt_s, prefill, bound_s)
+        complete(sim, r, dt_s, prefill, bound_s, hour)
 
 
 def meter(sim: Sim, p: Plant, node: Node, now_s: float) -> None:

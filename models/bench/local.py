@@ -34,7 +34,7 @@ UCB: Final = 4
 SEARCH: Final = 5  # throttLL'eM
 PHASES: Final = 6  # GreenLLM
 PROFILE: Final = 7  # DynamoLLM
-PERFECT_PHASE: Final = 8
+LIMIT: Final = 8
 
 LEVELS: Final = 10  # of the bandit
 LOADS: Final = 8
@@ -79,6 +79,8 @@ def control(sim: Sim, p: Plant, how: Local, now_s: float) -> None:
                 ours(sim, p, how, r, now_s)
             elif how.kind == PID:
                 pid(sim, p, how, r, now_s)
+            elif how.kind == LIMIT:
+                sim.limit_w[r] = how.a
             elif how.kind == AIMD:
                 aimd(sim, p, how, r, now_s)
             elif how.kind == UCB:

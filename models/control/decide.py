@@ -78,7 +78,7 @@ class Tuning(NamedTuple):
     gain_down: float = 0.03
     deadline_ratio: float = 0.9  # share of the first-token target by which the backlog must be gone
     learns: float = 1.0  # 0: the model is taken as it is; 1: two ratios; 2: one ratio for both
-    plan_s: float = 1.0  # how often the set point for the mean load is sought
+    plan_s: float = 2.0  # how often the set point for the mean load is sought
     busy_max: float = 0.85  # share of time in prefill that a set point may come to
 
 
@@ -258,7 +258,7 @@ def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float,
             return TTFT
         if s[S_RATE] > u.busy_max * rate:
             return WAIT
-    if to.gap_s < inf and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s:
+    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s:
         return GAP
     return LOWEST
 
@@ -282,7 +282,11 @@ def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float
     """The clock and chunk that cost least at the mean load among those that keep every bound."""
     chunks = 1 if u.chunk_max <= 0.0 else int((u.chunk_max - u.chunk_min) / CHUNK_STEP) + 1
     best_w, why = inf, TBT
-    for k in range(chunks):
+    # Once a set point is known only its neighbours are tried: the load of 20 s moves slowly.
+    near = int((s[S_PLAN_CHUNK] - u.chunk_min) / CHUNK_STEP + 0.5)
+    known = s[S_PLANNED] > 0.0 and s[S_PLAN_WHY] == float(LOWEST)
+    first, last = (max(0, near - 1), min(chunks, near + 2)) if known and chunks > 1 else (0, chunks)
+    for k in range(first, last):
         chunk = p.chunk_tokens if u.chunk_max <= 0.0 else u.chunk_min + k * CHUNK_STEP
         found = lowest(p, u, s, load, to, chunk, low, steps)
         if found < 0:

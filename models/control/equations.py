@@ -44,6 +44,14 @@ class Plant(NamedTuple):
     max_sequences: float
     long_output_tokens: float
     gpus: float
+    # Derived once, because divisions are what an iteration costs.
+    weight_s: float  # weights at peak bandwidth
+    kv_token_s: float
+    flop_token_s: float  # one token at peak rate
+    memory_inverse: float  # 1 / bandwidth_share
+    flop_inverse: float  # 1 / flop_share
+    x0_power4: float
+    x0_inverse4: float  # 1 / (1 + x0**4)
 
 
 def clock_factor(p: Plant, x: float) -> float:
@@ -61,18 +69,22 @@ def overhead_s(p: Plant, x: float, running: float) -> float:
 
 def memory4(p: Plant, x: float, kv_tokens: float) -> float:
     """Fourth power of the memory time at clock x."""
-    t_mem = (p.weight_bytes + kv_tokens * p.kv_bytes_per_token) / (p.bandwidth_bytes_s * p.bandwidth_share)
-    ratio = (p.x0 / x) * (p.x0 / x)
-    floor = p.x0 * p.x0
+    t_mem = (p.weight_s + kv_tokens * p.kv_token_s) * p.memory_inverse
+    inverse = 1.0 / (x * x)
     mem2 = t_mem * t_mem
-    return mem2 * mem2 * (1.0 + ratio * ratio) / (1.0 + floor * floor)
+    return mem2 * mem2 * (1.0 + p.x0_power4 * inverse * inverse) * p.x0_inverse4
 
 
 def iteration_s(p: Plant, x: float, running: float, kv_tokens: float, prefill_tokens: float) -> float:
     """Seconds of one iteration that decodes `running` sequences and prefills `prefill_tokens` prompt tokens."""
-    t_comp = p.flop_per_token * (running + prefill_tokens) / (p.flop_s * p.flop_share) / x
-    comp2 = t_comp * t_comp
-    return overhead_s(p, x, running) + sqrt(sqrt(memory4(p, x, kv_tokens) + comp2 * comp2))
+    inverse = 1.0 / x
+    inverse2 = inverse * inverse
+    t_comp = p.flop_token_s * p.flop_inverse * (running + prefill_tokens) * inverse
+    t_mem = (p.weight_s + kv_tokens * p.kv_token_s) * p.memory_inverse
+    comp2, mem2 = t_comp * t_comp, t_mem * t_mem
+    mem4 = mem2 * mem2 * (1.0 + p.x0_power4 * inverse2 * inverse2) * p.x0_inverse4
+    other = (p.overhead_s + p.sequence_s * running) * (1.0 - p.phi + p.phi * inverse)
+    return other + sqrt(sqrt(mem4 + comp2 * comp2))
 
 
 def prefill_fit(p: Plant, x: float, running: float, kv_tokens: float, t_s: float) -> float:
@@ -84,15 +96,16 @@ def prefill_fit(p: Plant, x: float, running: float, kv_tokens: float, t_s: float
     room4 = left2 * left2 - memory4(p, x, kv_tokens)
     if room4 <= 0.0:
         return -running
-    return sqrt(sqrt(room4)) * x * p.flop_s * p.flop_share / p.flop_per_token - running
+    return sqrt(sqrt(room4)) * x / (p.flop_token_s * p.flop_inverse) - running
 
 
 def board_w(p: Plant, x: float, running: float, kv_tokens: float, prefill_tokens: float, t_s: float) -> float:
     """Watts of one GPU during an iteration of t_s seconds at clock x."""
-    u_mem = (p.weight_bytes + kv_tokens * p.kv_bytes_per_token) / (p.bandwidth_bytes_s * t_s)
+    inverse = 1.0 / t_s
+    u_mem = (p.weight_s + kv_tokens * p.kv_token_s) * inverse
     if u_mem > 1.0:
         u_mem = 1.0
-    u_flop = p.flop_per_token * (running + prefill_tokens) / (p.flop_s * t_s)
+    u_flop = p.flop_token_s * (running + prefill_tokens) * inverse
     return p.static_w + p.memory_w * u_mem + (p.clock_w + p.flop_w * u_flop / x) * clock_factor(p, x)
 
 

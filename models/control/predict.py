@@ -21,6 +21,13 @@ def plant_of(stack: StackProfile) -> Plant:
         "x_min": device.fmin_mhz / device.fmax_mhz,
         "x_step": device.step_mhz / device.fmax_mhz,
         "limit_w": device.limit_default_w,
+        "weight_s": stack.weight_bytes / device.bandwidth_bytes_s,
+        "kv_token_s": stack.kv_bytes_per_token / device.bandwidth_bytes_s,
+        "flop_token_s": stack.flop_per_token / device.flop_s,
+        "memory_inverse": 1.0 / stack.bandwidth_share,
+        "flop_inverse": 1.0 / stack.flop_share,
+        "x0_power4": stack.x0**4,
+        "x0_inverse4": 1.0 / (1.0 + stack.x0**4),
     }
     names = [name for name in Plant._fields if name not in own]
     found = {name: getattr(device, name, None) if hasattr(device, name) else getattr(stack, name) for name in names}

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from models.control.equations import Plant, board_w, idle_w, iteration_s, under_limit
 
 BUSY_MAX: Final = 0.97  # share of time in mixed iterations: at 1 the queue has no end
-ROUNDS: Final = 4
+ROUNDS: Final = 3
 COARSE_CHUNK: Final = 128.0
 COARSE_CLOCKS: Final = 10
 

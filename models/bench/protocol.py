@@ -1,0 +1,145 @@
+"""Who is compared with whom: baselines, our strategies, rivals and the perfect-load reference, with frozen numbers.
+
+Every number in here was chosen on days 0-2 of the Azure 2024 week and is the same for every trace. A bound in percent is
+turned into targets with B0's percentiles on days 0-2 (for a recording without such days: on the recording's B0 run, as a
+hold-out would give it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final
+
+from models.bench.local import (
+    AIMD,
+    LIMIT,
+    OURS,
+    PHASES,
+    PID,
+    PROFILE,
+    SEARCH,
+    STATIC,
+    UCB,
+    Local,
+)
+from models.bench.run import Policy
+from models.control.decide import Tuning
+from models.policy.replicas import Packing
+from models.policy.strategies import STRATEGIES
+
+SLO_TTFT_S: Final = 2.0
+SLO_TBT_S: Final = 0.1
+FLOOR_X: Final = 0.6  # no strategy claims clocks below what published curves agree on
+FAST: Final = Tuning(react_s=0.15, dwell_s=0.3, chunk_min=192.0, chunk_max=512.0)
+TICK_S: Final = 0.1
+DELAY_S: Final = 0.1  # a clock lock lands 50-200 ms after it is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """B0's percentiles in seconds and the 99th percentile of output tokens: what a bound in percent refers to."""
+
+    ttft_s: float
+    tbt_s: float
+    e2e_s: float
+    first_s: float  # median time to first token
+    long_output: float
+
+    @property
+    def gap_s(self) -> float:
+        """Mean gap of a long answer."""
+        return max(1e-3, (self.e2e_s - self.first_s) / max(self.long_output, 2.0))
+
+
+def static(x: float = 1.0) -> Local:
+    """A fixed clock lock; nothing is controlled."""
+    return Local(STATIC, 1e9, 0.0, SLO_TBT_S, 0.0, x, 1.0, SLO_TTFT_S, inf, Tuning())
+
+
+def b0() -> Policy:
+    return Policy("b0", static(), "fixed", source="always on at default clocks, sized for the peak")
+
+
+def b1() -> Policy:
+    return Policy("b1", static(), "reactive", source="the sizing rule on the present load, idle nodes off")
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """How far inside its bound a strategy steers, and how densely it packs."""
+
+    tbt: float
+    ttft: float
+    e2e: float
+    packing: Packing
+    tune: Tuning = FAST
+
+
+# Tuned on days 0-2 only.
+AIMS: Final[dict[str, Aim]] = {
+    "conservative": Aim(1.04, 1.0, 1.03, Packing(busy_upper=0.45)),
+    "balanced": Aim(1.04, 1.0, 1.07, Packing(busy_upper=0.55)),
+    "ml-driven": Aim(1.04, 1.0, 1.07, Packing(busy_upper=0.55)),
+    "aggressive": Aim(0.088, 1.6, inf, Packing(busy_upper=0.80), FAST._replace(chunk_max=768.0)),
+}
+
+
+def strategy(name: str, base: Reference, *, mode: str = "planned", tick_s: float = TICK_S, delay_s: float = DELAY_S) -> Policy:
+    """One of ours against a reference; absolute bounds do not need one."""
+    aim = AIMS[name]
+    if STRATEGIES[name].tbt.slo_ms is not None:
+        tbt, ttft, gap = aim.tbt, aim.ttft, inf
+    else:
+        tbt, ttft, gap = aim.tbt * base.tbt_s, aim.ttft * base.ttft_s, aim.e2e * base.gap_s
+    tune = aim.tune._replace(react_s=0.5 * tick_s + delay_s)
+    local = Local(OURS, tick_s, delay_s, tbt, 0.0, FLOOR_X, tbt, ttft, gap, tune)
+    return Policy(name, local, mode, aim.packing)  # type: ignore[arg-type]
+
+
+def rivals(base: Reference) -> list[Policy]:
+    """Each rival under the absolute SLO, with its numbers from its paper and from days 0-2."""
+    slo = (SLO_TBT_S, 0.0, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, inf, Tuning())
+    return [
+        *(
+            Policy(f"limit {watts} W", Local(LIMIT, 1.0, 0.0, *slo, a=float(watts)), "fixed", source="static power limit")
+            for watts in (600, 500, 400)
+        ),
+        *(
+            Policy(f"lock {x:.2f}", static(x), "fixed", source="static clock lock")
+            for x in (0.9, 0.8, 0.7)
+        ),
+        Policy("pid 400 W", Local(PID, 1.0, 0.0, *slo, a=400.0, b=0.5, c=0.2), "fixed", source="PID on a power target"),
+        Policy("aimd", Local(AIMD, 1.0, DELAY_S, *slo, a=0.03, b=0.01), "fixed", source="additive decrease on latency"),
+        Policy("forecast scaling", static(), "template", source="replicas by the same time of earlier days", share=0.8),
+        Policy(
+            "throttllem-like",
+            Local(SEARCH, 1.0, 0.2, *slo, a=1.2, b=0.5),
+            "reactive",
+            source="arXiv 2408.05235: projected batch and KV, clock by bisection, with autoscaling",
+        ),
+        Policy(
+            "dynamollm-like",
+            Local(PROFILE, 5.0, DELAY_S, *slo, a=1.2),
+            "template",
+            source="arXiv 2408.00741: clock by profile each 5 s, instances by forecast",
+        ),
+        Policy(
+            "greenllm-like",
+            Local(PHASES, 0.1, DELAY_S, *slo, a=0.85, b=0.5),
+            "fixed",
+            source="arXiv 2508.16449: queue-aware prefill clock, decode clock by a loop on the gap",
+        ),
+        Policy(
+            "ucb unshielded",
+            Local(UCB, 5.0, DELAY_S, *slo, a=0.3, b=8.0, c=1.5),
+            "fixed",
+            source="after EnergyUCB: upper confidence bound over ten clocks per load bin",
+        ),
+    ]
+
+
+def perfect(policy: Policy, *, busy_upper: float | None = None) -> Policy:
+    """The same strategy with perfect knowledge of the rate: what no forecast can beat."""
+    packing = policy.packing if busy_upper is None else replace(policy.packing, busy_upper=busy_upper)
+    return replace(policy, name=f"{policy.name} with perfect load", mode="perfect", packing=packing)
