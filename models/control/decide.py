@@ -43,7 +43,8 @@ S_PLAN_CHUNK: Final = 25
 S_PLANNED: Final = 26  # when
 S_PLAN_WHY: Final = 27
 S_TOP: Final = 28  # prefill rate at default clocks
-S_RING: Final = 29
+S_KEY: Final = 29  # of the bounds that the plan was made for
+S_RING: Final = 30
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 
@@ -348,12 +349,13 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         release(s, to, now_s)
         return BOUNDS
     steps = int((top - low) / p.x_step + 1e-6)
-    if now_s - s[S_PLANNED] >= u.plan_s - 1e-9 or s[S_PLANNED] <= 0.0:
+    if stale(p, u, s, load, to, now_s):
         running = load.running + 1.0
         chunk = chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL])
         s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
         plan(p, u, s, load, to, low, steps)
         s[S_PLANNED] = now_s
+        s[S_GAP] = s[S_PREFILL] * iteration_s(p, top, running, load.kv, room_of(p, chunk, running))
     s[S_WAIT] = load.queued / s[S_TOP]
     s[S_FIRST] = s[S_WAIT] + s[S_LONG] / s[S_TOP]
     if now_s < s[S_RECALIBRATE]:
@@ -367,12 +369,33 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         need = needed_rate(s, now_s, load.queued, to.ttft_s, u)
         if need > s[S_TOP]:
             release(s, to, now_s)
-            return WAIT
+            return WAIT if s[S_WAIT] > to.ttft_s else TTFT
         if need > 0.0:
             wanted = max(wanted, urgent(p, s, load, u, to, need, low, steps))
     s[S_WANTED] = wanted
-    approach(p, u, s, load, to, now_s, low)
+    approach(p.x_step, u, s, load.tail_s, to, now_s, low)
+    highest = low + steps * p.x_step
+    if highest + 1e-9 < s[S_X] < to.default_x - 1e-9:
+        s[S_X] = highest
+        s[S_CHANGED] = now_s
     return LOWEST
+
+
+def stale(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> bool:
+    """The set point is old, was made for other bounds, or does not keep the gap at the batch of this moment."""
+    key = to.min_x + 3.0 * to.max_x
+    for bound in (to.tbt_s, to.ttft_s, to.gap_s):
+        key = 7.0 * key + (bound if bound < 1e6 else 1e6)
+    if key != s[S_KEY] or s[S_PLANNED] <= 0.0:
+        s[S_KEY] = key
+        return True
+    if now_s - s[S_PLANNED] >= u.plan_s - 1e-9:
+        return True
+    if u.chunk_max > 0.0 or s[S_PLAN_WHY] != float(LOWEST):
+        return False
+    running = load.running + 1.0
+    room = room_of(p, s[S_PLAN_CHUNK], running)
+    return s[S_PREFILL] * iteration_s(p, s[S_PLAN_X], running, load.kv, room) > to.tbt_s * 1.0005
 
 
 def release(s: list[float], to: Bounds, now_s: float) -> None:
@@ -383,10 +406,10 @@ def release(s: list[float], to: Bounds, now_s: float) -> None:
     s[S_WANTED] = to.default_x
 
 
-def approach(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float, low: float) -> None:
+def approach(x_step: float, u: Tuning, s: list[float], tail_s: float, to: Bounds, now_s: float, low: float) -> None:
     """Up at once; down after clean windows, at once to a proven clock and by one step into unproven ones."""
     wanted, x = s[S_WANTED], s[S_X]
-    if load.tail_s > to.tbt_s * 1.03:
+    if tail_s > to.tbt_s * 1.03:
         s[S_PROVEN] = to.default_x
     if wanted > x + 1e-9:
         s[S_CLEAN] = 0.0
@@ -401,7 +424,7 @@ def approach(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s:
     if s[S_CLEAN] >= u.clean:
         s[S_PROVEN] = min(s[S_PROVEN], x)
         if now_s - s[S_CHANGED] >= u.dwell_s - 1e-9:
-            step = max(p.x_step, floor(u.down_x / p.x_step + 1e-6) * p.x_step)
+            step = max(x_step, floor(u.down_x / x_step + 1e-6) * x_step)
             down = x - step if s[S_PROVEN] >= x - 1e-9 else max(s[S_PROVEN], low)
             s[S_X] = max(wanted, down)
             s[S_CHANGED] = now_s
