@@ -44,7 +44,8 @@ S_PLANNED: Final = 26  # when
 S_PLAN_WHY: Final = 27
 S_TOP: Final = 28  # prefill rate at default clocks
 S_KEY: Final = 29  # of the bounds that the plan was made for
-S_RING: Final = 30
+S_URGENT: Final = 30  # 1 while the backlog asks for more than the set point gives
+S_RING: Final = 31
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 
@@ -62,7 +63,7 @@ RATIO_MAX: Final = 2.0
 SLOW_S: Final = 20.0  # a long answer takes about this long
 BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
 RECALIBRATE_S: Final = 5.0
-CHUNK_STEP: Final = 64.0
+CHUNK_STEP: Final = 32.0
 
 
 class Tuning(NamedTuple):
@@ -337,7 +338,8 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     why = choose(p, u, s, load, to, now_s)
     s[S_STEADY] = s[S_STEADY] + 1.0 if s[S_X] == before else 0.0
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
-    s[S_CHUNK] = min(largest, s[S_PLAN_CHUNK]) if why == LOWEST and s[S_X] <= s[S_PLAN_X] + 1e-9 else largest
+    # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
+    s[S_CHUNK] = min(largest, s[S_PLAN_CHUNK]) if why == LOWEST and s[S_URGENT] <= 0.0 else largest
     return s[S_X], s[S_CHUNK], why
 
 
@@ -365,12 +367,14 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         release(s, to, now_s)
         return int(s[S_PLAN_WHY])
     wanted = s[S_PLAN_X]
+    s[S_URGENT] = 0.0
     if to.ttft_s < inf and load.queued > 0.0:
         need = needed_rate(s, now_s, load.queued, to.ttft_s, u)
         if need > s[S_TOP]:
             release(s, to, now_s)
             return WAIT if s[S_WAIT] > to.ttft_s else TTFT
-        if need > 0.0:
+        if need > planned_rate(p, s, load):
+            s[S_URGENT] = 1.0
             wanted = max(wanted, urgent(p, s, load, u, to, need, low, steps))
     s[S_WANTED] = wanted
     approach(p.x_step, u, s, load.tail_s, to, now_s, low)
@@ -379,6 +383,13 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         s[S_X] = highest
         s[S_CHANGED] = now_s
     return LOWEST
+
+
+def planned_rate(p: Plant, s: list[float], load: Load) -> float:
+    """Prefill tokens per second at the set point with the batch of this moment."""
+    running = load.running + 1.0
+    room = room_of(p, s[S_PLAN_CHUNK], running)
+    return room / (s[S_PREFILL] * iteration_s(p, s[S_PLAN_X], running, load.kv, room))
 
 
 def stale(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> bool:
