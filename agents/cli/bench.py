@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("loop", "stream", "control"),
         help="loop: sample to read-back; stream: backlog; control: strategies on request traces, simulated",
     )
-    parser.add_argument("--json", nargs="?", const=True, default=False, metavar="FILE", help="JSON on screen or to FILE")
+    parser.add_argument(
+        "--json", nargs="?", const=True, default=False, metavar="FILE", help="JSON on screen or to FILE"
+    )
     parser.add_argument("--nodes", type=int, default=100, help="simulated nodes (default 100)")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default 8)")
     parser.add_argument("--seconds", type=float, default=90.0, help="length of the loop's run (default 90)")

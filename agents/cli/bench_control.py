@@ -1,4 +1,4 @@
-"""`eo bench control`: strategies, baselines and rivals on request traces, on the compiled twin. Everything simulated."""
+"""`eo bench control`: strategies, baselines and rivals on request traces, on the compiled twin. All simulated."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ KAPPAS: Final = ("low", "mid", "high")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workload", default=None, metavar="NAME", help="control: a trace that ships, azure-code-2024 ...")
+    parser.add_argument(
+        "--workload", default=None, metavar="NAME", help="control: a trace that ships, azure-code-2024 ..."
+    )
     parser.add_argument("--requests", type=Path, default=None, metavar="CSV", help="control: own requests")
     parser.add_argument("--rates", type=Path, default=None, metavar="CSV", help="control: own request rates")
-    parser.add_argument("--lengths", type=Path, default=None, metavar="CSV", help="control: length distribution for --rates")
+    parser.add_argument(
+        "--lengths", type=Path, default=None, metavar="CSV", help="control: length distribution for --rates"
+    )
     parser.add_argument("--strategy", default="balanced", choices=(*STRATEGIES, "all", "rivals"), help="control: which")
     parser.add_argument("--days", default="all", help="control: judged days, a number or all (default all)")
     parser.add_argument("--seeds", type=int, default=1, help="control: streams drawn from a rate curve (default 1)")
-    parser.add_argument("--kappa", default="mid", choices=(*KAPPAS, "all"), help="control: clock-dependent share of power")
+    parser.add_argument(
+        "--kappa", default="mid", choices=(*KAPPAS, "all"), help="control: clock-dependent share of power"
+    )
     parser.add_argument("--baseline", default="b0,b1", help="control: baselines to report (default b0,b1)")
     parser.add_argument("--no-reference", action="store_true", help="control: leave out the perfect-load reference")
     parser.add_argument("--pareto", action="store_true", help="control: energy against latency, dominated points shown")
@@ -95,7 +101,9 @@ def _baselines(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in ("b0", "b1")]
     if unknown or not names:
-        raise EoError(f"--baseline {text!r} names no baseline; b0 is always on, b1 scales replicas: --baseline b0,b1", USAGE)
+        raise EoError(
+            f"--baseline {text!r} names no baseline; b0 is always on, b1 scales replicas: --baseline b0,b1", USAGE
+        )
     return names
 
 
@@ -116,7 +124,9 @@ def table(found: dict[str, Any]) -> str:
     for name, row in found["results"].items():
         share = row["reference_share"]
         if share["gpu"] is not None:
-            lines.append(f"{name}: {share['gpu']:.0%} (GPU) and {share['wall']:.0%} (wall) of the perfect-load reference.")
+            lines.append(
+                f"{name}: {share['gpu']:.0%} (GPU) and {share['wall']:.0%} (wall) of the perfect-load reference."
+            )
     lines += [f"note: {count} x {name.replace('_', ' ')}" for name, count in found["notes"].items()]
     return "\n".join([*lines, f"CPU seconds: {found['seconds']:.0f}"])
 

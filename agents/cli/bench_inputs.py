@@ -100,15 +100,21 @@ def _lengths(path: Path, service: str | None = None) -> Lengths:
             if service is not None and row.get("service") not in (None, service):
                 continue
             if row["quantity"] not in found:
-                raise ValueError(f"{path} line {number}: quantity {row['quantity']!r} is neither input_tokens nor output_tokens")
+                raise ValueError(
+                    f"{path} line {number}: quantity {row['quantity']!r} is neither input_tokens nor output_tokens"
+                )
             found[row["quantity"]].append((_number(path, number, row["cdf"]), _number(path, number, row["tokens"])))
     tables = []
     for quantity, rows in found.items():
         if len(rows) < 2:
-            raise ValueError(f"{path} has {len(rows)} rows of {quantity}; give at least 2 (columns {', '.join(LENGTH_COLUMNS)})")
+            raise ValueError(
+                f"{path} has {len(rows)} rows of {quantity}; give at least 2 (columns {', '.join(LENGTH_COLUMNS)})"
+            )
         share, tokens = np.array(sorted(rows)).T
         if share[0] < 0.0 or share[-1] > 1.0 + 1e-9 or np.any(np.diff(tokens) < 0):
-            raise ValueError(f"{path}: {quantity} is no distribution function; cdf must lie in 0..1 and tokens must not fall")
+            raise ValueError(
+                f"{path}: {quantity} is no distribution function; cdf must lie in 0..1 and tokens must not fall"
+            )
         tables += [share, tokens]
     return Lengths(*tables)
 

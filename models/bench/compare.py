@@ -18,7 +18,7 @@ from models.bench import state as st
 from models.bench.fleet import curve_work, scale_for, size, stream_work
 from models.bench.load import DAY_S, Curve, Stream, draw
 from models.bench.protocol import Reference, b0, b1, perfect, rivals, strategy
-from models.bench.run import METRICS, Case, Outcome, Policy, run
+from models.bench.run import METRICS, Case, Outcome, Policy, mean_s, quantile, run
 from models.control.equations import Plant
 from models.control.predict import plant_of
 from models.twin.params import variant
@@ -103,13 +103,12 @@ class Comparison:
         """B0's percentiles on the tuning days (seed of their own); of the recording where there are none."""
         if kappa not in self._bases:
             outcomes = self._base_runs(kappa)
-            pooled = sum(o.hist for o in outcomes) if len(outcomes) == 1 else _pooled(outcomes)
+            pooled = _pooled(outcomes)
             self._bases[kappa] = Reference(
                 ttft_s=_quantile(pooled, "ttft", 0.99),
                 tbt_s=_quantile(pooled, "tbt", 0.99),
                 e2e_s=_quantile(pooled, "e2e", 0.99),
-                first_s=_quantile(pooled, "ttft", 0.5),
-                long_output=self._long_output(),
+                gap_s=mean_s(pooled[METRICS.index("tbt")].sum(axis=0)),
             )
         return self._bases[kappa]
 
@@ -123,13 +122,6 @@ class Comparison:
             stream = draw(scaled, from_s=day * DAY_S, to_s=day * DAY_S + REFERENCE_HOURS * 3600.0, seed=77)
             found.append(run(Case(stream, self.replicas(), truth_of(kappa), self.belief, history=scaled), b0()))
         return found
-
-    def _long_output(self) -> float:
-        if self.setup.curve is not None:
-            lengths = self.setup.curve.lengths
-            return float(np.interp(0.99, lengths.output_share, lengths.output_tokens))
-        assert self.setup.stream is not None
-        return float(np.quantile(self.setup.stream.output, 0.99))
 
     # --- runs --------------------------------------------------------------------------------------------------
 
@@ -177,13 +169,13 @@ def cell(mine: Outcome, zero: Outcome, one: Outcome, best: Outcome | None) -> di
     requests, tokens = mine.total(st.H_REQUESTS), mine.total(st.H_OUTPUT)
     gpu, wall = float(mine.gpu_j.sum()), float(mine.wall_j.sum())
     savings = {
-        name: {base: 1.0 - value / float(getattr(o, f"{name}_j").sum()) for base, o in (("b0", zero), ("b1", one))}
+        name: {base: 1.0 - value / _joules(o, name) for base, o in (("b0", zero), ("b1", one))}
         for name, value in (("gpu", gpu), ("wall", wall))
     }
-    reference = {"gpu": None, "wall": None}
+    reference: dict[str, float | None] = {"gpu": None, "wall": None}
     if best is not None:
         reference = {
-            name: _share(savings[name]["b0"], 1.0 - float(getattr(best, f"{name}_j").sum()) / float(getattr(zero, f"{name}_j").sum()))
+            name: _share(savings[name]["b0"], 1.0 - _joules(best, name) / _joules(zero, name))
             for name in ("gpu", "wall")
         }
     return {
@@ -206,6 +198,10 @@ def cell(mine: Outcome, zero: Outcome, one: Outcome, best: Outcome | None) -> di
         "starts": mine.starts,
         "peak_wall_w": mine.peak_w,
     }
+
+
+def _joules(outcome: Outcome, name: str) -> float:
+    return float(getattr(outcome, f"{name}_j").sum())
 
 
 def _full_hours(outcome: Outcome) -> Iterable[int]:
@@ -286,8 +282,6 @@ def _pooled(outcomes: list[Outcome]) -> Any:
 
 
 def _quantile(hist: Any, metric: str, share: float) -> float:
-    from models.bench.run import quantile
-
     return quantile(hist[METRICS.index(metric)].sum(axis=0), share)
 
 
@@ -310,7 +304,12 @@ def _smooth(stream: Stream) -> Curve:
 
     counts = np.bincount((stream.arrival_s // 60.0).astype(np.int64), minlength=2).astype(np.float64)
     unit = np.array([0.0, 1.0])
-    return Curve((np.arange(len(counts)) + 0.5) * 60.0, counts / 60.0, Lengths(unit, unit, unit, unit), 0.0)
+    return Curve(
+        (np.arange(len(counts), dtype=np.float64) + 0.5) * 60.0,
+        (counts / 60.0).astype(np.float64),
+        Lengths(unit, unit, unit, unit),
+        0.0,
+    )
 
 
 def all_rivals(compare: Comparison) -> list[dict[str, Any]]:
@@ -333,20 +332,22 @@ def report(
     """The whole answer of `eo bench control` as a dictionary."""
     began = process_time()
     compare = Comparison(setup, say)
-    results = {
-        name: compare.row(
-            lambda base, name=name: strategy(name, base, tick_s=setup.tick_s, delay_s=setup.delay_s),
-            reference=with_reference,
-        )
-        for name in names
-    }
+
+    def ours(name: str) -> Callable[[Reference], Policy]:
+        return lambda base: strategy(name, base, tick_s=setup.tick_s, delay_s=setup.delay_s)
+
+    results = {name: compare.row(ours(name), reference=with_reference) for name in names}
     found: dict[str, Any] = {
         "workload": setup.name,
         "strategy": shown,
         "days": setup.days if setup.days is not None else "all",
         "seeds": setup.seeds,
         "kappa": "all" if len(setup.kappas) > 1 else setup.kappas[0],
-        "fleet": {"replicas": compare.replicas(), "gpus": int(compare.replicas() * compare.belief.gpus), "scale": compare.scale()},
+        "fleet": {
+            "replicas": compare.replicas(),
+            "gpus": int(compare.replicas() * compare.belief.gpus),
+            "scale": compare.scale(),
+        },
         "quality": "simulated",
         "result": results[names[0]] if len(names) == 1 else results.get("balanced"),
         "results": results,

@@ -23,6 +23,8 @@ MODULES: Final = (
     "models.bench.local",
     "models.bench.kernel",
 )
+# Sums may be contracted, but NaN and infinity mean "unknown" and "no bound" here and keep their meaning.
+FLAGS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "arcp", "nsz"}}
 _ALSO: Final = ("models.bench.state", "models.bench.plantparts")  # constants and shapes that end up in the code
 
 
@@ -45,7 +47,7 @@ def compiled() -> SimpleNamespace:
     for module in modules:
         own = _copy(module, found)
         for name, function in own.items():
-            found[name] = numba.njit(function, cache=folder is not None, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"})
+            found[name] = numba.njit(function, cache=folder is not None, **FLAGS)
             function.__globals__[name] = found[name]
         for function in own.values():
             function.__globals__.update({n: f for n, f in found.items() if n in function.__globals__})
@@ -65,7 +67,7 @@ def _copy(module: ModuleType, known: dict[str, Callable[..., Any]]) -> dict[str,
 
 
 def _cache(modules: list[ModuleType], version: str) -> Path | None:
-    """A folder named after the source: a changed file never meets old machine code. None when nothing can be written."""
+    """A folder named after the source: a changed file never meets old machine code. None when not writable."""
     digest = hashlib.blake2b(version.encode(), digest_size=12)
     for module in modules:
         digest.update(Path(str(module.__file__)).read_bytes())

@@ -1,6 +1,6 @@
 """How large a fleet is for its own peak: one stated rule, the same for every policy and every trace.
 
-Replicas = ceil(peak work / (SHARE x prefill rate of one replica at default clocks)), at least LEAST, where work counts a
+Replicas = ceil(peak work / (SHARE x prefill rate of one replica at default clocks)), at least LEAST; work counts a
 prompt token once and an output token OUTPUT_WEIGHT times (a decode step shared by about 64 sequences costs that much),
 and the peak is the highest mean of WINDOW_S. On the Azure 2024 week at half scale: 12 (conversation) and 17 (code).
 """

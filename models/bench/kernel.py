@@ -68,7 +68,7 @@ def hist_bin(seconds: float) -> int:
 
 
 def hour_of(sim: Sim, now_s: float) -> int:
-    return min(int(now_s / 3600.0), sim.hours.shape[0] - 1)
+    return int(min(int(now_s / 3600.0), sim.hours.shape[0] - 1))
 
 
 def route(sim: Sim, index: int) -> None:

@@ -166,7 +166,7 @@ def bandit(sim: Sim, p: Plant, how: Local, r: int, now_s: float) -> None:
 
 
 def search(sim: Sim, p: Plant, how: Local, r: int, now_s: float) -> None:
-    """throttLL'eM: project batch and KV, find the lowest clock that keeps the SLOs by bisection. a = projected growth."""
+    """throttLL'eM: project batch and KV, bisect for the lowest clock that keeps the SLOs. a = projected growth."""
     running = sim.running[r] * how.a + 1.0
     kv = sim.kv[r] * how.a + sim.queued[r]
     room = room_of(p, sim.chunk[r], running)

@@ -6,8 +6,9 @@ time. Everything here is simulated.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, nan
 from time import process_time
 from typing import Any, Final, Literal
@@ -24,6 +25,7 @@ from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.decide import S_DECODE, S_PREFILL, S_SIZE
 from models.control.equations import Plant
+from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
 
@@ -44,6 +46,7 @@ class Policy:
     mode: Mode
     packing: Packing = field(default_factory=Packing)
     source: str = ""
+    learns: bool = False  # a shielded bandit chooses among feasible numbers of replicas
     share: float = SHARE  # reactive and template: load of a replica that they aim at
 
 
@@ -110,6 +113,12 @@ def quantile(counts: F8, share: float) -> float:
     before = reached[at - 1] if at else 0.0
     inside = (share * total - before) / counts[at] if counts[at] > 0 else 0.5
     return float(np.exp((at + inside) * st.BIN_WIDTH) * 1e-3)
+
+
+def mean_s(counts: F8) -> float:
+    """Mean of a histogram of 0.5 % bins; NaN when nothing was counted."""
+    middle = np.exp((np.arange(len(counts)) + 0.5) * st.BIN_WIDTH) * 1e-3
+    return float((counts * middle).sum() / counts.sum()) if counts.sum() > 0.0 else nan
 
 
 class _Perfect(RateForecast):
@@ -211,7 +220,9 @@ class _Slow:
             NodeCost(boot_s=case.node.boot_s),
             cheapest=machine.cheapest,
             top_rate=machine.top_rate,
+            bandit=ShieldedBandit(epsilon=0.05, switching=0.01, rng=random.Random(1)) if policy.learns else None,
         )
+        self._wall_j = 0.0
         if policy.mode == "perfect":
             assert case.history is not None
             perfect = _Perfect(z=0.0)
@@ -248,26 +259,32 @@ class _Slow:
             kv_each=float(sim.kv[on].sum()) / running if running >= 1.0 else nan,
             serving=serving,
             total=self._case.replicas,
+            wall_w=self._spent_w(sim),
         )
         if self._policy.mode in ("reactive", "template"):
             return self._reactive(now_s, seen)
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
-            seen = Seen(
-                seen.rate, seen.prompt_tokens, seen.output_tokens, seen.kv_each, seen.serving, seen.total, prefill, decode
-            )
+            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")
         return decision.replicas
 
+    def _spent_w(self, sim: Sim) -> float:
+        """Watts at the wall since the last step."""
+        node, hours = self._case.node, sim.hours.sum(axis=0)
+        gpu = hours[st.H_GPU_J] * self._case.truth.gpus * (1.0 + node.host_per_gpu_w)
+        wall_j = float(gpu + hours[st.H_HOST_J]) / node.supply_ratio
+        found = (wall_j - self._wall_j) / SLOW_S
+        self._wall_j = wall_j
+        return found
+
     def _reactive(self, now_s: float, seen: Seen) -> int:
         """An operator's autoscaler: the sizing rule on the present load (reactive) or on the past's (template)."""
         share = min(1.0, SLOW_S / 600.0)
-        if seen.prompt_tokens > 0.0:
-            self._in = seen.prompt_tokens if np.isnan(self._in) else self._in + share * (seen.prompt_tokens - self._in)
-        if seen.output_tokens > 0.0:
-            self._out = seen.output_tokens if np.isnan(self._out) else self._out + share * (seen.output_tokens - self._out)
+        self._in = _moved(self._in, seen.prompt_tokens, share)
+        self._out = _moved(self._out, seen.output_tokens, share)
         self._ewma = seen.rate if self._ewma == 0.0 else self._ewma + 0.35 * (seen.rate - self._ewma)
         rate = max(self._ewma, seen.rate)
         if self._policy.mode == "template":
@@ -283,3 +300,10 @@ class _Slow:
         if self._lower_since is None:
             self._lower_since = now_s
         return want if now_s - self._lower_since >= REACTIVE_DOWN_S else seen.serving
+
+
+def _moved(old: float, new: float, share: float) -> float:
+    """An exponential mean that an unknown value leaves alone."""
+    if not new > 0.0:
+        return old
+    return new if np.isnan(old) else old + share * (new - old)

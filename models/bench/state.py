@@ -105,11 +105,16 @@ class Sim(NamedTuple):
     clock: F8
 
 
-def new_sim(requests: tuple[F8, I4, I4], *, replicas: int, active: int, hours: int, ctl: int, arms: int, plant: Any) -> Sim:
+def new_sim(
+    requests: tuple[F8, I4, I4], *, replicas: int, active: int, hours: int, ctl: int, arms: int, plant: Any
+) -> Sim:
     """Everything idle at full clocks at time 0; replicas from `active` on are off."""
     arrival, prompt, output = requests
     count = len(arrival)
-    zeros = lambda: np.zeros(replicas)  # noqa: E731
+
+    def zeros() -> F8:
+        return np.zeros(replicas)
+
     state = np.where(np.arange(replicas) < active, ON, OFF).astype(np.int64)
     return Sim(
         arrival_s=arrival,

@@ -12,7 +12,7 @@ from typing import Final
 
 from models.control import decide as core
 from models.control.decide import Bounds, Load, Tuning
-from models.control.equations import iteration_s
+from models.control.equations import Plant, iteration_s
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 from models.control.release import heat_or_brake, no_signal, no_target
@@ -122,7 +122,7 @@ class LocalController:
         )
 
     def _load(
-        self, now_s: float, plant: core.Plant, state: EngineState, observed: Observed | None, *, bounds: ClockBounds
+        self, now_s: float, plant: Plant, state: EngineState, observed: Observed | None, *, bounds: ClockBounds
     ) -> Load:
         """A state that no_signal() has passed: running, waiting tokens and KV tokens are known."""
         memory = self._memory
@@ -148,7 +148,7 @@ class LocalController:
             observed.power_w if observed is not None and observed.power_w is not None else nan,
         )
 
-    def _gap_s(self, plant: core.Plant, profile: StackProfile, targets: Targets, bounds: ClockBounds) -> float:
+    def _gap_s(self, plant: Plant, profile: StackProfile, targets: Targets, bounds: ClockBounds) -> float:
         """The end-to-end target as a mean gap; in proportion where the profile's long answer misses it at default."""
         if targets.e2e_ms is None:
             return inf

@@ -11,7 +11,7 @@ from math import exp, floor, inf, isfinite, isnan, log
 from typing import Final, NamedTuple
 
 from models.control.equations import Plant, iteration_s, prefill_fit, under_limit
-from models.control.steady import BUSY_MAX, Flow, steady, top_rate
+from models.control.steady import Flow, steady, top_rate
 
 # Memory: one row of floats per engine.
 S_X: Final = 0  # lock in force as a share of the highest clock; 1 = default
@@ -44,8 +44,11 @@ S_PLANNED: Final = 26  # when
 S_PLAN_WHY: Final = 27
 S_TOP: Final = 28  # prefill rate at default clocks
 S_KEY: Final = 29  # of the bounds that the plan was made for
-S_URGENT: Final = 30  # 1 while the backlog asks for more than the set point gives
-S_RING: Final = 31
+S_URGENT: Final = 30  # chunk while the backlog asks for more than the set point gives, else 0
+S_GAP_SUM: Final = 31  # gaps between tokens of the last minute: their sum and their number
+S_GAP_COUNT: Final = 32
+S_TRIM: Final = 33  # what the gap target is corrected by, so that the measured mean gap comes out at the target
+S_RING: Final = 34
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 
@@ -63,6 +66,9 @@ RATIO_MAX: Final = 2.0
 SLOW_S: Final = 20.0  # a long answer takes about this long
 BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
 RECALIBRATE_S: Final = 5.0
+TRIM_MIN: Final = 0.75
+TRIM_MAX: Final = 1.25
+TRIM_S: Final = 60.0
 CHUNK_STEP: Final = 32.0
 
 
@@ -122,6 +128,7 @@ def begin(s: list[float], p: Plant, long_prompt: float) -> None:
     s[S_WATT] = 1.0
     s[S_LONG] = long_prompt
     s[S_CHUNK] = p.chunk_tokens
+    s[S_TRIM] = 1.0
 
 
 def bounded(ratio: float) -> float:
@@ -178,7 +185,7 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
     if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
         return
     room = room_of(p, s[S_CHUNK], load.running)
-    x, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
+    _, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
     decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
     fast = now_s < s[S_RECALIBRATE]
     gain = 0.5 if fast else u.gain
@@ -215,6 +222,17 @@ def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
     if s[S_BAD] >= 3.0:
         s[S_BAD] = 0.0
         s[S_RECALIBRATE] = now_s + RECALIBRATE_S
+
+
+def trim(s: list[float], load: Load, to: Bounds, span_s: float) -> None:
+    """Integrates the mean gap's distance from its target: boosts and bursts are not in the steady prediction."""
+    if not to.gap_s < 1e6 or isnan(load.mean_s) or isnan(load.generated):
+        return
+    keep = exp(-span_s / TRIM_S)
+    s[S_GAP_SUM] = keep * s[S_GAP_SUM] + load.generated * load.mean_s
+    s[S_GAP_COUNT] = keep * s[S_GAP_COUNT] + load.generated
+    error = 1.0 - s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / to.gap_s
+    s[S_TRIM] = min(TRIM_MAX, max(TRIM_MIN, s[S_TRIM] + span_s / TRIM_S * min(0.5, max(-0.5, error))))
 
 
 def follow(s: list[float], load: Load, now_s: float) -> None:
@@ -260,7 +278,7 @@ def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float,
             return TTFT
         if s[S_RATE] > u.busy_max * rate:
             return WAIT
-    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s:
+    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s * s[S_TRIM]:
         return GAP
     return LOWEST
 
@@ -302,22 +320,33 @@ def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float
     s[S_PLAN_WHY] = float(LOWEST if best_w < inf else why)
 
 
-def urgent(p: Plant, s: list[float], load: Load, u: Tuning, to: Bounds, need: float, low: float, steps: int) -> float:
-    """The lowest clock whose prefill rate, with the largest chunk the gap bound allows, meets the backlog's deadline."""
+def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: float, low: float, steps: int) -> float:
+    """The lowest clock whose prefill rate meets the backlog's deadline; sets the chunk that goes with it.
+
+    While the mean gap is above its target a smaller chunk at a higher clock is taken, as far as that meets the deadline.
+    """
+    running = load.running + 1.0
+    highest = low + steps * p.x_step
+    cap = p.chunk_tokens * min(1.0, max(0.5, (s[S_TRIM] - TRIM_MIN) / (1.0 - TRIM_MIN)))
+    if u.chunk_max <= 0.0 or rate_at(p, u, s, load, to, highest, cap) < need:
+        cap = 1e9
     first, last = 0, steps
     while first < last:
         middle = (first + last) // 2
-        x = low + middle * p.x_step
-        if rate_at(p, u, s, load, to, x) >= need:
+        if rate_at(p, u, s, load, to, low + middle * p.x_step, cap) >= need:
             last = middle
         else:
             first = middle + 1
-    return low + last * p.x_step
+    x = low + last * p.x_step
+    s[S_URGENT] = min(cap, chunk_at(p, u, x, running, load.kv, to.tbt_s / s[S_PREFILL]))
+    return x
 
 
-def rate_at(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float) -> float:
+def rate_at(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float, cap: float) -> float:
+    """Prefill tokens per second at clock x with the largest chunk allowed, at most `cap`."""
     running = load.running + 1.0
-    room = room_of(p, chunk_at(p, u, x, running, load.kv, to.tbt_s / s[S_PREFILL]), running)
+    chunk = min(cap, chunk_at(p, u, x, running, load.kv, to.tbt_s / s[S_PREFILL]))
+    room = room_of(p, chunk, running)
     return room / (s[S_PREFILL] * iteration_s(p, x, running, load.kv, room))
 
 
@@ -331,6 +360,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     span = now_s - s[S_TIME]
     if s[S_STEADY] >= 1.0 and s[S_STARTED] > 0.0:
         learn(p, u, s, load, now_s, span)
+    trim(s, load, to, max(0.0, span))
     follow(s, load, now_s)
     if to.ttft_s < inf:
         remember(s, now_s, load.queued, to.ttft_s)
@@ -339,7 +369,10 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     s[S_STEADY] = s[S_STEADY] + 1.0 if s[S_X] == before else 0.0
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
     # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
-    s[S_CHUNK] = min(largest, s[S_PLAN_CHUNK]) if why == LOWEST and s[S_URGENT] <= 0.0 else largest
+    if why == LOWEST:
+        s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
+    else:
+        s[S_CHUNK] = largest
     return s[S_X], s[S_CHUNK], why
 
 
@@ -374,8 +407,7 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
             release(s, to, now_s)
             return WAIT if s[S_WAIT] > to.ttft_s else TTFT
         if need > planned_rate(p, s, load):
-            s[S_URGENT] = 1.0
-            wanted = max(wanted, urgent(p, s, load, u, to, need, low, steps))
+            wanted = max(wanted, urgent(p, u, s, load, to, need, low, steps))
     s[S_WANTED] = wanted
     approach(p.x_step, u, s, load.tail_s, to, now_s, low)
     highest = low + steps * p.x_step

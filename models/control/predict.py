@@ -30,8 +30,8 @@ def plant_of(stack: StackProfile) -> Plant:
         "x0_inverse4": 1.0 / (1.0 + stack.x0**4),
     }
     names = [name for name in Plant._fields if name not in own]
-    found = {name: getattr(device, name, None) if hasattr(device, name) else getattr(stack, name) for name in names}
-    return Plant(**{name: float(value) for name, value in (own | found).items()})
+    found = {name: float(getattr(device if hasattr(device, name) else stack, name)) for name in names}
+    return Plant(**(own | found))
 
 
 def clock_factor(curve: DeviceCurve, x: float) -> float:

@@ -82,7 +82,7 @@ def top_rate(p: Plant, flow: Flow, chunk: float, running: float) -> float:
 def cheapest(
     p: Plant, flow: Flow, tbt_s: float, gap_s: float, busy_max: float, min_x: float, chunk_min: float, chunk_max: float
 ) -> tuple[float, float, float]:
-    """Clock, chunk and watts of one GPU that cost least at this load and keep the bounds; watts infinite when none do."""
+    """Clock, chunk and watts of one GPU that cost least here and keep the bounds; watts infinite when none do."""
     best_x, best_chunk, best_w = 1.0, p.chunk_tokens, inf
     chunks = 1 if chunk_max <= 0.0 else max(1, int((chunk_max - chunk_min) / COARSE_CHUNK) + 1)
     for k in range(chunks):

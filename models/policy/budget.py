@@ -75,7 +75,8 @@ def allocate(budget_w: float, members: Sequence[Member], *, oversubscribe: float
         if share < 1.0 and not cut:
             cut = f"; class {priority} gets {share:.0%} of its range and lower ones their floor"
     total = sum(ceilings.values())
-    reason = f"Ceilings of {total:.0f} W under a budget of {budget_w:.0f} W, by class{cut or '; everybody gets what it wants'}."
+    cut = cut or "; everybody gets what it wants"
+    reason = f"Ceilings of {total:.0f} W under a budget of {budget_w:.0f} W, by class{cut}."
     return Allocation(ceilings, brake_table(members, ceilings), reason)
 
 
@@ -112,4 +113,6 @@ def _check(members: Sequence[Member], oversubscribe: float) -> None:
         raise ValueError("two members of a budget have the same name; name each once")
     for m in members:
         if not 0.0 <= m.floor_w <= m.wanted_w:
-            raise ValueError(f"{m.name} wants {m.wanted_w:g} W above a floor of {m.floor_w:g} W; give 0 <= floor <= wanted")
+            raise ValueError(
+                f"{m.name} wants {m.wanted_w:g} W above a floor of {m.floor_w:g} W; give 0 <= floor <= wanted"
+            )

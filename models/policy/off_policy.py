@@ -1,4 +1,4 @@
-"""Judging a policy from another policy's log: doubly robust, with the twin as direct model and an effective sample size.
+"""Judging a policy from another policy's log: doubly robust, the twin as direct model, with an effective sample size.
 
 `ml-driven` stays in "recommend" until the lower 95 % bound of its saving here is above zero. Nothing here decides.
 """

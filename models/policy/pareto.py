@@ -1,4 +1,4 @@
-"""Energy, cost and carbon against latency: every policy as a point, the dominated ones marked. For the bench and the API."""
+"""Energy, cost and carbon against latency: every policy a point, the dominated ones marked. For bench and API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ AXES: Final = ("gpu_joules", "wall_joules", "p99_ttft_ms", "p99_tbt_ms", "p99_e2
 NEAR: Final = 0.002  # relative: closer than this is equal, seeds differ by as much
 
 
-def points(found: Mapping[str, Any], *, price_per_kwh: float | None = None, g_per_kwh: float | None = None) -> list[dict[str, Any]]:
+def points(
+    found: Mapping[str, Any], *, price_per_kwh: float | None = None, g_per_kwh: float | None = None
+) -> list[dict[str, Any]]:
     """One point per policy of a report of `eo bench control`; cost and carbon are null without a price and a factor."""
     rows: dict[str, Any] = {**found["baselines"], **found["results"]}
     rows |= {rival["name"]: rival for rival in found["rivals"]}
@@ -30,7 +32,9 @@ def points(found: Mapping[str, Any], *, price_per_kwh: float | None = None, g_pe
     return made
 
 
-def front(found: Mapping[str, Any], *, price_per_kwh: float | None = None, g_per_kwh: float | None = None) -> list[dict[str, Any]]:
+def front(
+    found: Mapping[str, Any], *, price_per_kwh: float | None = None, g_per_kwh: float | None = None
+) -> list[dict[str, Any]]:
     """The points with `dominated_by`: the name of a policy that is no worse on every axis and better on one."""
     made = points(found, price_per_kwh=price_per_kwh, g_per_kwh=g_per_kwh)
     return [point | {"dominated_by": _dominator(point, made)} for point in made]

@@ -37,7 +37,7 @@ class PidSettings:
 
 
 class PowerPid:
-    """One controlled limit: target in watts, measurement in watts, limit out. Anti-windup: the integral stays inside."""
+    """One controlled limit: target in watts, measurement in, limit out. Anti-windup: the integral stays inside."""
 
     def __init__(self, settings: PidSettings, target_w: float) -> None:
         self._settings = settings

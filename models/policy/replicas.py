@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil, inf, isfinite
+from math import ceil, inf, isfinite, nan
 from typing import Final
 
 from models.control import steady
 from models.control.equations import Plant
 from models.control.steady import Flow
+from models.policy.bandit import Choice, ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
+from models.policy.off_policy import Logged
 
 Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tuple[float, float, float]]
 TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
+LEARN_S: Final = 900.0  # a choice of the bandit holds this long
+EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Seen:
     total: int
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
+    wall_w: float = nan  # measured since the last step; what the bandit learns from
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class ReplicaPlanner:
         *,
         cheapest: Cheapest = steady.cheapest,
         top_rate: TopRate = steady.top_rate,
+        bandit: ShieldedBandit | None = None,
     ) -> None:
         self._plant, self._packing, self._wishes, self._node = plant, packing, wishes, node
         self._cheapest, self._top_rate = cheapest, top_rate
@@ -104,6 +110,11 @@ class ReplicaPlanner:
         self._lower_since_s: float | None = None
         self._prompt: float | None = None
         self._output: float | None = None
+        self._bandit = bandit
+        self._choice: Choice | None = None
+        self._chosen_s = 0.0
+        self._spent: list[float] = []
+        self.log: list[Logged] = []
 
     def step(self, now_s: float, span_s: float, seen: Seen) -> Decision:
         """One decision. Unknown measurements keep what is: capacity is never taken away blindly."""
@@ -116,6 +127,8 @@ class ReplicaPlanner:
             return Decision(seen.serving, "No request has been seen yet, so the number of replicas stays.")
         least = self.least(ahead, seen)
         best, watts = self._best(least, ahead.now, seen)
+        if self._bandit is not None:
+            best, watts = self._learned(now_s, least, ahead.now, seen)
         return self._switch(now_s, best, least, watts, ahead=ahead, seen=seen)
 
     def least(self, ahead: Forecast, seen: Seen) -> int:
@@ -162,6 +175,27 @@ class ReplicaPlanner:
                 break
         return best, best_w
 
+    def _learned(self, now_s: float, least: int, rate: float, seen: Seen) -> tuple[int, float]:
+        """The bandit's choice among numbers that all carry the load: its shield is `least`."""
+        assert self._bandit is not None
+        prices = [self.price(n, rate, seen) for n in range(least, min(least + EXTRA, seen.total + 1))]
+        feasible = [k for k, price in enumerate(prices) if isfinite(price)] or [0]
+        base = prices[0] if isfinite(prices[0]) and prices[0] > 0.0 else 1.0
+        if isfinite(seen.wall_w) and base > 0.0:
+            self._spent.append(seen.wall_w / base)
+        held = self._choice
+        if held is None or now_s - self._chosen_s >= LEARN_S:
+            if held is not None and self._spent:
+                cost = sum(self._spent) / len(self._spent)
+                self._bandit.learn(held, cost)
+                self.log.append(Logged(held.context, held.arm, held.propensity, held.feasible, cost))
+            context = (least % self._node.replicas, min(least // 3, 5))
+            prior = [prices[k] / base if isfinite(prices[k]) else 1.0 for k in feasible]
+            held = self._choice = self._bandit.choose(context, feasible, prior)
+            self._chosen_s, self._spent = now_s, []
+        arm = min(held.arm, len(prices) - 1)
+        return least + arm, prices[arm]
+
     def price(self, replicas: int, rate: float, seen: Seen) -> float:
         """Watts at the wall at the cheapest clock and chunk that keep the bounds; infinite when none does."""
         w = self._wishes
@@ -177,9 +211,7 @@ class ReplicaPlanner:
         )
         return inf if gpu_w == inf else self.wall_w(replicas, gpu_w, seen.total) * self._packing.price
 
-    def _switch(
-        self, now_s: float, best: int, least: int, watts: float, *, ahead: Forecast, seen: Seen
-    ) -> Decision:
+    def _switch(self, now_s: float, best: int, least: int, watts: float, *, ahead: Forecast, seen: Seen) -> Decision:
         """Up at once; down when it was wanted for long enough to earn what a start costs."""
         fields = {
             "rate": ahead.now,
