@@ -138,3 +138,27 @@ def perfect(policy: Policy, *, busy_upper: float | None = None) -> Policy:
     """The same strategy with perfect knowledge of the rate: what no forecast can beat."""
     packing = policy.packing if busy_upper is None else replace(policy.packing, busy_upper=busy_upper)
     return replace(policy, name=f"{policy.name} with perfect load", mode="perfect", packing=packing)
+
+
+def ablations(name: str, base: Reference) -> list[Policy]:
+    """A strategy with one part taken away each: what that part is worth."""
+    whole = strategy(name, base)
+    local, tune = whole.local, whole.local.tune
+    return [
+        whole,
+        replace(whole, name="without clocks", local=static()),
+        replace(
+            whole, name="without chunk size", local=local._replace(tune=tune._replace(chunk_min=0.0, chunk_max=0.0))
+        ),
+        replace(whole, name="without replicas", mode="fixed"),
+        replace(whole, name="without forecast", packing=replace(whole.packing, past_weight=0.0)),
+        replace(whole, name="one ratio", local=local._replace(tune=tune._replace(learns=2.0))),
+        replace(whole, name="packing of b1", mode="reactive"),
+        replace(whole, name="control every 0.5 s", local=slower(local, 0.5)),
+    ]
+
+
+def slower(local: Local, tick_s: float, delay_s: float = DELAY_S) -> Local:
+    """The same policy at a slower loop, which it knows of."""
+    tune = local.tune._replace(react_s=0.5 * tick_s + delay_s, dwell_s=max(local.tune.dwell_s, tick_s))
+    return local._replace(tick_s=tick_s, delay_s=delay_s, tune=tune)

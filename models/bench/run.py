@@ -63,6 +63,7 @@ class Case:
     node: Node = field(default_factory=Node)
     long_prompt: float = 4000.0
     budget_w: float = 0.0
+    later: tuple[float, Plant] | None = None  # from this second on another model serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,8 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     now, starts = 0.0, 0
     while now < whole + 60.0:
         now = min(now + SLOW_S, whole + 60.0)
-        machine.advance(sim, case.truth, case.belief, case.node, policy.local, now)
+        truth = case.truth if case.later is None or now <= case.later[0] else case.later[1]
+        machine.advance(sim, truth, case.belief, case.node, policy.local, now)
         if policy.mode != "fixed" and now < whole:
             want = slow.want(now, sim)
             starts += apply(sim, want, now, case.node.boot_s)

@@ -48,7 +48,8 @@ S_URGENT: Final = 30  # chunk while the backlog asks for more than the set point
 S_GAP_SUM: Final = 31  # gaps between tokens of the last minute: their sum and their number
 S_GAP_COUNT: Final = 32
 S_TRIM: Final = 33  # what the gap target is corrected by, so that the measured mean gap comes out at the target
-S_RING: Final = 34
+S_CHUNK_BEFORE: Final = 34
+S_RING: Final = 35
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 
@@ -127,7 +128,7 @@ def begin(s: list[float], p: Plant, long_prompt: float) -> None:
     s[S_PREFILL] = 1.0
     s[S_WATT] = 1.0
     s[S_LONG] = long_prompt
-    s[S_CHUNK] = p.chunk_tokens
+    s[S_CHUNK] = s[S_CHUNK_BEFORE] = p.chunk_tokens
     s[S_TRIM] = 1.0
 
 
@@ -184,7 +185,11 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
     """Compares the last window with the model: two ratios, and whether the model still predicts."""
     if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
         return
-    room = room_of(p, s[S_CHUNK], load.running)
+    # A chunk takes effect a little late: a window between two very different ones teaches nothing.
+    larger, smaller = max(s[S_CHUNK], s[S_CHUNK_BEFORE]), min(s[S_CHUNK], s[S_CHUNK_BEFORE])
+    if larger > 1.1 * smaller:
+        return
+    room = room_of(p, larger, load.running)
     _, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
     decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
     fast = now_s < s[S_RECALIBRATE]
@@ -323,7 +328,7 @@ def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float
 def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: float, low: float, steps: int) -> float:
     """The lowest clock whose prefill rate meets the backlog's deadline; sets the chunk that goes with it.
 
-    While the mean gap is above its target a smaller chunk at a higher clock is taken, as far as that meets the deadline.
+    While the mean gap is above its target a smaller chunk at a higher clock is taken, if that meets the deadline.
     """
     running = load.running + 1.0
     highest = low + steps * p.x_step
@@ -369,6 +374,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     s[S_STEADY] = s[S_STEADY] + 1.0 if s[S_X] == before else 0.0
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
     # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
+    s[S_CHUNK_BEFORE] = s[S_CHUNK]
     if why == LOWEST:
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:

@@ -41,17 +41,32 @@ def _answer(tmp_path: Path, *args: str) -> dict[str, Any]:
 def test_a_recording_gives_every_key_of_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("numba")
     found = _answer(tmp_path, "--requests", str(_trace(tmp_path / "t.csv")), "--strategy", "aggressive", "--pareto")
-    assert {"workload", "strategy", "days", "seeds", "kappa", "fleet", "result", "baselines", "rivals", "seconds"} <= set(found)
+    assert {
+        "workload",
+        "strategy",
+        "days",
+        "seeds",
+        "kappa",
+        "fleet",
+        "result",
+        "baselines",
+        "rivals",
+        "seconds",
+    } <= set(found)
     result = found["result"]
     for name in ("gpu_saving_ratio", "wall_saving_ratio"):
         assert set(result[name]) == {"b0", "b1"}
     assert set(result["p99_change_ratio"]) == {"ttft", "tbt", "e2e"}
     assert set(result["worst_hour"]) == {"p99_ttft_ms", "p99_tbt_ms", "at"}
-    assert {"saving_interval", "hours_outside_slo", "missed_ratio", "joules_per_request", "joules_per_token"} <= set(result)
+    assert {"saving_interval", "hours_outside_slo", "missed_ratio", "joules_per_request", "joules_per_token"} <= set(
+        result
+    )
     assert set(result["reference_share"]) == {"gpu", "wall"}
     b0 = found["baselines"]["b0"]
     assert b0["gpu_saving_ratio"]["b0"] == 0.0 and b0["p99_ms"]["ttft"] > 0.0
-    assert result["gpu_saving_ratio"]["b0"] == pytest.approx(1 - result["joules_per_request"] / b0["joules_per_request"])
+    assert result["gpu_saving_ratio"]["b0"] == pytest.approx(
+        1 - result["joules_per_request"] / b0["joules_per_request"]
+    )
     assert 0.2 < result["gpu_saving_ratio"]["b0"] < 0.9
     assert found["quality"] == "simulated"
     assert {"aggressive", "b0", "b1"} == {p["name"] for p in found["pareto"]}
@@ -87,10 +102,20 @@ def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
     rates, lengths = tmp_path / "r.csv", tmp_path / "l.csv"
     rates.write_text("timestamp_s,requests_per_s\n0,4\n120,0\n240,8\n")
     lengths.write_text(
-        "quantity,cdf,tokens\n" + "".join(f"{q},0,10\n{q},1,{n}\n" for q, n in (("input_tokens", 3000), ("output_tokens", 90)))
+        "quantity,cdf,tokens\n"
+        + "".join(f"{q},0,10\n{q},1,{n}\n" for q, n in (("input_tokens", 3000), ("output_tokens", 90)))
     )
     found = _answer(
-        tmp_path, "--rates", str(rates), "--lengths", str(lengths), "--strategy", "aggressive", "--no-reference", "--seeds", "2"
+        tmp_path,
+        "--rates",
+        str(rates),
+        "--lengths",
+        str(lengths),
+        "--strategy",
+        "aggressive",
+        "--no-reference",
+        "--seeds",
+        "2",
     )
     assert found["result"]["saving_interval"]["over"].startswith("seeds")
     assert found["seeds"] == 2
@@ -109,7 +134,9 @@ def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
         (["--requests", "/nowhere.csv"], "/nowhere.csv is not a file"),
     ],
 )
-def test_refusals_say_what_is_wrong_and_what_to_do(args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_say_what_is_wrong_and_what_to_do(
+    args: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run(*args) == 2
     assert words in capsys.readouterr().err
 
