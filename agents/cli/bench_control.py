@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             names,
             shown=args.strategy,
             with_rivals=args.strategy == "rivals",
-            with_reference=not args.no_reference,
+            with_reference=() if args.no_reference else names,
             say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
         )
     except BenchUnavailable as error:

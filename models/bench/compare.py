@@ -327,7 +327,7 @@ def all_rivals(compare: Comparison) -> list[dict[str, Any]]:
 
 
 def report(
-    setup: Setup, names: tuple[str, ...], *, shown: str, with_rivals: bool, with_reference: bool, say: Say
+    setup: Setup, names: tuple[str, ...], *, shown: str, with_rivals: bool, with_reference: tuple[str, ...], say: Say
 ) -> dict[str, Any]:
     """The whole answer of `eo bench control` as a dictionary."""
     began = process_time()
@@ -336,7 +336,7 @@ def report(
     def ours(name: str) -> Callable[[Reference], Policy]:
         return lambda base: strategy(name, base, tick_s=setup.tick_s, delay_s=setup.delay_s)
 
-    results = {name: compare.row(ours(name), reference=with_reference) for name in names}
+    results = {name: compare.row(ours(name), reference=name in with_reference) for name in names}
     found: dict[str, Any] = {
         "workload": setup.name,
         "strategy": shown,

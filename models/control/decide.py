@@ -24,7 +24,6 @@ S_RATE: Final = 6
 S_TIME: Final = 7
 S_DECODE: Final = 8  # learned ratios
 S_PREFILL: Final = 9
-S_STEADY: Final = 10  # steps since the lock moved
 S_LONG: Final = 11  # a long prompt, tokens
 S_DONE: Final = 12  # prompt tokens prefilled since the start
 S_BAD: Final = 13  # windows in a row in which the model did not predict
@@ -48,7 +47,7 @@ S_URGENT: Final = 30  # chunk while the backlog asks for more than the set point
 S_GAP_SUM: Final = 31  # gaps between tokens of the last minute: their sum and their number
 S_GAP_COUNT: Final = 32
 S_TRIM: Final = 33  # what the gap target is corrected by, so that the measured mean gap comes out at the target
-S_CHUNK_BEFORE: Final = 34
+S_UNQUIET: Final = 34  # when lock or chunk last moved: what ran then says little about the model
 S_RING: Final = 35
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
@@ -128,7 +127,8 @@ def begin(s: list[float], p: Plant, long_prompt: float) -> None:
     s[S_PREFILL] = 1.0
     s[S_WATT] = 1.0
     s[S_LONG] = long_prompt
-    s[S_CHUNK] = s[S_CHUNK_BEFORE] = p.chunk_tokens
+    s[S_CHUNK] = p.chunk_tokens
+    s[S_UNQUIET] = -1e18
     s[S_TRIM] = 1.0
 
 
@@ -185,11 +185,7 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
     """Compares the last window with the model: two ratios, and whether the model still predicts."""
     if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
         return
-    # A chunk takes effect a little late: a window between two very different ones teaches nothing.
-    larger, smaller = max(s[S_CHUNK], s[S_CHUNK_BEFORE]), min(s[S_CHUNK], s[S_CHUNK_BEFORE])
-    if larger > 1.1 * smaller:
-        return
-    room = room_of(p, larger, load.running)
+    room = room_of(p, s[S_CHUNK], load.running)
     _, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
     decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
     fast = now_s < s[S_RECALIBRATE]
@@ -363,7 +359,7 @@ def grid_up(x: float, step: float) -> float:
 def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> tuple[float, float, int]:
     """One step: the lock as a share of the highest clock (default_x = release), the chunk size, and why."""
     span = now_s - s[S_TIME]
-    if s[S_STEADY] >= 1.0 and s[S_STARTED] > 0.0:
+    if s[S_STARTED] > 0.0 and now_s - s[S_UNQUIET] >= 2.0 * u.react_s + span - 1e-9:
         learn(p, u, s, load, now_s, span)
     trim(s, load, to, max(0.0, span))
     follow(s, load, now_s)
@@ -371,14 +367,15 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         remember(s, now_s, load.queued, to.ttft_s)
     before = s[S_X]
     why = choose(p, u, s, load, to, now_s)
-    s[S_STEADY] = s[S_STEADY] + 1.0 if s[S_X] == before else 0.0
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
     # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
-    s[S_CHUNK_BEFORE] = s[S_CHUNK]
+    chunk = s[S_CHUNK]
     if why == LOWEST:
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
         s[S_CHUNK] = largest
+    if s[S_X] != before or abs(s[S_CHUNK] - chunk) > 0.1 * chunk:
+        s[S_UNQUIET] = now_s
     return s[S_X], s[S_CHUNK], why
 
 

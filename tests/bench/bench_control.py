@@ -43,22 +43,29 @@ def say(text: str) -> None:
 def main_part(name: str, args: Namespace) -> Json:
     """Strategies against both baselines and the reference."""
     found = setup(name, days=args.days, seeds=args.seeds)
-    return report(found, STRATEGIES, shown="all", with_rivals=False, with_reference=args.reference, say=say)
+    return report(
+        found,
+        STRATEGIES,
+        shown="all",
+        with_rivals=False,
+        with_reference=("aggressive",) if args.reference else (),
+        say=say,
+    )
 
 
 def rivals_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1)
-    return report(found, STRATEGIES[:3], shown="rivals", with_rivals=True, with_reference=False, say=say)
+    return report(found, STRATEGIES[:3], shown="rivals", with_rivals=True, with_reference=(), say=say)
 
 
 def kappa_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1, kappas=("low", "mid", "high"))
-    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=False, say=say)
+    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
 
 
 def other_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1)
-    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=False, say=say)
+    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
 
 
 def ablation_part(name: str, args: Namespace) -> Json:

@@ -161,7 +161,8 @@ def _wrong(found: dict[str, Json]) -> list[str]:
             saved = ", ".join(_ratio(r[k]["gpu_saving_ratio"]["b0"]) for k in ("wrong", "right"))
             worst = r["wrong"]["worst_hour"]
             lines.append(
-                f"| {label} | {missed} | {saved} | {_whole(worst['p99_ttft_ms'])} ms, {_whole(worst['p99_tbt_ms'])} ms |"
+                f"| {label} | {missed} | {saved} "
+                f"| {_whole(worst['p99_ttft_ms'])} ms, {_whole(worst['p99_tbt_ms'])} ms |"
             )
     return lines
 
