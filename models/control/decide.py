@@ -306,8 +306,10 @@ def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float
     # Once a set point is known only its neighbours are tried: the load of 20 s moves slowly.
     near = int((s[S_PLAN_CHUNK] - u.chunk_min) / CHUNK_STEP + 0.5)
     known = s[S_PLANNED] > 0.0 and s[S_PLAN_WHY] == float(LOWEST)
-    first, last = (max(0, near - 1), min(chunks, near + 2)) if known and chunks > 1 else (0, chunks)
-    for k in range(first, last):
+    first, last, stride = 0, chunks, max(1, chunks // 6)
+    if known and chunks > 1:
+        first, last, stride = max(0, near - 1), min(chunks, near + 2), 1
+    for k in range(first, last, stride):
         chunk = p.chunk_tokens if u.chunk_max <= 0.0 else u.chunk_min + k * CHUNK_STEP
         found = lowest(p, u, s, load, to, chunk, low, steps)
         if found < 0:
