@@ -24,8 +24,7 @@ from models.control.predict import plant_of
 from models.twin.params import variant
 
 JUDGED_FROM: Final = 3  # days 0-2 are for tuning
-REFERENCE_HOURS: Final = 6.0  # of B0 on the tuning days, per window
-REFERENCE_AT: Final = (0.45, 2.45)  # days
+REFERENCE_S: Final = 6 * 3600.0  # of B0: the tuning days' busiest hours, which is where its p99s come from
 LEAST_IN_HOUR: Final = 100  # requests below which an hour's p99 says nothing
 SLO_S: Final = {"ttft": 2.0, "tbt": 0.1}
 # Two-sided 95 % of Student's t for 1..9 degrees of freedom.
@@ -117,11 +116,10 @@ class Comparison:
         if curve is None or self.window()[0] == 0.0:
             return [self.outcome(b0(), kappa, 0)]
         self.say("b0 on the tuning days")
-        scaled, found = curve.scaled(self.scale()), []
-        for day in REFERENCE_AT:
-            stream = draw(scaled, from_s=day * DAY_S, to_s=day * DAY_S + REFERENCE_HOURS * 3600.0, seed=77)
-            found.append(run(Case(stream, self.replicas(), truth_of(kappa), self.belief, history=scaled), b0()))
-        return found
+        scaled = curve.scaled(self.scale())
+        begin = busiest_s(scaled, JUDGED_FROM * DAY_S, REFERENCE_S)
+        stream = draw(scaled, from_s=begin, to_s=begin + REFERENCE_S, seed=77)
+        return [run(Case(stream, self.replicas(), truth_of(kappa), self.belief, history=scaled), b0())]
 
     # --- runs --------------------------------------------------------------------------------------------------
 
@@ -158,6 +156,15 @@ class Comparison:
         outcomes = [self.outcome(policy, kappa, seed) for seed in range(self.setup.seeds)]
         found["p99_ms"] = {m: _mean(1e3 * o.quantile_s(m, 0.99) for o in outcomes) for m in METRICS}
         return found
+
+
+def busiest_s(curve: Curve, until_s: float, span_s: float) -> float:
+    """Where the span of highest mean rate begins, before until_s."""
+    grid = np.arange(0.0, until_s, 600.0)
+    rate = curve.at(grid)
+    width = int(span_s / 600.0)
+    means = np.convolve(rate, np.ones(width) / width, mode="valid")
+    return float(grid[int(means.argmax())])
 
 
 def truth_of(kappa: str) -> Plant:

@@ -1,8 +1,8 @@
 """Who is compared with whom: baselines, our strategies, rivals and the perfect-load reference, with frozen numbers.
 
 Every number in here was chosen on days 0-2 of the Azure 2024 week and is the same for every trace. A bound in percent
-is turned into targets with B0's percentiles on days 0-2 (for a recording without such days: on the recording's B0 run,
-as a hold-out would give it).
+is turned into targets with B0's percentiles in the busiest six hours of days 0-2 (for a recording without such days: on
+the recording's B0 run, as a hold-out would give it).
 """
 
 from __future__ import annotations

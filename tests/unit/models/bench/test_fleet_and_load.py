@@ -9,7 +9,7 @@ import pytest
 
 from agents.cli.bench_inputs import workload
 from models.bench import state as st
-from models.bench.compare import cell, hours_outside, interval, mean_of, truth_of, worst_hour
+from models.bench.compare import busiest_s, cell, hours_outside, interval, mean_of, truth_of, worst_hour
 from models.bench.fleet import curve_work, scale_for, size, stream_work
 from models.bench.load import Curve, Lengths, Stream, draw, recorded
 from models.bench.plantparts import Node
@@ -133,3 +133,10 @@ def test_quantile_and_mean_of_a_histogram() -> None:
     assert quantile(counts, 0.5) == pytest.approx(np.exp(700.5 * st.BIN_WIDTH) * 1e-3, rel=0.003)
     assert quantile(counts, 0.999) == pytest.approx(np.exp(900.9 * st.BIN_WIDTH) * 1e-3, rel=0.003)
     assert mean_s(counts) == pytest.approx(0.99 * np.exp(700.5 * 0.005) * 1e-3 + 0.01 * np.exp(900.5 * 0.005) * 1e-3)
+
+
+def test_reference_hours_are_the_busiest_before_the_judged_days() -> None:
+    t = np.arange(0.0, 5 * 86_400.0, 600.0)
+    rate = np.where((t >= 100_000.0) & (t < 130_000.0), 9.0, 1.0) + np.where(t > 300_000.0, 50.0, 0.0)
+    begin = busiest_s(Curve(t, rate, UNIT, 0.1), 3 * 86_400.0, 6 * 3_600.0)
+    assert 100_000.0 <= begin + 600.0 and begin + 6 * 3_600.0 <= 131_000.0
