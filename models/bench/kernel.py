@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import log
 
-from models.bench.local import Local, control
+from models.bench.local import Local, control, wake
 from models.bench.plantparts import Node
 from models.bench.state import (
     BIN_WIDTH,
@@ -71,7 +71,7 @@ def hour_of(sim: Sim, now_s: float) -> int:
     return int(min(int(now_s / 3600.0), sim.hours.shape[0] - 1))
 
 
-def route(sim: Sim, index: int) -> None:
+def route(sim: Sim, index: int) -> int:
     """Joins the least loaded replica that is on; draining ones only when nothing else is there."""
     best, least = -1, 1e300
     for wanted in (ON, DRAINING, LOADING):
@@ -103,6 +103,7 @@ def route(sim: Sim, index: int) -> None:
         sim.obs[r, O_LONGEST] = tokens
     sim.clock[C_ARRIVED] += 1.0
     sim.clock[C_ARRIVED_IN] += tokens
+    return r
 
 
 def admit(sim: Sim, p: Plant, r: int, room: float) -> None:
@@ -320,7 +321,7 @@ def advance(sim: Sim, p: Plant, belief: Plant, node: Node, how: Local, until_s: 
         if now_s >= until_s and arrival > until_s and tick > until_s:
             break
         if arrival <= tick and arrival <= until_s:
-            route(sim, index)
+            wake(sim, belief, how, route(sim, index), now_s)
             index += 1
         elif tick <= until_s:
             meter(sim, p, node, now_s)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from models.bench.state import (
     DRAINING,
+    LOADING,
     O_ARRIVED,
     O_COLUMNS,
     O_ENERGY,
@@ -53,6 +54,7 @@ class Local(NamedTuple):
     ttft_s: float
     gap_s: float
     tune: Tuning
+    wake: float = 0.0  # above 0: ours also steps when a request arrives, because the engine says so
     a: float = 0.0
     b: float = 0.0
     c: float = 0.0
@@ -93,6 +95,15 @@ def control(sim: Sim, p: Plant, how: Local, now_s: float) -> None:
                 profile(sim, p, how, r, now_s)
         for column in range(O_COLUMNS):
             sim.obs[r, column] = 0.0
+
+
+def wake(sim: Sim, p: Plant, how: Local, r: int, now_s: float) -> None:
+    """A step out of turn for the replica that a request has just joined."""
+    if how.kind != OURS or how.wake <= 0.0 or sim.state[r] > DRAINING or sim.state[r] == LOADING:
+        return
+    ours(sim, p, how, r, now_s)
+    for column in range(O_COLUMNS):
+        sim.obs[r, column] = 0.0
 
 
 def ours(sim: Sim, p: Plant, how: Local, r: int, now_s: float) -> None:

@@ -90,8 +90,8 @@ def strategy(
         tbt, ttft, gap = aim.tbt, aim.ttft, inf
     else:
         tbt, ttft, gap = aim.tbt * base.tbt_s, aim.ttft * base.ttft_s, aim.e2e * base.gap_s
-    tune = aim.tune._replace(react_s=0.5 * tick_s + delay_s)
-    local = Local(OURS, tick_s, delay_s, tbt, 0.0, FLOOR_X, tbt, ttft, gap, tune)
+    tune = aim.tune._replace(react_s=delay_s + 0.01)
+    local = Local(OURS, tick_s, delay_s, tbt, 0.0, FLOOR_X, tbt, ttft, gap, tune, wake=1.0)
     return Policy(name, local, mode, aim.packing, learns=name == "ml-driven")  # type: ignore[arg-type]
 
 
@@ -156,6 +156,7 @@ def ablations(name: str, base: Reference) -> list[Policy]:
         replace(whole, name="without forecast", packing=replace(whole.packing, past_weight=0.0)),
         replace(whole, name="one ratio", local=local._replace(tune=tune._replace(learns=2.0))),
         replace(whole, name="packing of b1", mode="reactive"),
+        replace(whole, name="without word of arrivals", local=slower(local, TICK_S)),
         replace(whole, name="control every 0.5 s", local=slower(local, 0.5)),
     ]
 
@@ -163,4 +164,4 @@ def ablations(name: str, base: Reference) -> list[Policy]:
 def slower(local: Local, tick_s: float, delay_s: float = DELAY_S) -> Local:
     """The same policy at a slower loop, which it knows of."""
     tune = local.tune._replace(react_s=0.5 * tick_s + delay_s, dwell_s=max(local.tune.dwell_s, tick_s))
-    return local._replace(tick_s=tick_s, delay_s=delay_s, tune=tune)
+    return local._replace(tick_s=tick_s, delay_s=delay_s, tune=tune, wake=0.0)

@@ -23,7 +23,7 @@ from models.bench.load import DAY_S, Curve, Stream
 from models.bench.local import LEVELS, LOADS, OURS, Local
 from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
-from models.control.decide import S_DECODE, S_PREFILL, S_SIZE
+from models.control.decide import S_DECODE, S_PREFILL, S_SIZE, S_TRIM
 from models.control.equations import Plant
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
@@ -267,7 +267,8 @@ class _Slow:
             return self._reactive(now_s, seen)
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
-            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode)
+            trim = float(sim.ctl[on, S_TRIM].mean())
+            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, trim=trim)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")

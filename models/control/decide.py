@@ -191,7 +191,9 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
     fast = now_s < s[S_RECALIBRATE]
     gain = 0.5 if fast else u.gain
     error = 0.0
-    if isfinite(load.mean_s) and load.mean_s > 0.0:
+    # A window with part of a chunk in it says nothing: its mixed iteration may be of any length.
+    clear = load.prefilled <= 0.0 or load.prefilled >= 2.0 * room
+    if clear and isfinite(load.mean_s) and load.mean_s > 0.0:
         share = min(1.0, load.prefilled / room * load.mean_s / span_s)
         a, b = (1.0 - share) * decode, share * mixed
         miss = load.mean_s - s[S_DECODE] * a - s[S_PREFILL] * b
@@ -199,11 +201,15 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
         step = gain * miss / (a * a + b * b)
         s[S_DECODE] = bounded(s[S_DECODE] + step * a)
         s[S_PREFILL] = bounded(s[S_PREFILL] + step * b)
-    if isfinite(load.tail_s) and load.tail_s > 0.0 and load.prefilled >= 2.0 * room:
+    if isfinite(load.tail_s) and load.tail_s > 0.0:
+        # Nothing is longer than a full mixed iteration: more is an error in any window, less only in a full one.
         miss = load.tail_s / mixed - s[S_PREFILL]
         if miss > BAD_LOG * s[S_PREFILL]:
             error = max(error, log(load.tail_s / mixed / s[S_PREFILL]))
-        s[S_PREFILL] = bounded(s[S_PREFILL] + (gain if miss > 0.0 else (gain if fast else u.gain_down)) * miss)
+        if miss > 0.0:
+            s[S_PREFILL] = bounded(s[S_PREFILL] + gain * miss)
+        elif load.prefilled >= 2.0 * room:
+            s[S_PREFILL] = bounded(s[S_PREFILL] + (gain if fast else u.gain_down) * miss)
     if u.learns >= 2.0:
         s[S_DECODE] = s[S_PREFILL] = 0.5 * (s[S_DECODE] + s[S_PREFILL])
     judge(s, error, now_s, fast)
@@ -331,7 +337,8 @@ def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: fl
     running = load.running + 1.0
     highest = low + steps * p.x_step
     cap = p.chunk_tokens * min(1.0, max(0.5, (s[S_TRIM] - TRIM_MIN) / (1.0 - TRIM_MIN)))
-    if u.chunk_max <= 0.0 or rate_at(p, u, s, load, to, highest, cap) < need:
+    # Just in time is too late where more may come: the small chunk only as long as a quarter of its rate is left.
+    if u.chunk_max <= 0.0 or 0.75 * rate_at(p, u, s, load, to, highest, cap) < need:
         cap = 1e9
     first, last = 0, steps
     while first < last:

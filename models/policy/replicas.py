@@ -78,6 +78,7 @@ class Seen:
     total: int
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
+    trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
     wall_w: float = nan  # measured since the last step; what the bandit learns from
 
 
@@ -203,7 +204,7 @@ class ReplicaPlanner:
             self._plant,
             self.flow(rate, replicas, seen),
             w.tbt_s,
-            w.gap_s,
+            w.gap_s * (min(1.0, seen.trim) if isfinite(seen.trim) else 1.0),
             0.9,
             w.min_x,
             w.chunk_min,
