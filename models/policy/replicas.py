@@ -170,11 +170,12 @@ class ReplicaPlanner:
             watts = self.price(replicas, rate, seen)
             if watts < best_w * 0.995:
                 best, best_w, worse = replicas, watts, 0
-            else:
+            elif best_w < inf:
                 worse += 1
             if worse >= 4:
                 break
-        return best, best_w
+        # Where no number keeps the bounds, taking capacity away would make it worse.
+        return (best, best_w) if best_w < inf else (max(least, seen.serving), inf)
 
     def _learned(self, now_s: float, least: int, rate: float, seen: Seen) -> tuple[int, float]:
         """The bandit's choice among numbers that all carry the load: its shield is `least`."""

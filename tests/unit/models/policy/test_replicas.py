@@ -120,3 +120,16 @@ def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
         wild.observe(t, 20.0 if minute % 20 >= 10 else 8.0, 60.0)
         calm.ahead(t, 480.0), wild.ahead(t, 480.0)
     assert wild.ahead(36_000.0, 480.0).error_ratio > 2 * calm.ahead(36_000.0, 480.0).error_ratio
+
+
+def test_gaps_that_stay_above_target_ask_for_more_replicas() -> None:
+    wishes = replace(WISHES, gap_s=0.026)
+    calm, late = _planner(wishes=wishes), _planner(wishes=wishes)
+    few = _settled(calm, SEEN).serving
+    more = _settled(late, replace(SEEN, trim=0.85)).serving
+    assert more > few
+
+
+def test_where_nothing_keeps_the_bounds_no_capacity_is_taken_away() -> None:
+    planner = _planner(wishes=replace(WISHES, tbt_s=0.015))
+    assert _settled(planner, replace(SEEN, serving=9), minutes=60).serving == 9
