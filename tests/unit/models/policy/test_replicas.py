@@ -123,7 +123,7 @@ def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
 
 
 def test_gaps_that_stay_above_target_ask_for_more_replicas() -> None:
-    wishes = replace(WISHES, gap_s=0.026)
+    wishes = replace(WISHES, gap_s=0.024)
     calm, late = _planner(wishes=wishes), _planner(wishes=wishes)
     few = _settled(calm, SEEN).serving
     more = _settled(late, replace(SEEN, trim=0.85)).serving
