@@ -48,6 +48,8 @@ benchmark: deps
 	$(BIN)/eo bench loop --write docs/benchmarks/loop.md
 	$(BIN)/eo bench stream --write docs/benchmarks/stream.md
 	$(BIN)/python -m tests.bench.bench_archive --write docs/benchmarks/archive.md
+	$(BIN)/python -m tests.bench.bench_sources --write docs/benchmarks/sources.md
+	$(BIN)/python -m tests.bench.bench_sensors --write docs/benchmarks/sensors.md
 
 # The full protocol: hours on one core. A run that was cut off goes on; remove build/benchmark-control to begin again.
 benchmark-control: deps

@@ -17,6 +17,7 @@ from streams.jobs import registry
 from streams.jobs.base import Job, JobContext
 from streams.liveness import EndOffsets, Liveness, Standing
 from streams.metrics import WorkerMetrics
+from streams.observe.trace import JobTracing, OtelSettings, TracingError
 from streams.progress import Partition, Progress
 from streams.publisher import Publisher
 from streams.runtime import Runtime
@@ -62,7 +63,8 @@ def build(job: Job, settings: WorkerSettings) -> StreamApp:
         datadir=str(settings.layout.run / "faust"),
     )
     app.progress = Progress()
-    app.fetch = FetchTuning(settings.max_batch, settings.fetch_max_wait_ms, settings.fetch_min_bytes)
+    own = FetchTuning(settings.max_batch, settings.fetch_max_wait_ms, settings.fetch_min_bytes)
+    app.fetch = getattr(job, "fetch", own)
     app.runtime = Runtime(job, _context(job, settings), progress=app.progress, metrics=WorkerMetrics(job.name))
     app.hooks = app.runtime
     for topic in job.topics:
@@ -82,7 +84,21 @@ def _context(job: Job, settings: WorkerSettings) -> JobContext:
         wall_ns=time.time_ns,
         monotonic=time.monotonic,
         log=logging.getLogger(f"streams.jobs.{job.name}"),
+        tracing=_tracing(job.name),
     )
+
+
+def _tracing(job: str) -> JobTracing | None:
+    """Off, and nothing imported, unless an OTLP endpoint is set. Raises StreamsError for one that cannot work."""
+    try:
+        settings = OtelSettings.from_env()
+    except TracingError as error:
+        raise StreamsError(str(error)) from error
+    if not settings.traces:
+        return None
+    from streams.observe.sdk import SdkTracer
+
+    return JobTracing(SdkTracer(settings, f"eo-worker-{job}"))
 
 
 def _agent(app: StreamApp, topic: Topic) -> None:
@@ -118,7 +134,9 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stopping.set)
     runtime.job.start(runtime.ctx)
-    note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=runtime.metrics.serve())
+    runtime.metrics.cost(f"worker:{job.name}", runtime.ctx.publisher)
+    address = runtime.metrics.serve(settings.metrics_host, settings.metrics_port)
+    note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=address)
     tasks: list[asyncio.Task[Any]] = []
     watchdog = Watchdog(settings.stall_s)
     watchdog.start()
@@ -134,7 +152,9 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
             task.cancel()
         await app.stop()
         watchdog.stop()
-        note.unlink(missing_ok=True)
+        if runtime.ctx.tracing is not None:
+            await asyncio.to_thread(runtime.ctx.tracing.tracer.close)
+        run_note.forget(note)
     if runtime.failure is not None:
         raise runtime.failure
 

@@ -23,6 +23,7 @@ from streams.contract.signing import KeyRing, Signer
 from streams.contract.topics import DESIRED, FEATURES
 from streams.errors import StreamsError
 from streams.jobs.actuation_retry import patiently
+from streams.observe.trace import JobTracing, Span, Value
 from streams.replay import Replay
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ class PartitionWriter:
         signer: Signer,
         keyring: KeyRing | None,
         wall_ns: Callable[[], int],
+        tracing: JobTracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.partition, self.cluster = partition, cluster
         self.epoch, self.seq, self.forged_total = 0, 0, 0
         self._bootstrap, self._signer, self._keyring, self._wall_ns = bootstrap, signer, keyring, wall_ns
@@ -108,15 +111,32 @@ class PartitionWriter:
             Fenced: another owner exists.
             Aborted: nothing was written; try again with fresh decisions.
         """
+        spans = self._spans(drafts)
         try:
             self._producer.begin_transaction()
             for draft in drafts:
-                self._produce(self._stamp(draft))
+                self._produce(self._stamp(draft), spans.get(draft.node))
             failpoints.hit("streams.in_transaction")
             self._commit()
         except KafkaException as error:
             raise self._rolled_back(error) from error
+        finally:
+            for span in spans.values():
+                span.end()
         return len(drafts)
+
+    def _spans(self, drafts: Sequence[PowerDesired]) -> dict[str, Span]:
+        """A span around the transaction for each envelope that a traced sample led to."""
+        if self._tracing is None or not self._tracing.handoff.held:
+            return {}
+        found = {draft.node: self._tracing.handoff.take((draft.node, draft.issued_at_ns)) for draft in drafts}
+        facts: dict[str, Value] = {"messaging.system": "kafka", "messaging.batch.message_count": len(drafts)}
+        start = self._tracing.tracer.start
+        return {
+            node: start("actuation.commit", parent=parent, attributes={"host.name": node, **facts})
+            for node, parent in found.items()
+            if parent is not None
+        }
 
     def _commit(self) -> None:
         """Commits; a commit whose answer is late must be asked for again, it can no longer be taken back."""
@@ -141,13 +161,14 @@ class PartitionWriter:
         now = self._wall_ns()
         return self._signer.sign(msgspec.structs.replace(draft, epoch=self.epoch, seq=self.seq, issued_at_ns=now))
 
-    def _produce(self, command: PowerDesired) -> None:
+    def _produce(self, command: PowerDesired, span: Span | None) -> None:
+        context = None if span is None else span.traceparent
         self._producer.produce(
             DESIRED.name,
             codec.encode(command),
             key=command.node.encode(),
             partition=self.partition,
-            headers=codec.headers(command, source=f"actuation/{self.partition}"),
+            headers=codec.headers(command, source=f"actuation/{self.partition}", traceparent=context),
         )
 
     def _rolled_back(self, error: KafkaException) -> CommandsError:

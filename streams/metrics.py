@@ -1,10 +1,14 @@
-"""Metrics of one worker, in a registry of its own, served on a free loopback port."""
+"""Metrics of one worker, in a registry of its own, served on a free loopback port unless told otherwise."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from streams.errors import StreamsError
+from streams.observe.own_cost import OwnCost
+from streams.publisher import Publisher
 
 BATCH_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -26,7 +30,17 @@ class WorkerMetrics:
         self.outstanding = Gauge("eo_worker_outstanding", "outputs not yet acknowledged", registry=registry)
         Gauge("eo_worker_info", "which job this is", ("job",), registry=registry).labels(job).set(1)
 
-    def serve(self) -> str:
-        """Starts the endpoint; returns its address host:port."""
-        server, _ = start_http_server(0, addr="127.0.0.1", registry=self.registry)
-        return f"127.0.0.1:{server.server_port}"
+    def cost(self, role: str, publisher: Publisher) -> None:
+        """Adds what this process costs."""
+        self.registry.register(OwnCost(role, sent_bytes=lambda: publisher.sent_bytes))
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Starts the endpoint; returns its address host:port. Raises StreamsError when the address is taken."""
+        try:
+            server, _ = start_http_server(port, addr=host, registry=self.registry)
+        except OSError as error:
+            raise StreamsError(
+                f"metrics cannot be served on {host}:{port} ({error.strerror}); choose another port with "
+                "EO_METRICS_PORT, 0 takes any free one"
+            ) from error
+        return f"{host}:{server.server_port}"

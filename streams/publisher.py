@@ -76,6 +76,7 @@ class Publisher:
         self._producer = producer if producer is not None else _producer(bootstrap, client_id)
         self._open = Receipt()
         self.dead_letters = 0
+        self.sent_bytes = 0  # of values, before compression
 
     def send(self, record: Record, key: str, *, source: str, traceparent: str | None = None) -> None:
         """Publishes a record to its topic of the contract; `source` is the writer's name, e.g. the job's."""
@@ -96,6 +97,7 @@ class Publisher:
                 self._producer.produce(
                     topic, key=key, value=value, headers=headers or [], on_delivery=receipt.delivered
                 )
+                self.sent_bytes += len(value or b"")
                 return
             except BufferError:
                 if time.monotonic() > deadline:

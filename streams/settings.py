@@ -44,6 +44,17 @@ class WorkerSettings(BaseSettings):
     commit_interval_s: float = Field(1.0, gt=0.0)
     stall_s: float = Field(60.0, gt=0.0, description="no commit for this long while records wait = exit non-zero")
 
+    # Metrics.
+    metrics_host: str = Field("127.0.0.1", description="where /metrics listens; a container needs 0.0.0.0")
+    metrics_port: int = Field(0, ge=0, le=65535, description="0 = any free one, named in run/<job>.json")
+
+    # Alerts. No default here sends anything anywhere.
+    alert_rules_dir: Path | None = Field(None, description="folder of *.toml rules that override the shipped ones")
+    location: str | None = Field(None, min_length=1, description="where the cluster stands; none = no CO2 number")
+    carbon_factors: Path | None = Field(None, description="TOML, g CO2e/kWh by location; none = no CO2 number")
+    alertmanager_url: str | None = Field(None, pattern=r"^https?://", description="Alertmanager to tell; none = no one")
+    webhook_file: Path | None = Field(None, description="receivers of webhooks; default deliver/webhooks.json")
+
     # Group and fetch.
     session_s: float = Field(10.0, gt=0.0)
     heartbeat_s: float = Field(3.0, gt=0.0)

@@ -77,7 +77,7 @@ class Supervisor:
                 time.sleep(POLL_S)
         finally:
             clean = self.end()
-            note.unlink(missing_ok=True)
+            run_note.forget(note)
         return 0 if clean else 1
 
     def look(self, child: Child, now_s: float) -> None:

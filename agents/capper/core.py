@@ -7,6 +7,7 @@ writer.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,9 @@ from agents.capper.settings import CapperSettings
 from streams.contract.failpoints import hit
 from streams.contract.records import PowerApplied, PowerDesired
 from streams.contract.signing import KeyRing
+from streams.observe import notes
 
+SLACK_S: Final = 5.0  # beyond a slow device's own latency
 ANSWERS_KEPT: Final = 16  # a duplicate of one of the last commands gets the same acknowledgement again
 
 
@@ -54,7 +57,7 @@ class Capper:
         if (first := power or clock) is None:
             raise CapperError(f"node {node} has neither a power nor a clock actuator: there is nothing to cap")
         self.node, self.cluster, self.settings, self.folder = node, cluster, settings, folder
-        self._keyring, self._monotonic, self._wall_ns = keyring, monotonic, wall_ns
+        self._keyring, self._monotonic, self._wall_ns, self._sleep = keyring, monotonic, wall_ns, sleep
         names = "+".join(actuator.name for actuator in (power, clock) if actuator)
         self._writer = AckWriter(cluster=cluster, node=node, actuator=names, quality=first.quality, wall_ns=wall_ns)
         capper_id = self._writer.capper_id
@@ -105,8 +108,17 @@ class Capper:
         """Puts back what is still held, then lets the folder go. Safe to call twice."""
         if self._started and self._holdings.held:
             self.restore_all("the capper is stopping")
+            self._wait_for_slow()
         self._started = False
         self._drop_files()
+
+    def _wait_for_slow(self) -> None:
+        """Devices out of band take their time; what they do not show by then stays in the save file."""
+        slowest = max((knob.actuator.latency_s for _, knob in self._holdings.held), default=0.0)
+        ends_s = self._monotonic() + slowest + SLACK_S
+        while self._monotonic() < ends_s and any(knob.pending for _, knob in self._holdings.held):
+            self._sleep(0.25)
+            self.tick()
 
     def _drop_files(self) -> None:
         self._mark.close()
@@ -120,11 +132,16 @@ class Capper:
         `received_ns` is the wall clock at the agent and serves the reported latency only. The lease runs from this call
         on the monotonic clock. Raises CapperError only when the capper is not started.
         """
+        with notes.step("capper.grant", **{"host.name": self.node}):
+            return self._grant(raw, received_ns)
+
+    def _grant(self, raw: bytes, received_ns: int) -> PowerApplied:
         if not self._started:
             raise CapperError(f"the capper of node {self.node} is not started")
         now_s = self._monotonic()
         try:
-            command = self._authenticate(raw)
+            with notes.step("capper.verify"):
+                command = self._authenticate(raw)
             if answer := self._answers.get((command.epoch, command.seq)):
                 self._counts["duplicate"] += 1
                 return answer
@@ -139,6 +156,13 @@ class Capper:
         self._remember(command, answer)
         hit("capper.before_ack")
         return answer
+
+    def grant_traced(
+        self, raw: bytes, *, received_ns: int, traceparent: str
+    ) -> tuple[PowerApplied, Sequence[notes.SpanNote], int]:
+        """`grant` with the spans of what it did, for a caller in the same process."""
+        with notes.taking(traceparent, self._wall_ns) as spans:
+            return self.grant(raw, received_ns=received_ns), spans, os.getpid()
 
     def _authenticate(self, raw: bytes) -> PowerDesired:
         limit = self.settings.max_request_bytes
@@ -333,5 +357,6 @@ def _gpu_status(gpu: Gpu, now_s: float) -> dict[str, object]:
         "yielded": gpu.yielded,
         "not_actuatable": gpu.shunned,
         "restoring": gpu.restoring,
+        "pending": {k.actuator.knob: k.pending.value for k in gpu.knobs if k.pending},
         "set_calls": sum(knob.set_calls for knob in gpu.knobs),
     }

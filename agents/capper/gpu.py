@@ -45,9 +45,9 @@ class Gpu:
         return any(knob.claim is not None for knob in self.knobs)
 
     def put_back(self, now_s: float, retry_s: float) -> list[PutBack]:
-        """Restores every claimed knob, the clock first; a failure leaves `restoring` set for the next try."""
+        """Restores every claimed knob, the clock first; what is not back yet leaves `restoring` set."""
         results = [knob.put_back(now_s) for knob in self.knobs if knob.claim is not None]
-        self.restoring = any(result.state == "failed" for result in results)
+        self.restoring = any(result.state in {"failed", "pending"} for result in results)
         self.retry_at_s = now_s + retry_s
         self.lease = None
         return results

@@ -159,15 +159,24 @@ def execute(made: Plan, now_s: float) -> str | None:
         result = knob.put_back(now_s)
         if result.state == "failed":
             return result.problem
+        if result.state == "pending":
+            made.gpu.restoring, made.gpu.retry_at_s = True, now_s
+            made.row.status, made.row.reason = "expired", _told(knob, "its own value")
     power, clock = made.gpu.power, made.gpu.clock
     if made.watts is not None and power is not None and (problem := power.apply(made.watts, now_s)):
         return problem
+    if made.watts is not None and power is not None and power.pending is not None:
+        made.row.reason = _told(power, f"{made.watts:g} W")
     if made.clocks is not None and clock is not None and clock.claim is not None:
         lock = clock.claim.ours
         if lock is not None and lock != clock.claim.saved.previous and not _inside(lock, made.clocks):
             nearest = min(max(round(lock), made.clocks.low), made.clocks.high)
             return clock.apply(snap(nearest, made.clocks, clock.bounds().grid), now_s)
     return None
+
+
+def _told(knob: Knob, what: str) -> str:
+    return f"the device was told {what} and shows it within {knob.actuator.latency_s:g} s; not confirmed yet"
 
 
 def _inside(lock: float, window: ClockWindow) -> bool:

@@ -137,6 +137,10 @@ def put_back_row(gpu: Gpu, results: Sequence[PutBack], previous_w: float | None,
     failed = [result.problem for result in results if result.state == "failed"]
     if failed:
         return Row(gpu.uuid, "refused", f"restore: {failed[0]}; the saved value is kept and tried again", gpu)
+    if any(result.state == "pending" for result in results):
+        wait = max(knob.actuator.latency_s for knob in gpu.knobs)
+        text = f"{why}: the device was told and shows it within {wait:g} s; the saved value is kept until then"
+        return Row(gpu.uuid, "expired", text, gpu, previous_w=previous_w)
     if any(result.state == "foreign" for result in results):
         return Row(gpu.uuid, "refused", "foreign: changed by others since, left as it is", gpu)
     return Row(gpu.uuid, "restored", why, gpu, previous_w=previous_w)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from agents.capper.acks import AckWriter, Event
-from agents.capper.actuators.errors import ActuatorError
+from agents.capper.actuators.errors import ActuatorError, Unsafe
 from agents.capper.bounds import power_floor
 from agents.capper.gpu import Gpu, Lease, Row
 from agents.capper.holdings import Holdings, put_back_row
@@ -65,11 +65,20 @@ class Keeper:
             self._watch(gpu, knob, now_s)
 
     def _watch(self, gpu: Gpu, knob: Knob, now_s: float) -> None:
+        if knob.pending is not None:
+            if not knob.pending.restore and (problem := knob.check(now_s)):
+                end = self.shun if knob.claim is not None else self.yield_to_others
+                end(gpu, problem, now_s)
+                self.settle()
+            return  # what is being put back is looked at when its next try is due
         try:
             if knob.foreign():
                 self.yield_to_others(gpu, f"{knob.actuator.knob} was changed by others to {knob.read()}", now_s)
                 self.settle()
             knob.unreadable = False
+        except Unsafe as error:
+            self.shun(gpu, str(error), now_s)
+            self.settle()
         except ActuatorError as error:
             self.lose(gpu, knob, error)
 

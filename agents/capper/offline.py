@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from agents.capper import savefile
 from agents.capper.actuators.base import Actuator, Knob
@@ -15,6 +15,9 @@ from agents.capper.errors import CapperError
 from agents.capper.folder_lock import FolderLock
 from agents.capper.holdings import Holdings
 from agents.capper.knob import Knob as GpuKnob
+from agents.capper.knob import PutBack
+
+STEP_S: Final = 0.5  # between two looks at devices that need seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def restore(
         knobs = [knob for gpu in holdings.gpus.values() for knob in gpu.knobs if knob.claim is not None]
         if dry_run:
             return [_planned(knob) for knob in knobs]
-        done = [_put_back(knob) for knob in knobs]
+        done = _put_back_all(knobs, sleep)
         holdings.sync()
         return done
     except ActuatorError as error:
@@ -87,8 +90,21 @@ def _planned(knob: GpuKnob) -> Restored:
     return Restored(knob.uuid, knob.actuator.knob, before, before, previous, "planned", problem)
 
 
-def _put_back(knob: GpuKnob) -> Restored:
-    previous = _previous(knob)
-    result = knob.put_back(0.0)
+def _put_back_all(knobs: list[GpuKnob], sleep: Callable[[float], None]) -> list[Restored]:
+    """All at once: slow devices are told first and then waited for together."""
+    previous = [_previous(knob) for knob in knobs]
+    results = [knob.put_back(0.0) for knob in knobs]
+    waited = 0.0
+    while any(result.state == "pending" for result in results):
+        sleep(STEP_S)
+        waited += STEP_S
+        results = [
+            knob.put_back(waited) if result.state == "pending" else result
+            for knob, result in zip(knobs, results, strict=True)
+        ]
+    return [_restored(*item) for item in zip(knobs, previous, results, strict=True)]
+
+
+def _restored(knob: GpuKnob, previous: float | None, result: PutBack) -> Restored:
     state: Literal["restored", "failed"] = "failed" if result.state == "failed" else "restored"
     return Restored(knob.uuid, knob.actuator.knob, result.before, result.after, previous, state, result.problem)

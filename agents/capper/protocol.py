@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Literal
 
 import msgspec
 
 from agents.capper.core import Capper
 from streams.contract.records import PowerApplied
+from streams.observe import notes
+from streams.observe.proc import rss_bytes
 
 SOCKET_NAME = "capper.sock"
 
@@ -20,6 +24,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     received_ns: int = 0
     wanted: dict[str, int | None] = {}
     reason: str = ""
+    traceparent: str = ""  # of a traced command; its spans are in the answer
 
 
 class BadRequest(Exception):
@@ -42,13 +47,15 @@ def answer(capper: Capper, request: Request, events: list[PowerApplied]) -> byte
     body: dict[str, object] = {"ok": True}
     match request.op:
         case "grant":
-            body["ack"] = capper.grant(request.envelope.encode(), received_ns=request.received_ns)
+            with notes.taking(request.traceparent) as spans:
+                body["ack"] = capper.grant(request.envelope.encode(), received_ns=request.received_ns)
+            body |= {"spans": spans, "pid": os.getpid()} if spans else {}
         case "clocks":
             body["effective"] = capper.set_clocks(request.wanted)
         case "events":
             body["events"] = events
         case "status":
-            body["status"] = capper.status()
+            body["status"] = {**capper.status(), "cpu_s": time.process_time(), "rss_bytes": rss_bytes()}
         case "restore":
             body["ack"] = capper.restore_all(request.reason or "asked for")
     return msgspec.json.encode(body) + b"\n"

@@ -34,8 +34,8 @@ def serve(
     node: str,
     cluster: str,
     settings: CapperSettings,
-    power: Actuator,
-    clock: Actuator,
+    power: Actuator | None,
+    clock: Actuator | None,
     folder: Path,
     keyring: KeyRing,
     ready: Callable[[], None] = lambda: None,
@@ -54,6 +54,8 @@ def serve(
     finally:
         server.close()
         capper.close()
+        for actuator in (power, clock):
+            getattr(actuator, "close", lambda: None)()  # those that keep a connection
 
 
 class _StopSignal:

@@ -19,7 +19,8 @@ from streams.contract.records import Mode
 ENV_PREFIX: Final = "EO_CAPPER_"
 ALIASES: Final = {"GPU_POWER_FLOOR": "power_floor_w", "GPU_POWER_CEILING": "power_ceiling_w"}
 MODE_RANK: Final[dict[Mode, int]] = {"observe": 0, "recommend": 1, "canary": 2, "on": 3}
-ACTUATORS: Final = ("nvml", "dry-run", "twin")
+ACTUATORS: Final = ("nvml", "dry-run", "twin", "redfish")
+TARGETS: Final = ("gpu", "node")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,14 @@ class CapperSettings:
     breaker_protected: bool = False  # true = limits protect a breaker: `hold` and `floor` on expiry are obeyed
     allow_uids: tuple[int, ...] = ()  # users besides root and our own who may talk to the socket
     max_request_bytes: int = 262_144
+    redfish_url: str = ""  # the BMC that the actuator "redfish" sets, e.g. https://bmc-17
+    redfish_user: str = ""
+    redfish_password_file: str = ""  # its first line is the password
+    redfish_ca_file: str = ""  # CA of the BMC's certificate, PEM; "" = the system's
+    redfish_insecure: bool = False  # true = the BMC's certificate is not checked
+    redfish_target: str = "gpu"  # "gpu" = each GPU's own limit, "node" = the chassis' limit
+    redfish_latency_s: float = 40.0  # how long the BMC may take until a limit shows
+    redfish_allow_hard_power_off: bool = False  # true = lower limits even where the BMC would cut the power above them
 
     def __post_init__(self) -> None:
         _check(self)
@@ -68,6 +77,12 @@ def _check(s: CapperSettings) -> None:
     for name in ("min_power_interval_s", "min_clock_interval_s", "issued_window_s", "retry_s", "restore_retry_s"):
         if not 0 <= getattr(s, name) <= 3600:
             raise SettingsError(f"{name} is {getattr(s, name):g}; give 0 to 3600 seconds")
+    if s.redfish_target not in TARGETS:
+        raise SettingsError(f"redfish_target is {s.redfish_target!r}; one of {', '.join(TARGETS)}")
+    if not 1 <= s.redfish_latency_s <= 300:
+        raise SettingsError(f"redfish_latency_s is {s.redfish_latency_s:g}; give 1 to 300 seconds")
+    if s.actuator == "redfish" and not s.redfish_url:
+        raise SettingsError("actuator redfish needs a BMC; give its address by redfish_url, e.g. https://bmc-17")
     if not 1024 <= s.max_request_bytes <= 16 * 1024 * 1024:
         raise SettingsError(f"max_request_bytes is {s.max_request_bytes}; give 1024 to 16777216")
 

@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo agent --once --json"
     parser.add_argument("--once", action="store_true", help="one sample, published when a broker answers, then end")
     parser.add_argument("--node", help="this node's name; default: EO_NODE_NAME, then the host's name")
-    parser.add_argument("--source", action="append", metavar="NAME", help="nvml, procfs or replay; may be repeated")
+    parser.add_argument(
+        "--source", action="append", metavar="NAME", help="a source, see `eo read list`; may be repeated"
+    )
     parser.add_argument("--bootstrap", help="the broker, host:port; default: KAFKA_BOOTSTRAP, then `eo broker`")
 
 

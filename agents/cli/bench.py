@@ -13,24 +13,32 @@ from agents.cli.base import DONE, EoError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from agents.cli import bench_control
+    from agents.cli import bench_control, bench_limit
 
     parser.epilog = (
-        "example: eo bench loop --seconds 60\nexample: eo bench stream\n"
+        "example: eo bench loop --seconds 60\nexample: eo bench stream\nexample: eo bench twin --json twin.json\n"
+        "example: eo bench limit --sweep all --slowdown 0.05\n"
         "example: eo bench control --workload azure-code-2024 --strategy all --days 2 --json out.json"
     )
     parser.add_argument(
         "what",
-        choices=("loop", "stream", "control"),
-        help="loop: sample to read-back; stream: backlog; control: strategies on request traces, simulated",
+        choices=("loop", "stream", "twin", "limit", "control"),
+        help="loop: sample to read-back; stream: backlog; twin: its gates; limit: choice of a training job's limit; "
+        "control: strategies on request traces, simulated",
     )
     parser.add_argument(
-        "--json", nargs="?", const=True, default=False, metavar="FILE", help="JSON on screen or to FILE"
+        "--json",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="OUT",
+        help="print the result as JSON, or write it to OUT",
     )
     parser.add_argument("--nodes", type=int, default=100, help="simulated nodes (default 100)")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default 8)")
     parser.add_argument("--seconds", type=float, default=90.0, help="length of the loop's run (default 90)")
     parser.add_argument("--write", type=Path, default=None, help="write the result as a Markdown page")
+    bench_limit.add_arguments(parser)
     bench_control.add_arguments(parser)
 
 
@@ -43,12 +51,35 @@ def run(args: argparse.Namespace) -> int:
         from agents.cli.bench_stream import run as run_stream
 
         return run_stream(args)
+    if args.what == "twin":
+        from agents.cli.bench_twin import run as run_twin
+
+        return run_twin(args)
+    if args.what == "limit":
+        from agents.cli.bench_limit import run as run_limit
+
+        return run_limit(args)
     summary = loop(args)
     if args.write is not None:
         args.write.parent.mkdir(parents=True, exist_ok=True)
         args.write.write_text(page(summary, args))
-    print(json.dumps(summary, indent=2) if args.json else page(summary, args))
+    deliver(args, summary, page(summary, args))
     return DONE
+
+
+def deliver(args: argparse.Namespace, value: object, text: str) -> None:
+    """Text to the terminal; with --json the value instead, or beside it into a file."""
+    if args.json is True:
+        print(json.dumps(value, indent=2, default=str))
+        return
+    if args.json:
+        out = Path(args.json)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        except OSError as error:
+            raise EoError(f"{out} could not be written ({error.strerror}); name a file in a folder of yours") from error
+    print(text.rstrip("\n"))
 
 
 def loop(args: argparse.Namespace) -> dict[str, Any]:

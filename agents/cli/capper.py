@@ -18,6 +18,7 @@ from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
     from agents.capper.actuators.base import Actuator
+    from agents.capper.settings import CapperSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", default=node, help="this node's name (default: EO_NODE_NAME, then the host's name)")
     parser.add_argument("--cluster", default=cluster, help="name of the cluster (default: EO_CLUSTER)")
     parser.add_argument("--config", type=Path, help="TOML file with a [capper] table; EO_CAPPER_* wins over it")
-    parser.add_argument("--actuator", choices=("nvml", "dry-run", "twin"), help="what to set; overrides the settings")
+    parser.add_argument(
+        "--actuator", choices=("nvml", "dry-run", "twin", "redfish"), help="what to set; overrides the settings"
+    )
     parser.epilog = "example: EO_CAPPER_OPT_IN=1 EO_CAPPER_MAX_MODE=canary eo capper --node gpu-17"
 
 
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         settings = capper_settings.load(args.config)
         refuse_misspelt(os.environ)
         settings = replace(settings, actuator=args.actuator) if args.actuator else settings
-        power, clock = actuators(settings.actuator, layout, args.node)
+        power, clock = actuators(settings.actuator, layout, args.node, settings)
         capper_run.serve(
             node=args.node,
             cluster=args.cluster,
@@ -66,13 +69,19 @@ def _ready(node: str, settings: object) -> str:
     return f"capper of {node} is ready and {allowed}"
 
 
-def actuators(kind: str, layout: Layout, node: str) -> tuple[Actuator, Actuator]:
-    """(power, clock) actuators of a node by kind: nvml, dry-run or twin. Raises EoError when they cannot be had."""
+def actuators(
+    kind: str, layout: Layout, node: str, settings: CapperSettings | None = None
+) -> tuple[Actuator, Actuator | None]:
+    """(power, clock) actuators of a node by kind: nvml, dry-run, twin, redfish. Raises EoError, CapperError.
+
+    Without settings those of the environment are used, as `eo restore` does.
+    """
+    from agents.capper import settings as capper_settings
     from agents.capper.actuators.make import make
     from agents.capper.actuators.twin import TwinActuator
 
     if kind != "twin":
-        return make(kind)
+        return make(kind, settings or (capper_settings.load() if kind == "redfish" else None))
     registers = _registers(layout.fleet)
     rows = {uuid: row for uuid, row in registers.rows.items() if registers.node_name(uuid) == node}
     return TwinActuator(registers, "power_limit_w", rows), TwinActuator(registers, "sm_lock_mhz", rows)

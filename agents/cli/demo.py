@@ -170,7 +170,7 @@ def _watch(reader: LiveReader, state: LiveState, stack: Stack, plan: Plan, stop:
     started = time.monotonic()
     meter = _Meter(stack)
     live = Live(console=console, auto_refresh=False, screen=False) if console.is_terminal else None
-    last_shown = 0.0
+    last_shown, api = 0.0, None
     with live or _nothing():
         while not stop.asked and (plan.seconds is None or time.monotonic() - started < plan.seconds):
             reader.poll(state, 0.25)
@@ -184,6 +184,9 @@ def _watch(reader: LiveReader, state: LiveState, stack: Stack, plan: Plan, stop:
                 live.update(panel(state, facts), refresh=True)
             else:
                 print(line(state, facts), flush=True)
+            if facts.api != api and live is None:
+                api = facts.api
+                print(f"eo demo: console {api}/   API {api}/docs", file=sys.stderr, flush=True)
     return time.monotonic() - started
 
 
@@ -228,6 +231,7 @@ def _facts(stack: Stack, plan: Plan, meter: _Meter, elapsed_s: float) -> Facts:
         ttft_bound_ratio=bounds.ttft.ratio,
         cores_used=meter.cores,
         note=meter.note,
+        api=stack.api_address(),
     )
 
 

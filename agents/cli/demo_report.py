@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streams.contract.kafka import assigned_consumer_config
-from streams.contract.topics import ANOMALY, APPLIED, DESIRED, DLQ, FEATURES, TELEMETRY, Topic
+from streams.contract.topics import ALERT, ANOMALY, APPLIED, DESIRED, DLQ, FEATURES, TELEMETRY, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,6 +152,7 @@ def summarise(stack: Stack, seconds: float) -> dict[str, Any]:
         "samples": telemetry.rows(),
         "features": features.rows(),
         "anomalies": count_messages(bootstrap, ANOMALY),
+        "alerts": count_messages(bootstrap, ALERT),
         "commands": count_messages(bootstrap, DESIRED),
         "applied": acks["envelope.applied"] + acks["envelope.clamped"],
         "refused": acks["envelope.refused"],
@@ -203,6 +204,7 @@ def text(s: dict[str, Any], layout: Layout) -> str:
         ("lost", f"{s['lost']}, duplicates {s['duplicates']}, dead letters {s['dlq']}"),
         ("commands", f"{s['commands']:,} envelopes, {s['applied']:,} applied, {s['refused']:,} refused"),
         ("anomalies", f"{s['anomalies']:,} verdicts"),
+        ("alerts", f"{s['alerts']:,} told to the topic; eo alerts list, eo webhook add"),
         ("restored", f"{s['restored']:,} GPU restores; {s['not_restored']} devices not at their previous value"),
         ("power", f"{watts[0]} per controlled GPU, {watts[1]} per hold-out GPU"),
         ("saving", _saving(s)),

@@ -25,6 +25,7 @@ class Facts:
     ttft_bound_ratio: float | None
     cores_used: float | None
     note: str
+    api: str | None = None  # address of the Energy API and its console
 
 
 def _number(value: float | None, unit: str = "", digits: int = 0) -> str:
@@ -83,10 +84,23 @@ def panel(state: LiveState, facts: Facts) -> RenderableType:
         f" {facts.nodes} nodes x {facts.gpus} GPUs, {facts.strategy}, {facts.elapsed_s:,.0f} s",
     )
     return Panel(
-        Group(head, Text(facts.broker, style="dim"), Text(""), table, Text(""), figures, Text(facts.note, style="dim")),
+        Group(
+            head,
+            Text(facts.broker, style="dim"),
+            Text(_api(facts)),
+            Text(""),
+            table,
+            Text(""),
+            figures,
+            Text(facts.note, style="dim"),
+        ),
         title="Energy Orchestrator",
         subtitle="Ctrl-C ends it and restores everything",
     )
+
+
+def _api(facts: Facts) -> str:
+    return "API starting" if facts.api is None else f"console {facts.api}/   API {facts.api}/docs"
 
 
 def line(state: LiveState, facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""`eo doctor` and `eo doctor kafka`: what is missing on this machine or at the broker, and how to get it.
+"""`eo doctor [kafka|sensors]`: what is missing on this machine or at the broker, and what its sensors are worth.
 
 It changes nothing, but for one short-lived topic of its own at the broker, which it removes again.
 """
@@ -8,21 +8,46 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import asdict
+from pathlib import Path
 
-from agents.cli.base import DONE, FAILED, emit
+from agents.cli.base import DONE, FAILED, USAGE, EoError, emit
 from agents.cli.doctor_check import Check, render
 from streams.contract.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "examples:\n  eo doctor\n  eo doctor kafka --json"
-    parser.add_argument("what", nargs="?", choices=("machine", "kafka"), default="machine", help="default: machine")
+    parser.epilog = "examples:\n  eo doctor\n  eo doctor kafka --json\n  eo doctor sensors --archive DIR"
+    kinds = ("machine", "kafka", "sensors")
+    parser.add_argument("what", nargs="?", choices=kinds, default="machine", help="default: machine")
+    parser.add_argument("--archive", metavar="DIR", help="sensors: a folder of recordings instead of this machine's")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.archive is not None and args.what != "sensors":
+        raise EoError("--archive belongs to `eo doctor sensors`", USAGE)
+    if args.what == "sensors":
+        return _sensors(args)
     checks = machine_checks() if args.what == "machine" else kafka_checks()
     failed = sum(check.verdict == "fail" for check in checks)
     emit(args, {"ok": not failed, "checks": [asdict(check) for check in checks]}, lambda: render(checks))
+    return FAILED if failed else DONE
+
+
+def _sensors(args: argparse.Namespace) -> int:
+    from agents.cli import doctor_sensors
+
+    if args.archive is not None:
+        checks, rows = doctor_sensors.archive(Path(args.archive))
+    else:
+        sources = doctor_sensors.sources_here(os.environ)
+        try:
+            checks, rows = doctor_sensors.live(sources)
+        finally:
+            for source in sources:
+                source.close()
+    failed = any(check.verdict == "fail" for check in checks)
+    result = {"ok": not failed, "checks": [asdict(check) for check in checks], "sensors": rows}
+    emit(args, result, lambda: render(checks))
     return FAILED if failed else DONE
 
 

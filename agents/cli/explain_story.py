@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from agents.cli.base import table
 
 Row = dict[str, Any]
 UNSOLICITED = ("expiry", "restore", "foreign_change", "not_actuatable")
+
+
+UNNAMED: Final = (
+    "No command names it. Mode observe, the default, sends none; EO_MODE=recommend shows what would be granted."
+)
 
 
 @dataclass(slots=True)
@@ -45,6 +50,8 @@ class Story:
 def text(story: Story) -> str:
     """The whole story: full sentences for one GPU, a table and the reasons for a node."""
     head = f"Cluster {story.cluster}, told from the {story.source} at {_clock(story.now_ns)} UTC."
+    if not story.gpus:
+        return f"{head}\n{UNNAMED}"
     if len(story.gpus) == 1:
         return "\n".join([head, *gpu_lines(story.gpus[0], story)])
     rows = [_short(gpu) for gpu in story.gpus]
@@ -66,9 +73,7 @@ def gpu_lines(gpu: GpuStory, story: Story) -> list[str]:
     lines = [f"{gpu.uuid} in {gpu.node}."]
     command = gpu.command
     if command is None:
-        lines.append(
-            "No command names it. Mode observe, the default, sends none; EO_MODE=recommend shows what would be granted."
-        )
+        lines.append(UNNAMED)
     else:
         lines.append(
             f"Command {command['epoch']}/{command['seq']}, issued {_ago(command['ts_ns'], story.now_ns)} in mode "

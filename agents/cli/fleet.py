@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from agents.cli.brokers import resolve_bootstrap
     from agents.fleet.run import FleetPlan, main
+    from agents.node.errors import NodeError
 
     if args.gpus % 4 or args.gpus < 4 or args.nodes < 1:
         raise EoError(f"{args.nodes} nodes with {args.gpus} GPUs cannot be simulated; engines span 4 GPUs each", USAGE)
@@ -30,6 +31,19 @@ def run(args: argparse.Namespace) -> int:
         raise EoError(
             f"{layout.keyring} does not exist, so no command could be verified; make it with `eo config keys`"
         )
-    plan = FleetPlan(os.environ.get("EO_CLUSTER") or "default", args.nodes, args.gpus, args.seed, args.thin)
-    main(layout, plan, bootstrap=resolve_bootstrap(layout))
+    plan = FleetPlan(
+        os.environ.get("EO_CLUSTER") or "default", args.nodes, args.gpus, args.seed, metrics=_metrics(), thin=args.thin
+    )
+    try:
+        main(layout, plan, bootstrap=resolve_bootstrap(layout))
+    except NodeError as error:
+        raise EoError(str(error)) from error
     return DONE
+
+
+def _metrics() -> tuple[str, int]:
+    """Where /metrics listens: EO_METRICS_HOST and EO_METRICS_PORT, as for the stream workers."""
+    port = os.environ.get("EO_METRICS_PORT") or "0"
+    if not port.isdecimal() or int(port) > 65535:
+        raise EoError(f"EO_METRICS_PORT is {port!r}; give 0 to 65535, 0 takes any free port", USAGE)
+    return os.environ.get("EO_METRICS_HOST") or "127.0.0.1", int(port)

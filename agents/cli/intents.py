@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agents.cli.base import DEMO_MARK, USAGE, EoError
@@ -61,8 +61,10 @@ def make(
     duration_s: int | None = None,
     max_power_w: float | None = None,
     now_ns: Callable[[], int] = time.time_ns,
+    cluster: str | None = None,
+    actor: str | None = None,
 ) -> OperatorIntent:
-    """A signed word; raises EoError when this user has no operator key."""
+    """A signed word, by default of this shell's user for its cluster; raises EoError when there is no operator key."""
     from streams.contract.records import OperatorIntent
     from streams.contract.signing import Signer
 
@@ -78,11 +80,11 @@ def make(
     now = now_ns()
     return signer.sign(
         OperatorIntent(
-            cluster=cluster_name(),
+            cluster=cluster or cluster_name(),
             scope=scope,
             intent_id=uuid.uuid4().hex[:16],
             ts_ns=now,
-            actor=getpass.getuser(),
+            actor=actor or getpass.getuser(),
             kind=kind,
             reason=reason,
             max_power_w=max_power_w,
@@ -93,6 +95,11 @@ def make(
 
 def publish(bootstrap: str, intent: OperatorIntent) -> None:
     """Writes a word to its topic and waits for the acknowledgement; raises EoError when none comes."""
+    publish_all(bootstrap, [intent])
+
+
+def publish_all(bootstrap: str, intents: Sequence[OperatorIntent]) -> None:
+    """The same for several words at once; the error says how many of them were taken."""
     from confluent_kafka import Producer
 
     from streams.contract import codec
@@ -103,17 +110,20 @@ def publish(bootstrap: str, intent: OperatorIntent) -> None:
     failed: list[str] = []
     timeout = {"message.timeout.ms": int(FLUSH_S * 1000), "log_level": 0}
     producer = Producer({**producer_config(bootstrap, "eo-operator"), **timeout})
-    producer.produce(
-        INTENT.name,
-        key=key_of(intent).encode(),
-        value=codec.encode(intent),
-        headers=codec.headers(intent, source=f"operator/{intent.actor}", event_id=intent.intent_id),
-        on_delivery=lambda error, _: failed.append(str(error)) if error else None,
-    )
+    for intent in intents:
+        producer.produce(
+            INTENT.name,
+            key=key_of(intent).encode(),
+            value=codec.encode(intent),
+            headers=codec.headers(intent, source=f"operator/{intent.actor}", event_id=intent.intent_id),
+            on_delivery=lambda error, _: failed.append(str(error)) if error else None,
+        )
     left = producer.flush(FLUSH_S)
     if failed or left:
         why = failed[0] if failed else f"no answer within {FLUSH_S:g} s"
-        raise EoError(f"{bootstrap} did not take the word ({why}); nothing was changed. `eo doctor kafka` says why.")
+        taken = len(intents) - len(failed) - left
+        changed = f"{taken} of {len(intents)} words were taken" if taken > 0 else "nothing was changed"
+        raise EoError(f"{bootstrap} did not take the word ({why}); {changed}. `eo doctor kafka` says why.")
 
 
 def words(bootstrap: str, keyring: KeyRing, cluster: str) -> list[tuple[OperatorIntent, str]]:

@@ -13,6 +13,8 @@ INPUTS: Final[dict[str, tuple[Topic, ...]]] = {
     "anomaly": (FEATURES,),
     "actuation": (FEATURES, ANOMALY, APPLIED),
     "ledger": (FEATURES, DESIRED, APPLIED),
+    "alerts": (TELEMETRY, FEATURES, DESIRED, APPLIED, ANOMALY),
+    "deliver": (ALERT,),
     "archive": (TELEMETRY, FEATURES, ANOMALY, DESIRED, APPLIED, LEDGER, ALERT, INTENT),
 }
 

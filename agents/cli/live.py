@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
 
 from streams.contract import histogram
 from streams.contract.codec import decode
 from streams.contract.errors import ContractError
 from streams.contract.kafka import assigned_consumer_config
-from streams.contract.records import Histogram, NodeFeatures, PowerApplied, PowerDesired
-from streams.contract.topics import APPLIED, DESIRED, FEATURES
+from streams.contract.records import Histogram, NodeFeatures, PowerApplied, PowerDesired, Record
+from streams.contract.topics import APPLIED, DESIRED, FEATURES, Topic
 
 if TYPE_CHECKING:
     from confluent_kafka import Message, TopicPartition
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 60
 BATCH: Final = 500
 Group = str  # "controlled", "hold-out" or "default"
+RECORDS: Final[dict[str, type[Record]]] = {
+    FEATURES.name: NodeFeatures,
+    DESIRED.name: PowerDesired,
+    APPLIED.name: PowerApplied,
+}
 
 
 @dataclass(slots=True)
@@ -84,15 +91,22 @@ class LiveState:
 
     def fold(self, topic: str, payload: bytes | None) -> None:
         """One message of any of the three topics; what does not decode is counted as undecodable."""
+        record = RECORDS.get(topic)
+        if record is None:
+            return
         try:
-            if topic == FEATURES.name:
-                self._features(decode(NodeFeatures, payload))
-            elif topic == DESIRED.name:
-                self._desired(decode(PowerDesired, payload))
-            elif topic == APPLIED.name:
-                self._applied(decode(PowerApplied, payload))
+            self.take(decode(record, payload))
         except ContractError:
             self._count("undecodable")
+
+    def take(self, record: Record) -> None:
+        """One record that was decoded already; of other kinds nothing is kept."""
+        if isinstance(record, NodeFeatures):
+            self._features(record)
+        elif isinstance(record, PowerDesired):
+            self._desired(record)
+        elif isinstance(record, PowerApplied):
+            self._applied(record)
 
     def _count(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by
@@ -165,42 +179,60 @@ def _pairs(counts: Histogram | None) -> dict[int, int]:
     return dict(zip(counts.index, counts.count, strict=True)) if counts is not None else {}
 
 
-class LiveReader:
-    """Feeds a LiveState from the broker by assign(), without a group. `close()` when done."""
+class Folding(Protocol):
+    """What takes messages in: LiveState, or a state that keeps more."""
 
-    def __init__(self, bootstrap: str, *, history_s: float) -> None:
+    def fold(self, topic: str, payload: bytes | None) -> None: ...
+
+
+class LiveReader:
+    """Feeds a state from the broker by assign(), without a group. `close()` when done.
+
+    `more` names further topics, each with the seconds of history that are wanted of it.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        history_s: float,
+        more: Mapping[Topic, float] = MappingProxyType({}),
+        client_id: str = "eo-live",
+        wait_ms: int = 50,
+    ) -> None:
         from confluent_kafka import Consumer
 
         # Quiet: a broker that goes away at the end of a demo is no news on the screen.
-        self._consumer = Consumer(assigned_consumer_config(bootstrap, "eo-live") | {"log_level": 0})
-        self._consumer.assign(self._places(history_s))
+        config = assigned_consumer_config(bootstrap, client_id) | {"log_level": 0, "fetch.wait.max.ms": wait_ms}
+        self._consumer = Consumer(config)
+        self._history = {topic.name: history_s for topic in (FEATURES, DESIRED, APPLIED)}
+        self._history |= {topic.name: seconds for topic, seconds in more.items()}
+        self._consumer.assign(self._places())
 
-    def _places(self, history_s: float) -> list[TopicPartition]:
-        """Where to begin: the end of each partition, or the first message of the last `history_s` seconds."""
+    def _places(self) -> list[TopicPartition]:
+        """Where to begin: the end of each partition, or the first message of the topic's last seconds."""
         from confluent_kafka import OFFSET_END, TopicPartition
 
         metadata = self._consumer.list_topics(timeout=10)
-        wanted = [
-            (topic.name, partition)
-            for topic in (FEATURES, DESIRED, APPLIED)
-            for partition in (metadata.topics[topic.name].partitions if topic.name in metadata.topics else ())
-        ]
-        if not wanted or history_s <= 0:
-            return [TopicPartition(topic, partition, OFFSET_END) for topic, partition in wanted]
-        since_ms = int((time.time() - history_s) * 1000)
-        return list(
-            self._consumer.offsets_for_times([TopicPartition(*place, since_ms) for place in wanted], timeout=10)
-        )
+        self.missing = tuple(name for name in self._history if name not in metadata.topics)
+        places, asked = [], []
+        for name, seconds in self._history.items():
+            for partition in metadata.topics[name].partitions if name in metadata.topics else ():
+                if seconds > 0:
+                    asked.append(TopicPartition(name, partition, int((time.time() - seconds) * 1000)))
+                else:
+                    places.append(TopicPartition(name, partition, OFFSET_END))
+        return places + (list(self._consumer.offsets_for_times(asked, timeout=10)) if asked else [])
 
-    def poll(self, state: LiveState, timeout_s: float) -> int:
+    def poll(self, state: Folding, timeout_s: float, most: int = BATCH) -> int:
         """Folds what has arrived; returns the number of messages."""
-        messages: list[Message] = self._consumer.consume(BATCH, timeout_s)
+        messages: list[Message] = self._consumer.consume(most, timeout_s)
         for message in messages:
             if message.error() is None:
                 state.fold(str(message.topic()), message.value())
         return len(messages)
 
-    def catch_up(self, state: LiveState, *, timeout_s: float = 5.0) -> None:
+    def catch_up(self, state: Folding, *, timeout_s: float = 5.0) -> None:
         """Reads the history that was asked for; live messages go on arriving, so a short batch is taken for its end."""
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:

@@ -21,6 +21,9 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "capper": ("capper", "run the capper: the one privileged process of a node"),
     "fleet": ("fleet", "run simulated nodes on the twin"),
     "worker": ("worker", "run the stream jobs"),
+    "gateway": ("gateway", "run the Energy API and its console"),
+    "keys": ("keys", "make, list and revoke keys of the Energy API"),
+    "optimize": ("optimize", "what a strategy would do for each group; apply its power caps"),
     "demo": ("demo", "run the whole loop on simulated nodes and show it live"),
     "status": ("status", "what is in force now: modes, leases, lag, caps"),
     "top": ("top", "watts, latency and caps by node"),
@@ -32,8 +35,11 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "features": ("features", "the feature store: list, latest values, history"),
     "sql": ("sql", "ask the archive, read-only"),
     "dlq": ("dlq", "list or replay dead letters"),
+    "alerts": ("alerts", "what fires and why, the rules, silences"),
+    "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
     "read": ("read", "one normalised reading of a source"),
-    "bench": ("bench", "measure: loop, stream, control"),
+    "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
+    "bench": ("bench", "measure: loop, stream, twin, limit, control"),
 }
 
 

@@ -218,4 +218,4 @@ def _kind(actuator: str) -> str:
     """The kind of actuators that wrote a save file, from the name it keeps."""
     if actuator.startswith("dry_run"):
         return "dry-run"
-    return "twin" if actuator.startswith("twin") else "nvml"
+    return next((kind for kind in ("twin", "redfish") if actuator.startswith(kind)), "nvml")

@@ -14,12 +14,12 @@ HEAD = """# SQL over the archive
 
 This file is made from `sql/` and `streams/sinks/schemas.py` by `python -m agents.cli.sql_docs`; a test compares them.
 
-```
-eo sql --list                                   the queries, with questions and parameters
-eo sql savings_holdout                          a query by name
+```sh
+eo sql --list                                   # the queries, with questions and parameters
+eo sql savings_holdout                          # a query by name
 eo sql power_by_node_hour --param hours=2 --csv
 eo sql "SELECT node, avg(power_w) FROM telemetry_node GROUP BY node"
-eo sql --schema gpu_minute                      the columns of a view
+eo sql --schema gpu_minute                      # the columns of a view
 ```
 
 - Reading only: one SELECT, WITH, EXPLAIN, DESCRIBE or SHOW; anything else ends with exit code 3. DuckDB sees the

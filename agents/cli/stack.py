@@ -12,12 +12,12 @@ from typing import Final
 
 from agents.cli import brokers, topic_admin
 from agents.cli.base import DEMO_MARK, REFUSED, EoError
-from agents.cli.processes import Processes, Usage, alive
+from agents.cli.processes import Processes, Usage, alive, read_json
 from agents.fleet import registers as fleet_registers
 from streams.contract.layout import Layout
 
 PARTITIONS: Final = 4
-READERS: Final = ("features", "anomaly", "actuation", "ledger", "archive")
+READERS: Final = ("features", "anomaly", "actuation", "ledger", "archive", "alerts")
 Say = Callable[[str], None]
 
 
@@ -50,6 +50,7 @@ class Stack:
             "EO_CLUSTER": "demo",
             "EO_MODE": self.plan.mode,
             "EO_STRATEGY": self.plan.strategy,
+            "EO_GATEWAY_OPEN_DEMO": "true",
             "KAFKA_BOOTSTRAP": bootstrap,
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
@@ -78,6 +79,12 @@ class Stack:
         self._await_jobs()
         plan = self.plan
         self.processes.start("fleet", "fleet", f"--nodes={plan.nodes}", f"--gpus={plan.gpus}", f"--seed={plan.seed}")
+        self.processes.start("gateway", "gateway", "--host=127.0.0.1", "--port=0")
+
+    def api_address(self) -> str | None:
+        """Where the Energy API answers; None while it starts."""
+        address = (read_json(self.layout.run / "gateway.json") or {}).get("address")
+        return address if isinstance(address, str) else None
 
     def _await_jobs(self, *, timeout_s: float = 40.0) -> None:
         """Until every job has its partitions: what nodes send before that would only be measured as a slow start."""
@@ -101,6 +108,7 @@ class Stack:
 
     def settle(self, *, timeout_s: float = 40.0) -> None:
         """Ends the nodes (they restore their devices), then waits until every job has read what they sent."""
+        self.processes.stop("gateway")
         self._say("ending the nodes: every limit goes back to the value found before")
         self.processes.stop("fleet")
         deadline = time.monotonic() + timeout_s

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.description = DESCRIPTION
     parser.epilog = "example: eo worker features"
-    parser.add_argument("job", nargs="?", help="features, anomaly, actuation, archive or ledger; default: all")
+    parser.add_argument("job", nargs="?", help="a job, such as features or alerts; default: all")
     parser.add_argument("--only", metavar="JOB,JOB", help="supervise these jobs only")
     parser.add_argument("--bootstrap", help="the broker, host:port; default: KAFKA_BOOTSTRAP, then `eo broker`")
 
@@ -81,7 +81,9 @@ def _supervise(args: argparse.Namespace, settings: WorkerSettings) -> int:
 
     jobs = [_known(job) for job in args.only.split(",")] if args.only else list(JOBS)
     configure_logging("supervisor")
-    return Supervisor(jobs, _command, layout=settings.layout, env=worker_env(settings)).run()
+    # One fixed port serves one process: jobs under one supervisor take free ones and name them in their run files.
+    env = {**worker_env(settings), "EO_METRICS_PORT": "0"}
+    return Supervisor(jobs, _command, layout=settings.layout, env=env).run()
 
 
 def _command(job: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from agents.capper.actuators.twin import TwinActuator, TwinRegisters
 from agents.capper.core import Capper
@@ -23,6 +23,9 @@ from agents.node.spool import Spool
 from models.twin.cluster import TwinCluster
 from streams.contract.layout import Layout
 from streams.contract.signing import KeyRing
+
+if TYPE_CHECKING:
+    from agents.node.tracing import NodeTracing
 
 SLOTS: Final = 10  # parts of a second; each node samples in one of them, as unsynchronised nodes would
 SLOT_S: Final = 1.0 / SLOTS
@@ -84,6 +87,7 @@ def build(
     monotonic: Callable[[], float],
     wall_ns: Callable[[], int],
     settings: CapperSettings | None = None,
+    tracing: NodeTracing | None = None,
 ) -> Fleet:
     """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware."""
     settings = settings or CapperSettings(opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0)
@@ -104,6 +108,8 @@ def build(
             wall_ns=wall_ns,
         )
         control = ControlLoop(name, capper, cluster=registers.cluster, monotonic=monotonic, wall_ns=wall_ns)
-        agent = NodeAgent(registers.cluster, name, [TwinSource(bank, index)], spool, control, events=events)
+        agent = NodeAgent(
+            registers.cluster, name, [TwinSource(bank, index)], spool, control, events=events, tracing=tracing
+        )
         nodes.append(SimulatedNode(agent, capper, index % SLOTS))
     return Fleet(registers, nodes, bank, events)

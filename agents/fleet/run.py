@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from wsgiref.simple_server import WSGIServer
 
 import numpy as np
 
 from agents.fleet import registers as fleet_registers
 from agents.fleet.fleet import GPUS_PER_ENGINE, SLOT_S, Fleet, build
 from agents.fleet.trace import recorded_workload
+from agents.node import exporter
 from agents.node.commands import CommandReader, ConsumerPort
 from agents.node.producer import ProducerPort, RebuildingProducer
-from agents.node.publisher import EventPublisher, SpoolPublisher
-from agents.node.spool import Spool
+from agents.node.publisher import EventPublisher, SpoolPublisher, applied_headers, telemetry_headers
+from agents.node.run import tracing
+from agents.node.spool import Spool, SpoolRecord
 from models.twin.cluster import TwinCluster
 from models.twin.params import TwinParams
+from streams import run_note
+from streams.contract.codec import Headers
 from streams.contract.kafka import assigned_consumer_config, producer_config
 from streams.contract.layout import Layout
 from streams.contract.signing import KeyRing
+from streams.observe.own_cost import OwnCost
 
 log = logging.getLogger("eo.fleet")
 WARM_UP_S = 30.0  # the engines start with their load in flight, not empty
@@ -39,13 +43,14 @@ class FleetPlan:
     gpus: int
     seed: int = 1
     thin: float | None = None  # share of the recorded trace that one engine takes; None = the model's default
+    metrics: tuple[str, int] | None = ("127.0.0.1", 0)  # host and port (0 = any free one); None = none served
 
 
 class FleetProcess:
     """Everything one process needs; `run` returns when it was asked to stop and all is put back and published."""
 
     def __init__(self, layout: Layout, plan: FleetPlan, *, bootstrap: str) -> None:
-        self._layout = layout
+        self._layout, self._plan = layout, plan
         self.registers = fleet_registers.create(
             layout.fleet, cluster=plan.cluster, nodes=plan.nodes, gpus_per_node=plan.gpus
         )
@@ -61,8 +66,10 @@ class FleetProcess:
         producer = RebuildingProducer(lambda: _producer(bootstrap))
         self._telemetry_spool = Spool(layout.spool / "fleet")
         self._event_spool = Spool(layout.spool / "fleet-acks")
-        self.telemetry = SpoolPublisher(self._telemetry_spool, producer)
-        self.events = EventPublisher(self._event_spool, producer)
+        self.tracing = tracing("eo-fleet", lambda: [node.agent.last for node in self.fleet.nodes])
+        self.telemetry = SpoolPublisher(self._telemetry_spool, producer, headers=self._headers())
+        acks = applied_headers if self.tracing is None else self.tracing.applied_headers
+        self.events = EventPublisher(self._event_spool, producer, headers=acks)
         self.fleet: Fleet = build(
             layout=layout,
             registers=self.registers,
@@ -72,11 +79,17 @@ class FleetProcess:
             keyring=KeyRing.load(layout.keyring),
             monotonic=time.monotonic,
             wall_ns=time.time_ns,
+            tracing=self.tracing,
         )
-        self.reader = CommandReader(
-            _consumer(bootstrap), None, {n.agent.node: n.agent.command for n in self.fleet.nodes}
-        )
+        handlers = {n.agent.node: n.agent.command for n in self.fleet.nodes}
+        arrived = None if self.tracing is None else self.tracing.arrived
+        self.reader = CommandReader(_consumer(bootstrap), None, handlers, arrived=arrived)
         self._stop = False
+        self._note = layout.run / "fleet.json"
+        self._server: WSGIServer | None = None
+
+    def _headers(self) -> Callable[[SpoolRecord], Headers]:
+        return telemetry_headers if self.tracing is None else self.tracing.telemetry_headers
 
     def stop(self, *_: object) -> None:
         self._stop = True
@@ -84,7 +97,7 @@ class FleetProcess:
     def run(self) -> None:
         """Ten slots a second until asked to stop, waiting for commands in between."""
         self.fleet.start()
-        self._write_run_file()
+        self._serve()
         due = time.monotonic()
         try:
             while not self._stop:
@@ -111,13 +124,29 @@ class FleetProcess:
         self._event_spool.close()
         self._telemetry_spool.close()
         # A process that ended in order is no dead one: only a killed fleet leaves its note.
-        (self._layout.run / "fleet.json").unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        run_note.forget(self._note)
+        if self.tracing is not None:
+            self.tracing.close()
         log.info("stopped: %d samples acknowledged, all devices put back", self.telemetry.acked_total)
 
-    def _write_run_file(self) -> None:
-        self._layout.run.mkdir(parents=True, exist_ok=True)
-        entry = {"pid": os.getpid(), "role": "fleet", "started_ns": time.time_ns(), "nodes": len(self.fleet.nodes)}
-        (self._layout.run / "fleet.json").write_text(json.dumps(entry))
+    def _serve(self) -> None:
+        address = None
+        if self._plan.metrics is not None:
+            host, wanted = self._plan.metrics
+            collector = exporter.AgentCollector(
+                [node.agent for node in self.fleet.nodes],
+                self._telemetry_spool,
+                published=lambda: self.telemetry.acked_total,
+                capper=lambda: {node.agent.node: node.capper.status() for node in self.fleet.nodes},
+            )
+            cost = OwnCost("fleet", sent_bytes=lambda: self.telemetry.sent_bytes + self.events.sent_bytes)
+            self._server, _, port = exporter.serve(collector, host, wanted, cost, setting="EO_METRICS_PORT")
+            address = f"http://{host}:{port}/metrics"
+        nodes = len(self.fleet.nodes)
+        self._note = run_note.write(self._layout, "fleet", role="fleet", nodes=nodes, metrics=address)
 
 
 def _next(due: float, now: float) -> float:

@@ -7,20 +7,32 @@ counted and logged once per change; the others go on. It never talks to Kafka: t
 from __future__ import annotations
 
 import logging
+import re
+from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from agents.node import merge
 from agents.node.control_loop import ControlLoop
+from agents.node.errors import SourceError
 from agents.node.publisher import EventPublisher
+from agents.node.sources import sound
 from agents.node.sources.base import Reading, Source
+from agents.node.sources.engines.gpus import with_uuids
 from agents.node.spool import Spool
 from streams.contract import codec
 from streams.contract.failpoints import hit
-from streams.contract.records import GpuColumns, NodeTelemetry, PowerApplied
+from streams.contract.records import EngineReading, GpuColumns, NodeTelemetry, PowerApplied
+
+if TYPE_CHECKING:
+    from agents.node.tracing import NodeTracing
 
 log = logging.getLogger(__name__)
+RECENT: Final = 30  # samples whose engines the exporter pools for latency quantiles
+MAX_TOLD = 2000
+_DIGITS = re.compile(r"\d+")
 
 
 class NodeAgent:
@@ -33,6 +45,7 @@ class NodeAgent:
         spool: where telemetry goes; may be shared with other nodes of the same process.
         control: the node's control loop; None = observe only.
         events: where acknowledgements go; needed with control.
+        tracing: traces some samples and the commands that they led to; None = off.
     """
 
     def __init__(
@@ -44,31 +57,42 @@ class NodeAgent:
         control: ControlLoop | None = None,
         *,
         events: EventPublisher | None = None,
+        tracing: NodeTracing | None = None,
     ) -> None:
         if control is not None and events is None:
             raise ValueError(f"node {node!r}: a control loop needs a place for its acknowledgements (events)")
         self.cluster, self.node, self.control = cluster, node, control
         self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
+        self.tracing = tracing
         self._failing: dict[str, str] = {}
+        self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._told: set[str] = set()  # reasons that the log has; one that comes and goes is said once
         self._seq = 0
         self.last: NodeTelemetry | None = None
         self.failures: dict[str, int] = {source.name: 0 for source in self._sources}
         self.samples_total = 0
+        self.recent: deque[tuple[EngineReading, ...]] = deque(maxlen=RECENT)
 
     # --- sensing -----------------------------------------------------------------------------------------------
 
     def sample(self, now_ns: int) -> NodeTelemetry:
         """Reads every source once, makes one record of it and spools it. Raises SpoolError when the disk fails."""
-        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and _says(reading)]
+        span = None if self.tracing is None else self.tracing.sample(self.node, now_ns)
+        readings = [reading for source in self._sources if (reading := self._read(source, now_ns)) and reading.says]
         hit("agent.after_sample")
         record = self._record(readings, now_ns)
-        self._spool.append(self._key, codec.encode(record))
+        number = self._spool.append(self._key, codec.encode(record))
+        if span is not None and self.tracing is not None:
+            self.tracing.sampled(span, number, record)
         self.last = record
+        if record.engines:
+            self.recent.append(record.engines)
         self.samples_total += 1
         return record
 
     def _record(self, readings: Sequence[Reading], now_ns: int) -> NodeTelemetry:
         self._seq += 1
+        gpu = self._with_locks(merge.gpus(readings))
         return NodeTelemetry(
             cluster=self.cluster,
             node=self.node,
@@ -76,13 +100,15 @@ class NodeAgent:
             seq=self._seq,
             ts_ns=now_ns,
             source=tuple(r.source for r in readings),
-            quality=merge.worst([r.quality for r in readings]),
+            quality=merge.quality(readings),
             capability=merge.union([r.capability for r in readings]) if readings else (),
-            gpu=self._with_locks(merge.gpus(readings)),
+            gpu=gpu,
             host=merge.host(readings),
-            engines=merge.engines(readings),
+            engines=with_uuids(merge.engines(readings), gpu),
             spool_depth=self._spool.depth + 1,
             lost_total=self._spool.lost_total,
+            domains=merge.domains(readings),
+            sensors=merge.sensors(readings),
         )
 
     def _with_locks(self, gpu: GpuColumns | None) -> GpuColumns | None:
@@ -95,21 +121,37 @@ class NodeAgent:
     def _read(self, source: Source, now_ns: int) -> Reading | None:
         try:
             reading = source.read(now_ns)
+            if unsound := sound.problem(reading):
+                raise SourceError(unsound)
         except Exception as error:  # noqa: BLE001 - sources wrap drivers; one that fails must not silence the others
             self.failures[source.name] += 1
             self._changed(source.name, f"{type(error).__name__}: {error}")
             return None
         self._changed(source.name, None)
+        if reading.missing != self._missing.get(source.name, ()):
+            self._tell_missing(source.name, reading.missing)
         return reading
 
+    def _tell_missing(self, name: str, missing: tuple[tuple[str, str], ...]) -> None:
+        """Says each reason once: what a source cannot give is no failure, but nobody should guess why."""
+        self._missing[name] = missing
+        for part, reason in missing:
+            word = f"{name} {part} " + _DIGITS.sub("#", reason)
+            if word in self._told or len(self._told) > MAX_TOLD:
+                continue
+            self._told.add(word)
+            log.info("node %s: source %s, %s: %s", self.node, name, part, reason)
+
     def _changed(self, name: str, problem: str | None) -> None:
-        if problem == self._failing.get(name):
+        # The same problem a second later has another age in it: that is no news.
+        kind = None if problem is None else _DIGITS.sub("#", problem)
+        if kind == self._failing.get(name):
             return
-        if problem is None:
+        if kind is None:
             del self._failing[name]
             log.warning("node %s: source %s reads again", self.node, name)
         else:
-            self._failing[name] = problem
+            self._failing[name] = kind
             log.error("node %s: source %s fails (%s); the other sources go on", self.node, name, problem)
 
     # --- control -----------------------------------------------------------------------------------------------
@@ -118,7 +160,12 @@ class NodeAgent:
         """Handles one command and spools its acknowledgement; None when this agent only observes."""
         if self.control is None:
             return None
-        ack = self.control.on_command(raw, received_ns)
+        span = None if self.tracing is None else self.tracing.receive(self.node, raw, received_ns)
+        if span is None or self.tracing is None:
+            ack = self.control.on_command(raw, received_ns)
+        else:
+            ack = self.control.on_command(raw, received_ns, traceparent=span.traceparent)
+            self.tracing.answered(span, ack, self.control.notes, self.control.capper_pid)
         self.flush_acks()
         return ack
 
@@ -138,8 +185,3 @@ class NodeAgent:
         """Closes the sources; spools and Kafka clients belong to whoever made them."""
         for source in self._sources:
             source.close()
-
-
-def _says(reading: Reading) -> bool:
-    """Whether a reading holds anything: absent hardware reads empty, and must not lend its quality to the rest."""
-    return reading.gpu is not None or reading.host is not None or bool(reading.engines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -16,8 +16,12 @@ import msgspec
 
 from agents.node.errors import CapperSilent, CapperUnavailable
 from streams.contract.records import PowerApplied
+from streams.observe.notes import SpanNote
 
 TIMEOUT_S: Final = 2.0  # a set with three read-backs takes well below one second
+
+
+Traced = tuple[PowerApplied, Sequence[SpanNote], int]  # acknowledgement, spans, the capper's pid
 
 
 class CapperPort(Protocol):
@@ -25,6 +29,10 @@ class CapperPort(Protocol):
 
     def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
         """Verifies and applies a command; every refusal is an acknowledgement with its reason, never an exception."""
+        ...
+
+    def grant_traced(self, raw: bytes, *, received_ns: int, traceparent: str) -> Traced:
+        """The same, with the spans that the capper noted meanwhile and its pid."""
         ...
 
     def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
@@ -51,14 +59,23 @@ class SocketCapper:
         self._buffer = b""
 
     def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
-        # Bytes that are no UTF-8 cannot carry a valid signature; the capper refuses what is left of them.
-        text = raw.decode(errors="replace")
-        request = {"op": "grant", "envelope": text, "received_ns": received_ns}
+        return msgspec.convert(self._grant(raw, received_ns=received_ns)["ack"], PowerApplied)
+
+    def grant_traced(self, raw: bytes, *, received_ns: int, traceparent: str) -> Traced:
+        answer = self._grant(raw, received_ns=received_ns, traceparent=traceparent)
         try:
-            answer = self._call(request)
+            notes = msgspec.convert(answer.get("spans", []), list[SpanNote])
+        except msgspec.ValidationError:
+            notes = []  # an older or newer capper's: a trace must never cost a command
+        return msgspec.convert(answer["ack"], PowerApplied), notes, int(answer.get("pid", 0))
+
+    def _grant(self, raw: bytes, **more: int | str) -> dict[str, Any]:
+        # Bytes that are no UTF-8 cannot carry a valid signature; the capper refuses what is left of them.
+        request = {"op": "grant", "envelope": raw.decode(errors="replace"), **more}
+        try:
+            return self._call(request)
         except CapperSilent:
-            answer = self._ask_again(request)
-        return msgspec.convert(answer["ack"], PowerApplied)
+            return self._ask_again(request)
 
     def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
         return cast("dict[str, int | None]", self._call({"op": "clocks", "wanted": dict(wanted)})["effective"])

@@ -21,6 +21,7 @@ from streams.contract.topics import DESIRED
 
 log = logging.getLogger(__name__)
 Handler = Callable[[bytes, int], object]
+Arrived = Callable[[bytes, Sequence[tuple[str, bytes | None]] | None], None]
 WINDOW_S: Final = 60.0  # the capper refuses what was issued longer ago
 METADATA_TIMEOUT_S: Final = 2.0
 RETRY_S: Final = 2.0
@@ -51,6 +52,7 @@ class CommandReader:
         consumer: made with streams.contract.kafka.assigned_consumer_config.
         partitions: how many the topic has; None asks the broker, as often as it takes.
         handlers: node -> what gets (raw bytes, wall-clock nanoseconds of receipt).
+        arrived: gets (raw bytes, headers) of each command first, for tracing; None = headers are not looked at.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class CommandReader:
         partitions: int | None,
         handlers: Mapping[str, Handler],
         *,
+        arrived: Arrived | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._arrived = arrived
         self._consumer, self._partitions = consumer, partitions
         self._handlers = {node.encode(): handler for node, handler in handlers.items()}
         self._wall_ns, self._monotonic = wall_ns, monotonic
@@ -134,6 +138,8 @@ class CommandReader:
             if key in self._handlers and value is not None:
                 self.received_total += 1
                 newest[key] = value
+                if self._arrived is not None:
+                    self._arrived(value, message.headers())
         return newest
 
     def _seen(self, partition: int, offset: int) -> None:

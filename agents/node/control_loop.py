@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from agents.node import refusal
@@ -21,6 +21,7 @@ from models.control.types import ClockBounds, Decision, EngineState, Observed, T
 from streams.contract import codec
 from streams.contract.failpoints import hit
 from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied, PowerDesired
+from streams.observe.notes import SpanNote
 
 log = logging.getLogger(__name__)
 STALE_S: Final = 2.0  # an engine silent for longer is released: its latency is unknown
@@ -90,14 +91,25 @@ class ControlLoop:
         self.locks: Clocks = {}  # effective clock lock per UUID as the capper last said
         self.reasons: dict[str, str] = {}  # engine -> why its clock is what it is
         self.refusals_total = 0
+        self.notes: Sequence[SpanNote] = ()  # spans of the last traced command's grant
+        self.capper_pid = 0
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def on_command(self, raw: bytes, received_ns: int) -> PowerApplied:
-        """Passes a command to the capper and takes up what it granted; the answer is queued for `acks` as well."""
+    def on_command(self, raw: bytes, received_ns: int, *, traceparent: str = "") -> PowerApplied:
+        """Passes a command to the capper and takes up what it granted; the answer is queued for `acks` as well.
+
+        With a traceparent the capper's spans are in `notes` afterwards.
+        """
         received_s = self._monotonic()
+        self.notes = ()
         try:
-            ack = self._capper.grant(raw, received_ns=received_ns)
+            if traceparent:
+                ack, self.notes, self.capper_pid = self._capper.grant_traced(
+                    raw, received_ns=received_ns, traceparent=traceparent
+                )
+            else:
+                ack = self._capper.grant(raw, received_ns=received_ns)
         except CapperUnavailable as error:
             self._lost(error)
             ack = refusal.of(raw, str(error), node=self.node, cluster=self.cluster, now_ns=self._wall_ns())
@@ -143,6 +155,11 @@ class ControlLoop:
         out, self._acks = self._acks, []
         return out
 
+    @property
+    def capper_answers(self) -> bool:
+        """Whether the capper answered the last question."""
+        return not self._unavailable
+
     def remaining_s(self, now_mono_s: float) -> float | None:
         """Seconds that the live lease still has; None without one."""
         return None if self.live is None else max(0.0, self.live.expires_s - now_mono_s)
@@ -171,7 +188,8 @@ class ControlLoop:
         for engine in telemetry.engines:
             age_s = (telemetry.ts_ns - engine.ts_ns) / 1e9 + now_s - seen_s
             mhz = self._engine_clock(live, engine, columns, age_s=age_s, now_s=now_s)
-            wanted.update(dict.fromkeys(engine.gpu_uuid, mhz))
+            for uuid in engine.gpu_uuid:
+                wanted[uuid] = _faster(wanted[uuid], mhz) if uuid in wanted else mhz
         return {uuid: mhz for uuid, mhz in wanted.items() if uuid in live.ranges and uuid not in self._yielded}
 
     def _engine_clock(
@@ -245,3 +263,8 @@ class ControlLoop:
         self._unsure.update(self.locks)
         if self.live is not None:
             self._unsure.update(self.live.ranges)
+
+
+def _faster(one: int | None, other: int | None) -> int | None:
+    """The clock of a GPU that two engines share: release wins, then the higher one."""
+    return None if one is None or other is None else max(one, other)

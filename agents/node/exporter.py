@@ -1,44 +1,27 @@
-"""Prometheus metrics of the node agent: DCGM's names for raw readings, `eo_` for what we derive.
+"""Prometheus metrics of one node agent, or of many in one process: a collector over newest samples, made at a scrape.
 
-A collector over the newest sample: it reads no hardware, keeps no state and never writes. An unknown value gives no
-sample line at all, because a zero would be believed.
+It reads no hardware, keeps no state and never writes. An unknown value gives no sample: a zero would be believed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Thread
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from agents.node.agent import NodeAgent
+from agents.node import families
 from agents.node.errors import SettingsError
-from streams.contract.records import GpuColumns, NodeTelemetry
+from agents.node.families_engine import Recent, of_engines
+from streams.contract.records import NodeTelemetry
 
-# DCGM field -> (column of the contract, factor to DCGM's unit, help with that unit)
-DCGM: Final[dict[str, tuple[str, float, str]]] = {
-    "DCGM_FI_DEV_POWER_USAGE": ("power_w", 1, "Power draw (in W)."),
-    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("energy_mj", 1, "Energy since the driver was loaded (in mJ)."),
-    "DCGM_FI_DEV_SM_CLOCK": ("sm_mhz", 1, "SM clock (in MHz)."),
-    "DCGM_FI_DEV_MEM_CLOCK": ("mem_mhz", 1, "Memory clock (in MHz)."),
-    "DCGM_FI_DEV_GPU_UTIL": ("util_ratio", 100, "Share of time with a kernel resident (in %)."),
-    "DCGM_FI_DEV_MEM_COPY_UTIL": ("mem_util_ratio", 100, "Share of time with memory traffic (in %)."),
-    "DCGM_FI_DEV_GPU_TEMP": ("temp_c", 1, "GPU temperature (in C)."),
-    "DCGM_FI_DEV_MEMORY_TEMP": ("mem_temp_c", 1, "Memory temperature (in C)."),
-    "DCGM_FI_DEV_FB_USED": ("mem_used_mb", 1e6 / 2**20, "Framebuffer memory used (in MiB)."),
-    "DCGM_FI_DEV_ENFORCED_POWER_LIMIT": ("limit_w", 1, "Power limit in force, the least that applies (in W)."),
-    "DCGM_FI_DEV_POWER_MGMT_LIMIT": ("limit_w", 1, "Power limit; here the one in force (in W)."),
-    "DCGM_FI_DEV_POWER_MGMT_LIMIT_DEF": ("limit_default_w", 1, "Default power limit (in W)."),
-    "DCGM_FI_DEV_POWER_MGMT_LIMIT_MIN": ("limit_min_w", 1, "Lowest power limit (in W)."),
-    "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX": ("limit_max_w", 1, "Highest power limit (in W)."),
-    "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": ("throttle", 1, "Clock event reasons (bit mask)."),
-}
-GPU_LABELS: Final = ("gpu", "UUID", "modelName", "Hostname", "quality")
+OWN_LABELS: Final = ("node", "quality")
+CAPPER_LABELS: Final = ("node", "code")
 
 
 class SpoolView(Protocol):
@@ -53,105 +36,153 @@ class SpoolView(Protocol):
     def size_bytes(self) -> int: ...
 
 
+class ControlView(Protocol):
+    """What the exporter shows of the control loop."""
+
+    refusals_total: int
+
+    def remaining_s(self, now_mono_s: float) -> float | None: ...
+
+
+class AgentView(Protocol):
+    """What the exporter shows of a node agent."""
+
+    node: str
+    samples_total: int
+
+    @property
+    def last(self) -> NodeTelemetry | None: ...
+
+    @property
+    def failures(self) -> Mapping[str, int]: ...
+
+    @property
+    def control(self) -> ControlView | None: ...
+
+    @property
+    def recent(self) -> Recent: ...
+
+
 class AgentCollector(Collector):
-    """Metrics of one agent, made anew at each scrape.
+    """Metrics of the agents of one process; all share its spool.
 
     Args:
-        agent: its `last` sample is shown.
+        agents: their newest samples are shown.
         spool: telemetry's spool.
         published: () -> unique records that the broker acknowledged.
+        capper: () -> each node's capper status as it was last told, {} where no capper answers.
     """
 
     def __init__(
         self,
-        agent: NodeAgent,
+        agents: AgentView | Sequence[AgentView],
         spool: SpoolView,
         *,
         published: Callable[[], int],
+        capper: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._agent, self._spool, self._published = agent, spool, published
+        self._agents: Sequence[AgentView] = agents if isinstance(agents, Sequence) else (agents,)
+        self._spool, self._published, self._capper = spool, published, capper
         self._wall_ns, self._monotonic = wall_ns, monotonic
 
     def collect(self) -> Iterator[Metric]:
-        last = self._agent.last
-        if last is not None and last.gpu is not None:
-            yield from _gpu_metrics(last, last.gpu)
-        yield from self._own(last)
+        known = [(last, agent.recent) for agent in self._agents if (last := agent.last) is not None]
+        records = [last for last, _ in known]
+        yield from families.of_gpus(records)
+        yield from families.of_host(records)
+        yield from of_engines([(last, tuple(recent)) for last, recent in known])
+        yield from self._own()
+        yield from of_cappers(self._capper())
 
-    def _own(self, last: NodeTelemetry | None) -> Iterator[Metric]:
-        agent, spool = self._agent, self._spool
-        quality = "unknown" if last is None else last.quality
-        counters: Mapping[str, tuple[float, str]] = {
-            "eo_samples": (agent.samples_total, "Samples taken."),
-            "eo_published": (self._published(), "Records that the broker acknowledged, each counted once."),
-            "eo_spool_lost": (spool.lost_total, "Records that the spool gave up; of those not synced yet, at least."),
-            "eo_agent_cpu_seconds": (time.process_time(), "CPU time of the agent (in s)."),
-        }
-        gauges: dict[str, tuple[float | None, str]] = {
+    def _own(self) -> Iterator[Metric]:
+        spool = self._spool
+        one = self._agents[0] if len(self._agents) == 1 else None
+        last = None if one is None else one.last
+        labels = ("" if one is None else one.node, "unknown" if last is None else last.quality)
+        process: dict[str, tuple[float, str]] = {
+            "eo_published_total": (self._published(), "Records that the broker acknowledged, each counted once."),
+            "eo_spool_lost_total": (spool.lost_total, "Records that the spool gave up; of those not synced, at least."),
             "eo_spool_depth": (spool.depth, "Records that wait for the broker."),
             "eo_spool_bytes": (spool.size_bytes, "Size of the spool on disk (in bytes)."),
-            "eo_sample_age_seconds": (None if last is None else (self._wall_ns() - last.ts_ns) / 1e9, "Age of it."),
+            "eo_agent_cpu_seconds_total": (time.process_time(), "CPU time of the agent's process (in s)."),
         }
-        if agent.control is not None:
-            remaining = agent.control.remaining_s(self._monotonic())
-            gauges["eo_lease_remaining_seconds"] = (remaining, "Rest of the live lease; none = nothing is granted.")
-            counters = {**counters, "eo_commands_refused": (agent.control.refusals_total, "Commands refused.")}
-        for name, (value, text) in counters.items():
-            yield _single(CounterMetricFamily(name, text, labels=("node", "quality")), (agent.node, quality), value)
-        for name, (level, text) in gauges.items():
-            yield _single(GaugeMetricFamily(name, text, labels=("node", "quality")), (agent.node, quality), level)
-        failures = CounterMetricFamily("eo_source_failures", "Failed readings.", labels=("node", "source"))
-        for source, count in agent.failures.items():
-            failures.add_metric((agent.node, source), count)
+        for name, (value, text) in process.items():
+            family = families.make(name, text, OWN_LABELS)
+            family.add_metric(labels, value)
+            yield family
+        yield from self._nodes()
+        failures = families.make("eo_source_failures_total", "Failed readings.", ("node", "source"))
+        for agent in self._agents:
+            for source, count in agent.failures.items():
+                failures.add_metric((agent.node, source), count)
         yield failures
 
-
-def _single(
-    family: CounterMetricFamily | GaugeMetricFamily, labels: tuple[str, ...], value: float | None
-) -> CounterMetricFamily | GaugeMetricFamily:
-    if value is not None:
-        family.add_metric(labels, value)
-    return family
-
-
-def _gpu_metrics(last: NodeTelemetry, gpu: GpuColumns) -> Iterator[Metric]:
-    names = gpu.name or (None,) * len(gpu.uuid)
-    labels: list[tuple[str, ...]] = [
-        (str(index), uuid, name or "", last.node, last.quality)
-        for index, (uuid, name) in enumerate(zip(gpu.uuid, names, strict=True))
-    ]
-    for metric, (column, factor, text) in DCGM.items():
-        yield _gpu_metric(metric, text, labels, getattr(gpu, column), factor=factor)
-    text = "Upper clock lock that we hold (in MHz); none = not locked."
-    yield _gpu_metric("eo_gpu_sm_lock_mhz", text, labels, gpu.sm_lock_mhz, factor=1)
-    known = None if gpu.state is None else tuple(float(state == "ok") for state in gpu.state)
-    yield _gpu_metric("eo_gpu_ok", "1 = the GPU answers, 0 = lost or forbidden.", labels, known, factor=1)
+    def _nodes(self) -> Iterator[Metric]:
+        samples = families.make("eo_samples_total", "Samples taken.", OWN_LABELS)
+        age = families.make("eo_sample_age_seconds", "Age of the newest sample (in s).", OWN_LABELS)
+        text = "Rest of the live lease (in s); none = nothing is granted."
+        lease = families.make("eo_lease_remaining_seconds", text, OWN_LABELS)
+        refused = families.make("eo_commands_refused_total", "Commands refused.", OWN_LABELS)
+        wall_ns, now_s = self._wall_ns(), self._monotonic()
+        for agent in self._agents:
+            last, control = agent.last, agent.control
+            labels = (agent.node, "unknown" if last is None else last.quality)
+            samples.add_metric(labels, agent.samples_total)
+            if last is not None:
+                age.add_metric(labels, (wall_ns - last.ts_ns) / 1e9)
+            if control is not None:
+                refused.add_metric(labels, control.refusals_total)
+                if (remaining := control.remaining_s(now_s)) is not None:
+                    lease.add_metric(labels, remaining)
+        yield from (samples, age, lease, refused)
 
 
-def _gpu_metric(
-    name: str, text: str, labels: list[tuple[str, ...]], values: Iterable[float | None] | None, *, factor: float
-) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=GPU_LABELS)
-    for row, value in zip(labels, values or (), strict=values is not None):
-        if value is not None:
-            family.add_metric(row, value * factor)
-    return family
+def of_cappers(statuses: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """The cappers' counters. A capper opens no port: the agent asks over its socket and tells here what it heard."""
+    up = families.make("eo_capper_up", "1 = the capper answered the agent's last question, 0 = it did not.", ("node",))
+    acks = families.make("eo_capper_answers_total", "What the capper did or refused, by code.", CAPPER_LABELS)
+    held = families.make("eo_capper_held", "Knobs whose value is ours now.", ("node", "knob"))
+    sets = families.make("eo_capper_set_calls_total", "Writes to a device.", ("node",))
+    bad = families.make("eo_capper_gpus", "GPUs in a state that needs a look.", ("node", "state"))
+    cpu = families.make("eo_capper_cpu_seconds_total", "CPU time of the capper (in s).", ("node",))
+    rss = families.make("eo_capper_resident_memory_bytes", "Resident memory of the capper (in bytes).", ("node",))
+    for node, status in statuses.items():
+        up.add_metric((node,), float(bool(status)))
+        for code, count in status.get("counts", {}).items():
+            acks.add_metric((node, str(code)), count)
+        gpus = list(status.get("gpus", {}).values())
+        for knob in ("power_limit_w", "sm_lock_mhz") if gpus else ():
+            held.add_metric((node, knob), sum(knob in gpu["held"] for gpu in gpus))
+        for state in ("yielded", "not_actuatable", "restoring") if gpus else ():
+            bad.add_metric((node, state), sum(bool(gpu[state]) for gpu in gpus))
+        if gpus:
+            sets.add_metric((node,), sum(gpu["set_calls"] for gpu in gpus))
+        for family, name in ((cpu, "cpu_s"), (rss, "rss_bytes")):
+            if status.get(name) is not None:
+                family.add_metric((node,), status[name])
+    yield from (up, acks, held, sets, bad, cpu, rss)
 
 
-def serve(collector: Collector, host: str, port: int) -> tuple[WSGIServer, Thread, int]:
+def serve(
+    collector: Collector,
+    host: str,
+    port: int,
+    *more: Collector,
+    setting: str = "EO_NODE_METRICS_PORT, -1 for none",
+) -> tuple[WSGIServer, Thread, int]:
     """Serves /metrics from a registry of its own; returns the server, its thread and the port.
 
     Raises SettingsError when the address is taken or not ours.
     """
     registry = CollectorRegistry()
-    registry.register(collector)
+    for one in (collector, *more):
+        registry.register(one)
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
         raise SettingsError(
-            f"metrics cannot be served on {host}:{port} ({error.strerror}); choose another port with "
-            "EO_NODE_METRICS_PORT, -1 for none"
+            f"metrics cannot be served on {host}:{port} ({error.strerror}); choose another port with {setting}"
         ) from error
     return server, thread, server.server_port

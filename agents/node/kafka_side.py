@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from agents.node.errors import PublishError
 from agents.node.producer import Delivery, ProducerPort, RebuildingProducer
-from agents.node.publisher import EventPublisher, SpoolPublisher
+from agents.node.publisher import EventPublisher, SpoolPublisher, applied_headers, telemetry_headers
 from agents.node.spool import Spool
 from streams.contract.codec import Headers
 from streams.contract.kafka import assigned_consumer_config, producer_config
 
 if TYPE_CHECKING:
     from agents.node.commands import ConsumerPort
+    from agents.node.tracing import NodeTracing
 
 log = logging.getLogger("eo.agent")
 ASK_AGAIN_S: Final = 5.0
@@ -38,6 +39,7 @@ class KafkaSide:
         applied: the spool of acknowledgements.
         bootstrap: the broker's address, None when there is none now.
         deliver: gets (raw command, wall-clock nanoseconds), on the reader's thread.
+        tracing: adds trace contexts to headers; None = off.
     """
 
     def __init__(
@@ -48,11 +50,14 @@ class KafkaSide:
         *,
         bootstrap: Callable[[], str | None],
         deliver: Callable[[bytes, int], object],
+        tracing: NodeTracing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tracing = tracing
         self._node, self._bootstrap, self._deliver, self._monotonic = node, bootstrap, deliver, monotonic
         self._spools = (telemetry, applied)
-        self.events = EventPublisher(applied, _Nowhere())
+        headers = applied_headers if tracing is None else tracing.applied_headers
+        self.events = EventPublisher(applied, _Nowhere(), headers=headers)
         self._telemetry: SpoolPublisher | None = None
         self._ask_at = 0.0
         self._told = False
@@ -64,6 +69,11 @@ class KafkaSide:
     @property
     def published(self) -> int:
         return 0 if self._telemetry is None else self._telemetry.acked_total
+
+    @property
+    def sent_bytes(self) -> int:
+        """Payload handed to Kafka, before compression."""
+        return self.events.sent_bytes + (0 if self._telemetry is None else self._telemetry.sent_bytes)
 
     @property
     def busy(self) -> bool:
@@ -89,7 +99,8 @@ class KafkaSide:
             self._told = True
             return False
         producer = RebuildingProducer(lambda: _producer(address, self._node))
-        self._telemetry = SpoolPublisher(self._spools[0], producer, window=WINDOW)
+        headers = telemetry_headers if self._tracing is None else self._tracing.telemetry_headers
+        self._telemetry = SpoolPublisher(self._spools[0], producer, headers=headers, window=WINDOW)
         self.events.use(producer)
         log.info("publishing to %s", address)
         if self._read_commands:
@@ -130,7 +141,8 @@ class KafkaSide:
     def _read(self, address: str) -> None:
         from agents.node.commands import CommandReader
 
-        reader = CommandReader(_consumer(address, self._node), None, {self._node: self._deliver})
+        arrived = None if self._tracing is None else self._tracing.arrived
+        reader = CommandReader(_consumer(address, self._node), None, {self._node: self._deliver}, arrived=arrived)
         try:
             while not self._ending.is_set():
                 reader.poll(100, POLL_S)

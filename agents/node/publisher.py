@@ -71,6 +71,7 @@ class SpoolPublisher:
         self._failed: KafkaError | None = None
         self._complained: int | None = None
         self._retry_at = 0.0
+        self.sent_bytes = 0  # keys and values handed to the producer, before compression
         self.acked_total = 0  # unique records that the broker acknowledged
         self.refused_total = 0  # records that the broker will never take
 
@@ -126,6 +127,7 @@ class SpoolPublisher:
             else:
                 self._in_flight.append(record.number)
                 self._outstanding += 1
+                self.sent_bytes += len(record.key) + len(record.value)
             self._sent = record.number
         return len(records)
 
@@ -192,13 +194,23 @@ class SpoolPublisher:
 class EventPublisher:
     """Acknowledgements of commands: spooled too, so that an outage of Kafka loses none; then published in order."""
 
-    def __init__(self, spool: Spool, producer: ProducerPort | RebuildingProducer) -> None:
-        self._spool = spool
-        self._publisher = SpoolPublisher(spool, producer, APPLIED, headers=applied_headers)
+    def __init__(
+        self,
+        spool: Spool,
+        producer: ProducerPort | RebuildingProducer,
+        *,
+        headers: Callable[[SpoolRecord], Headers] = applied_headers,
+    ) -> None:
+        self._spool, self._headers = spool, headers
+        self._publisher = SpoolPublisher(spool, producer, APPLIED, headers=headers)
 
     @property
     def acked_total(self) -> int:
         return self._publisher.acked_total
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._publisher.sent_bytes
 
     @property
     def idle(self) -> bool:
@@ -206,7 +218,7 @@ class EventPublisher:
 
     def use(self, producer: ProducerPort | RebuildingProducer) -> None:
         """Publishes through another producer from now on, from the first acknowledgement in doubt."""
-        self._publisher = SpoolPublisher(self._spool, producer, APPLIED, headers=applied_headers)
+        self._publisher = SpoolPublisher(self._spool, producer, APPLIED, headers=self._headers)
 
     def put(self, ack: PowerApplied) -> None:
         """Stores one acknowledgement; it is on its way from now on, whatever happens to Kafka."""

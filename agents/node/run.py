@@ -6,33 +6,40 @@ thread of their own and handled on the main one, which is the only one that touc
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIServer
 
 from agents.node import exporter
 from agents.node.agent import NodeAgent
 from agents.node.capper_client import SocketCapper
 from agents.node.control_loop import ControlLoop
+from agents.node.errors import CapperUnavailable, SettingsError
 from agents.node.kafka_side import KafkaSide
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
+from agents.node.sources.background import BackgroundSource
 from agents.node.sources.base import Source
 from agents.node.spool import Spool
+from streams import run_note
 from streams.contract.layout import Layout
 from streams.contract.records import NodeTelemetry
+from streams.observe.own_cost import OwnCost, own_watts
+
+if TYPE_CHECKING:
+    from agents.node.tracing import NodeTracing
 
 log = logging.getLogger("eo.agent")
 PUMP_S: Final = 0.05
+STATUS_S: Final = 10.0  # the capper is asked for its counters this often
 DRAIN_S: Final = 5.0
 SEGMENT_BYTES: Final = 1_000_000  # also what the spool keeps in memory
 Command = tuple[bytes, int]
@@ -59,24 +66,30 @@ class AgentProcess:
         self.spool = Spool(folder / "telemetry", max_bytes=max_bytes, segment_bytes=segment)
         self.acks = Spool(folder / "applied", max_bytes=max_bytes, segment_bytes=segment)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self.kafka = KafkaSide(node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive)
+        self.tracing = tracing("eo-agent", lambda: [self.agent.last])
+        self.kafka = KafkaSide(
+            node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive, tracing=self.tracing
+        )
         self._capper = SocketCapper(Path(settings.capper_socket or layout.capper / node / "capper.sock"))
         control = ControlLoop(node, self._capper, cluster=settings.cluster)
-        self.agent = NodeAgent(settings.cluster, node, sources, self.spool, control, events=self.kafka.events)
+        self.agent = NodeAgent(
+            settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing
+        )
         self._stop = threading.Event()
         self._server: WSGIServer | None = None
-        self._run_file = layout.run / f"agent-{node}.json"
+        self._layout, self._note = layout, layout.run / f"agent-{node}.json"
+        self._capper_status: dict[str, dict[str, Any]] = {}
 
     def _sources(self) -> list[Source]:
         found = []
-        for name in self.settings.sources:
+        for name in self.settings.source_names:
             source = registry.make(name, self.settings.source_options(name))
             probe = source.probe()
             if probe.present:
                 log.info("source %s: %s", name, ", ".join(probe.capability) or "present")
             else:
                 log.warning("source %s has nothing here: %s", name, probe.reason)
-            found.append(source)
+            found.append(in_background(name, source, self.settings.sample_interval_s))
         return found
 
     def _receive(self, raw: bytes, received_ns: int) -> None:
@@ -109,7 +122,7 @@ class AgentProcess:
 
     def _loop(self) -> None:
         s = self.settings
-        sample_due = control_due = time.monotonic()
+        sample_due = control_due = status_due = time.monotonic()
         self.kafka.start()
         while not self._stop.is_set():
             now = time.monotonic()
@@ -119,6 +132,9 @@ class AgentProcess:
             if now >= control_due:
                 self.agent.control_step(now)
                 control_due = _next(control_due, s.control_interval_s, now)
+            if now >= status_due and self._server is not None:
+                self._ask_capper()
+                status_due = now + STATUS_S
             self.kafka.pump()
             pause = min(sample_due, control_due) - time.monotonic()
             self._wait(min(pause, PUMP_S if self.kafka.busy else 0.25))
@@ -134,19 +150,30 @@ class AgentProcess:
     def _serve(self) -> None:
         port = None
         if self.settings.metrics_port >= 0:
-            collector = exporter.AgentCollector(self.agent, self.spool, published=lambda: self.kafka.published)
-            self._server, _, port = exporter.serve(collector, self.settings.metrics_host, self.settings.metrics_port)
-        self._run_file.parent.mkdir(parents=True, exist_ok=True)
-        note = {
-            "pid": os.getpid(),
-            "started_ns": time.time_ns(),
-            "role": "agent",
-            "node": self.settings.node,
-            "metrics": None if port is None else f"http://{self.settings.metrics_host}:{port}/metrics",
-        }
-        fresh = self._run_file.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps(note) + "\n")
-        fresh.replace(self._run_file)
+            collector = exporter.AgentCollector(
+                self.agent, self.spool, published=lambda: self.kafka.published, capper=lambda: self._capper_status
+            )
+            cost = OwnCost("agent", sent_bytes=lambda: self.kafka.sent_bytes, watts=self._own_watts)
+            host = self.settings.metrics_host
+            self._server, _, port = exporter.serve(collector, host, self.settings.metrics_port, cost)
+        address = None if port is None else f"http://{self.settings.metrics_host}:{port}/metrics"
+        node = self.settings.node
+        self._note = run_note.write(self._layout, f"agent-{node}", role="agent", node=node, metrics=address)
+
+    def _own_watts(self, own_cpu_ratio: float) -> float | None:
+        host = None if self.agent.last is None else self.agent.last.host
+        return None if host is None else own_watts(own_cpu_ratio, host.cpu_util_ratio, host.cpu_power_w)
+
+    def _ask_capper(self) -> None:
+        """Its counters for the exporter; one that did not answer the control loop is not waited for once more."""
+        node, control = self.settings.node, self.agent.control
+        self._capper_status[node] = {}
+        if control is None or not control.capper_answers:
+            return
+        try:
+            self._capper_status[node] = dict(self._capper.status())
+        except CapperUnavailable as error:
+            log.debug("no counters of the capper: %s", error)
 
     def close(self) -> None:
         """Gives clocks back, sends what the broker takes within five seconds, closes everything."""
@@ -161,9 +188,33 @@ class AgentProcess:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
-        self._run_file.unlink(missing_ok=True)
+        run_note.forget(self._note)
+        if self.tracing is not None:
+            self.tracing.close()
         if not sent:
             log.warning("%d records stay in the spool; the next start sends them", self.spool.depth + self.acks.depth)
+
+
+def tracing(service: str, records: Callable[[], Iterable[NodeTelemetry | None]]) -> NodeTracing | None:
+    """Tracing and OTLP metrics of this process; None, and nothing imported, where no OTLP endpoint is set.
+
+    Raises SettingsError naming the variable that cannot work.
+    """
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
+        return None
+    from agents.node.tracing import make
+    from streams.observe.trace import OtelSettings, TracingError
+
+    try:
+        return make(service, OtelSettings.from_env(), records=records, now_ns=time.time_ns())
+    except TracingError as error:
+        raise SettingsError(str(error)) from error
+
+
+def in_background(name: str, source: Source, interval_s: float) -> Source:
+    """The source itself, or read at the side when its registry line says that it is slow."""
+    entry = registry.SOURCES[registry.canonical(name)]
+    return BackgroundSource(source, interval_s=max(interval_s, entry.every_s)) if entry.slow else source
 
 
 def _next(due: float, interval_s: float, now: float) -> float:

@@ -15,10 +15,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
+from agents.node import engine_settings
+from agents.node.engine_settings import EngineSettings
 from agents.node.errors import SettingsError
 
 ENV_PREFIX: Final = "EO_NODE_"
 CONFIG_NAME: Final = "EO_NODE_CONFIG"
+ENGINES: Final = "tuple[EngineSettings, ...]"
 
 
 def _hostname() -> str:
@@ -43,6 +46,20 @@ class NodeSettings:
     procfs_root: str = "/"  # where proc/ and sys/ lie; a container mounts the host's elsewhere
     replay_path: str = ""  # recording for the source "replay"
     replay_speed: float = 1.0  # recorded seconds per second; 0 = one record per sample
+    dcgm_url: str = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's text, for the source "dcgm"
+    dcgm_hostengine: str = "127.0.0.1:5555"  # of "dcgm-native"; "unix:PATH", or "embedded" to start one in the agent
+    dcgm_profiling: int = 0  # 1 = "dcgm-native" also watches profiling fields: they cost the GPU power and need root
+    nvidia_smi_path: str = "nvidia-smi"  # the program that the source "nvidia-smi" runs
+    rapl_root: str = ""  # where sys/ lies for the source "rapl"; "" = EO_SYSFS_ROOT, else "/"
+    redfish_url: str = ""  # this node's BMC, e.g. https://bmc-17; needed by the source "redfish"
+    redfish_user: str = ""
+    redfish_password_file: str = ""  # its first line is the password; never in the environment or on a command line
+    redfish_ca_file: str = ""  # CA of the BMC's certificate, PEM; "" = the system's
+    redfish_insecure: bool = False  # true = the BMC's certificate is not checked
+    ipmi_url: str = ""  # lanplus://BMC or lan://BMC for the source "ipmi"; "" = this machine's own BMC
+    ipmi_user: str = ""
+    ipmi_password_file: str = ""  # its first line is the password
+    engine: tuple[EngineSettings, ...] = ()  # serving engines of this node: [[node.engine]], or EO_NODE_ENGINE
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -52,13 +69,34 @@ class NodeSettings:
     def node(self) -> str:
         return self.name or _hostname()
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources to read: those named, and the engines where some are given."""
+        return (*self.sources, "engines") if self.engine and "engines" not in self.sources else self.sources
+
     def source_options(self, source: str) -> dict[str, object]:
         """What a source's factory gets."""
         options: dict[str, dict[str, object]] = {
             "procfs": {"root": self.procfs_root},
             "replay": {"path": self.replay_path, "speed": self.replay_speed},
+            "engines": {"engines": self.engine, "node": self.node, "interval_s": self.sample_interval_s / 2},
+            "dcgm": {"url": self.dcgm_url, "host": self.node},
+            "dcgm-native": {"hostengine": self.dcgm_hostengine, "profiling": bool(self.dcgm_profiling)},
+            "rapl": {"root": self.rapl_root, "proc_root": "" if self.procfs_root == "/" else self.procfs_root},
+            "redfish": self._redfish(),
+            "ipmi": {"url": self.ipmi_url, "user": self.ipmi_user, "password_file": self.ipmi_password_file},
+            "nvidia-smi": {"program": self.nvidia_smi_path},
         }
-        return options.get(source, {})
+        return options.get(source.lower().replace("_", "-"), {})
+
+    def _redfish(self) -> dict[str, object]:
+        return {
+            "url": self.redfish_url,
+            "user": self.redfish_user,
+            "password_file": self.redfish_password_file,
+            "ca_file": self.redfish_ca_file,
+            "insecure": self.redfish_insecure,
+        }
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> NodeSettings:
@@ -83,6 +121,7 @@ def _check(s: NodeSettings) -> None:
         ("spool_max_mb", 16, 1_000_000),
         ("metrics_port", -1, 65535),
         ("replay_speed", 0, 10_000),
+        ("dcgm_profiling", 0, 1),
     )
     for name, low, high in bounds:
         value = getattr(s, name)
@@ -90,6 +129,9 @@ def _check(s: NodeSettings) -> None:
             raise SettingsError(f"{name} is {value:g}; give {low:g} to {high:g}")
     if not s.sources:
         raise SettingsError("sources is empty; name at least one, e.g. procfs")
+    for name in s.sources:
+        if name.lower().replace("_", "-") in engine_settings.KINDS:
+            raise SettingsError(f"sources names the engine {name!r}; give its address in a table [[node.engine]]")
     if "replay" in s.sources and not s.replay_path:
         raise SettingsError("source replay needs a recording; give its path with EO_NODE_REPLAY_PATH")
     if s.log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
@@ -112,11 +154,15 @@ def _kinds() -> dict[str, str]:
 def _parse(name: str, text: str) -> object:
     """The environment's text as the field's type; an unknown name stays text, and `_merge` refuses it."""
     kind = _kinds().get(name.removeprefix(ENV_PREFIX).lower(), "str")
+    if kind == ENGINES:
+        return engine_settings.from_text(text, name)
     try:
         if kind.startswith("tuple"):
             return tuple(part.strip() for part in text.split(",") if part.strip())
+        if kind == "bool":
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
         return int(text) if kind == "int" else float(text) if kind == "float" else text
-    except ValueError:
+    except (ValueError, KeyError):
         raise SettingsError(f"{name} is {text!r}, which is not {_said(kind)}") from None
 
 
@@ -137,15 +183,19 @@ def _as_written(name: str, where: str) -> str:
 
 def _typed(name: str, value: object, kind: str, where: str) -> object:
     """TOML's value as the field's type: whole numbers count as floats, a list as a tuple; all else must fit."""
+    if kind == ENGINES:
+        return engine_settings.from_tables(value, where)
     if kind.startswith("tuple") and isinstance(value, list):
         value = tuple(value)
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    wanted = {"t": tuple, "i": int, "f": float, "s": str}[kind[0]]
-    if not isinstance(value, wanted) or isinstance(value, bool):
+    wanted = {"t": tuple, "i": int, "f": float, "s": str, "b": bool}[kind[0]]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise SettingsError(f"{where} sets {name} to {value!r}, which is not {_said(kind)}")
     return value
 
 
 def _said(kind: str) -> str:
-    return {"t": "a list of names", "i": "a whole number", "f": "a number", "s": "a text"}[kind[0]]
+    return {"t": "a list of names", "i": "a whole number", "f": "a number", "s": "a text", "b": "true or false"}[
+        kind[0]
+    ]

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from models.features.window import Floats, Window
+from models.features.window import Floats, Windows
 
 DECIMALS: Final = 6  # a microwatt is below every sensor, and short numbers halve the bytes of a message
 
@@ -22,12 +22,12 @@ class FeatureDef:
     window_s: float
     columns: tuple[str, ...]
     formula: str
-    function: Callable[[Window], Floats]
+    function: Callable[[Windows], Floats]
     ttl_s: float = 10.0
     entity: Literal["gpu"] = "gpu"
     source: str = ""
 
-    def compute(self, window: Window) -> Floats:
+    def compute(self, window: Windows) -> Floats:
         """Windows of n GPUs to n values, NaN where a value cannot be known, rounded to DECIMALS.
 
         Stream and offline computation both come through here, so they round alike.

@@ -6,7 +6,7 @@ from typing import Final
 
 from models.features import activity, energy, power, thermal
 from models.features.definition import FeatureDef
-from models.features.window import Floats, Window
+from models.features.window import Floats, Windows
 
 FEATURES: Final = (
     FeatureDef("power_w_mean_60s", "W", 60.0, ("power_w",), "mean(power_w)", power.power_w_mean_60s),
@@ -59,6 +59,6 @@ FEATURES: Final = (
 BY_NAME: Final = {feature.name: feature for feature in FEATURES}
 
 
-def compute_all(window: Window) -> dict[str, Floats]:
+def compute_all(window: Windows) -> dict[str, Floats]:
     """Every registered feature of every GPU, in the order of the table."""
     return {feature.name: feature.compute(window) for feature in FEATURES}

@@ -6,21 +6,23 @@ from typing import Final
 
 import numpy as np
 
-from models.features.window import Floats, Window, ratio, total
+from models.features.terms import MICRO, NS_PER_MS
+from models.features.window import Floats, Windows, count, ratio
 
 LEAST_SAMPLES: Final = 10
-MIN_PER_NS: Final = 1 / 60e9
+MS_PER_MIN: Final = 60_000.0
 
 
-def temp_slope_c_per_min(window: Window) -> Floats:
+def temp_slope_c_per_min(window: Windows) -> Floats:
     """Least-squares slope of temperature over time, degrees C per minute; NaN below 10 known samples.
 
-    (n sum(xy) - sum(x) sum(y)) / (n sum(x^2) - sum(x)^2) over the n known samples, x in minutes before the newest.
+    (n sum(xy) - sum(x) sum(y)) / (n sum(x^2) - sum(x)^2) over the n known samples, x in whole ms from the newest. Sums
+    of absolute times wrap around 64 bits; moved to the newest sample they fit, and are exact.
     """
-    temp, sum_y, count = window.filled("temp_c"), window.total("temp_c"), window.count("temp_c")
-    minutes: Floats = np.multiply(window.ts_ns - window.ts_ns[:, -1:], MIN_PER_NS, dtype=np.float64)
-    minutes *= window.known("temp_c")
-    sum_x = total(minutes)
-    spread = count * total(minutes * minutes) - sum_x * sum_x
-    slope = ratio(count * total(minutes * temp) - sum_x * sum_y, spread)
-    return np.where(count >= LEAST_SAMPLES, slope, np.nan)
+    n, sum_y, sum_t = count(window, "temp_c"), window.sum("temp_c"), window.sum("time")
+    newest = window.end_ns // NS_PER_MS
+    sum_x = sum_t - n * newest
+    sum_xx = window.sum("time_squared") - 2 * newest * sum_t + n * newest * newest
+    sum_xy = window.sum("time_temp") - newest * sum_y
+    slope = ratio(n * sum_xy - sum_x * sum_y, n * sum_xx - sum_x * sum_x)
+    return np.where(n >= LEAST_SAMPLES, slope * (MS_PER_MIN / MICRO), np.nan)

@@ -1,24 +1,38 @@
 """The window that every feature is computed on, and the one rule of what belongs to it. Arrays in, arrays out.
 
 A window ends at one sample of one GPU, at time t. It holds the samples of the same GPU and the same boot of its node's
-agent with a time in (t - 60 s, t], at most 64 of them, oldest to newest, in the order of their sequence numbers. The
-newest stands last; what is missing on the left, and every value that was not known, is NaN.
+agent with a time in (t - 60 s, t], at most 64 of them, oldest to newest, in the order of their sequence numbers.
 
-Stream and offline computation build their windows here. Sums run over 64 contiguous float64 in one fixed order, so a
-feature comes out equal bit by bit however many GPUs are computed at once.
+`Window` holds every sample and is the definition; models.features.running gives the same numbers, bit by bit, for the
+cost of one sample, because sums are whole numbers (models.features.terms).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Stamps = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from models.features.terms import INDEX, MICRO, TERMS, Floats, Ints, Mask, Samples
+
+__all__ = [
+    "COLUMNS",
+    "NEVER_NS",
+    "SPAN_NS",
+    "WIDTH",
+    "Floats",
+    "Ints",
+    "Mask",
+    "Window",
+    "Windows",
+    "count",
+    "mean",
+    "of_series",
+    "ratio",
+]
+Places = NDArray[np.intp]
 Number = TypeVar("Number", np.float64, np.int64)
 
 WIDTH: Final = 64  # samples; 60 at 1 Hz and a few to spare
@@ -29,94 +43,110 @@ NEVER_NS: Final = 0  # the time of a place where no sample is: outside every win
 COLUMNS: Final = ("power_w", "energy_mj", "sm_mhz", "util_ratio", "temp_c", "throttle", "tokens")
 
 
-class Window:
-    """Windows of n GPUs: times and columns of shape (n, 64), newest last.
+class Windows(Protocol):
+    """n windows, as features see them: every result has length n."""
 
-    Masks, sums and counts are made once per column and only when a feature asks: this is the hot path of the stream.
+    @property
+    def end_ns(self) -> Ints:
+        """Time of the newest sample."""
+        ...
+
+    def sum(self, term: str) -> Ints:
+        """Exact sum of a term of models.features.terms over the samples of the window."""
+        ...
+
+    def newest(self, column: str) -> Floats:
+        """The newest sample's value, NaN when it is unknown."""
+        ...
+
+    def step(self, column: str) -> tuple[Floats, Ints]:
+        """What a counter gained, and in how many ns, since the sample before that knew it.
+
+        NaN when the newest sample does not know it, or no other in the window does.
+        """
+        ...
+
+    def span(self, first: str, second: str) -> tuple[Floats, Floats, Ints]:
+        """What two counters gained, and in how many ns, between the first and the last sample that know both.
+
+        NaN when no sample knows both.
+        """
+        ...
+
+
+class Window:
+    """Windows of n GPUs with all their samples: times and columns of shape (n, 64), the newest last.
+
+    What is missing on the left has the time NEVER_NS; what was not known is NaN.
     """
 
-    __slots__ = ("_count", "_filled", "_known", "_total", "columns", "inside", "ts_ns")
-
-    def __init__(self, ts_ns: Stamps, columns: Mapping[str, Floats]) -> None:
+    def __init__(self, ts_ns: Ints, columns: Mapping[str, Floats]) -> None:
         newest = ts_ns[:, -1:]
         self.ts_ns = ts_ns
         self.columns = columns
         self.inside: Mask = (ts_ns > newest - SPAN_NS) & (ts_ns <= newest)
-        self._known: dict[str, Mask] = {}
-        self._filled: dict[str, Floats] = {}
-        self._total: dict[str, Floats] = {}
-        self._count: dict[int, Floats] = {}
+        self._samples = Samples(ts_ns, columns)
+
+    @property
+    def end_ns(self) -> Ints:
+        return np.ascontiguousarray(self.ts_ns[:, -1])
 
     def known(self, column: str) -> Mask:
-        """Where a sample of this column belongs to the window and was known."""
-        mask = self._known.get(column)
-        if mask is None:
-            raw = self.columns[column]
-            mask = self._known[column] = (raw == raw) & self.inside
-        return mask
+        """Where a sample belongs to the window and knew this column."""
+        return self._samples.known(column) & self.inside
 
-    def filled(self, column: str) -> Floats:
-        """The column with 0 where it is not known; only for sums over known values."""
-        if column not in self._filled:
-            self._sum(column)
-        return self._filled[column]
-
-    def total(self, column: str) -> Floats:
-        """Sum of the known samples, per GPU; 0 when there is none."""
-        if column not in self._total:
-            self._sum(column)
-        return self._total[column]
-
-    def _sum(self, column: str) -> None:
-        values = np.where(self.inside, self.columns[column], 0.0)
-        summed = total(values)
-        if np.isnan(summed).any():  # some sample inside is unknown
-            values = np.where(self.known(column), self.columns[column], 0.0)
-            summed = total(values)
-        else:  # the common case: every sample inside is known, and no mask of its own is needed
-            self._known[column] = self.inside
-        self._filled[column], self._total[column] = values, summed
-
-    def count(self, column: str) -> Floats:
-        """How many samples of this column are known, per GPU."""
-        mask = self.known(column)
-        found = self._count.get(id(mask))  # masks live as long as the window, so an id is never used twice
-        if found is None:
-            found = self._count[id(mask)] = count(mask)
-        return found
+    def sum(self, term: str) -> Ints:
+        addends = TERMS[INDEX[term]].function(self._samples)
+        summed: Ints = np.where(self.inside, addends, 0).sum(axis=1)
+        return summed
 
     def newest(self, column: str) -> Floats:
-        """The newest sample's value, NaN when it is unknown."""
-        return np.ascontiguousarray(self.columns[column][:, -1])
+        return self._samples.values(column)[:, -1]
+
+    def step(self, column: str) -> tuple[Floats, Ints]:
+        known, values = self.known(column), self._samples.values(column)
+        rows = np.arange(len(known))
+        before = _last(known[:, :-1], WIDTH - 1)
+        usable = known[:, -1] & known[rows, before]
+        gained = np.where(usable, values[:, -1] - values[rows, before], np.nan)
+        return gained, self.ts_ns[:, -1] - self.ts_ns[rows, before]
+
+    def span(self, first: str, second: str) -> tuple[Floats, Floats, Ints]:
+        both = self.known(first) & self.known(second)
+        rows = np.arange(len(both))
+        begin, end = np.argmax(both, axis=1), _last(both, WIDTH)
+        one, other = (self._gained(name, both[rows, end], begin, end) for name in (first, second))
+        return one, other, self.ts_ns[rows, end] - self.ts_ns[rows, begin]
+
+    def _gained(self, column: str, usable: Mask, begin: Places, end: Places) -> Floats:
+        rows, values = np.arange(len(usable)), self._samples.values(column)
+        return np.where(usable, values[rows, end] - values[rows, begin], np.nan)
 
 
-def total(values: Floats) -> Floats:
-    """Sum over each window, in the fixed order that makes results repeatable."""
-    summed: Floats = np.add.reduce(np.ascontiguousarray(values), axis=1)
-    return summed
+def _last(known: Mask, width: int) -> Places:
+    """Index of the last known place of each row; the last place when none is known."""
+    from_the_right: Places = np.argmax(known[:, ::-1], axis=1)
+    return (width - 1) - from_the_right
 
 
-def count(mask: Mask) -> Floats:
-    """How many places of each window are true.
-
-    Each row's 64 places become the bits of one word first: eight times less to read than the mask.
-    """
-    return np.bitwise_count(np.packbits(mask, axis=1).view(np.uint64)[:, 0]).astype(np.float64)
+def count(window: Windows, column: str) -> Ints:
+    """How many samples of this column are known, per GPU."""
+    return window.sum(f"n:{column}")
 
 
-def ratio(numerator: Floats, denominator: Floats) -> Floats:
+def ratio(numerator: Floats | Ints, denominator: Floats | Ints) -> Floats:
     """numerator / denominator, NaN where the denominator is 0: no sample, no value."""
     out = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=out, where=denominator != 0.0)
+    np.divide(numerator, denominator, out=out, where=denominator != 0)
     return out
 
 
-def mean(window: Window, column: str) -> Floats:
-    """Mean of the known samples, NaN when there is none."""
-    return ratio(window.total(column), window.count(column))
+def mean(window: Windows, column: str) -> Floats:
+    """Mean of the known samples in the column's unit, NaN when there is none."""
+    return ratio(window.sum(column), count(window, column) * MICRO)
 
 
-def of_series(ts_ns: Stamps, columns: Mapping[str, Floats]) -> Window:
+def of_series(ts_ns: Ints, columns: Mapping[str, Floats]) -> Window:
     """One window per sample of a whole series: one GPU, one boot, in the order of sequence numbers.
 
     `ts_ns` and each column have length m; missing columns of COLUMNS are unknown. Result: windows of shape (m, 64).

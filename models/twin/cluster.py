@@ -54,6 +54,7 @@ class TwinCluster:
         self.engine = Engine(params.stack, workload, replicas=replicas, clocks=self._clocks)
         self._kv_limit = float(params.stack.kv_limit_tokens)
         self._energy_j: Array = np.zeros(gpus)
+        self._leaked_j: Array = np.zeros(gpus)
         self.util_ratio: Array = np.zeros(gpus)
 
     def advance(self, dt_s: float, *, sm_lock_mhz: Array, limit_w: Array) -> None:
@@ -78,7 +79,8 @@ class TwinCluster:
     def _step_to(self, stop: float) -> None:
         dt_s = stop - self.now_s
         self.engine.run_to(stop)
-        energy = self._per_gpu(self.engine.energy_j) * self._factor
+        self._leaked_j += self._thermal.leak_w() * dt_s
+        energy = self._per_gpu(self.engine.energy_j) * self._factor + self._leaked_j
         if dt_s > 0.0:
             self._thermal.step(dt_s, (energy - self._energy_j) / dt_s)
         self._energy_j = energy
@@ -110,7 +112,7 @@ class TwinCluster:
     @property
     def true_power_w(self) -> Array:
         """What the board draws at this moment."""
-        return self._per_gpu(self.engine.power_w) * self._factor
+        return self._per_gpu(self.engine.power_w) * self._factor + self._thermal.leak_w()
 
     @property
     def energy_mj(self) -> Array:

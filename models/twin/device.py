@@ -39,8 +39,12 @@ class Load:
 
 def clock_factor(curve: DeviceCurve, x: Array) -> Array:
     """g(x) = x * v(x)**2: clock-dependent power relative to full clock."""
-    slope = (1.0 - curve.v_min) / (1.0 - curve.x_knee)
-    v = curve.v_min + slope * np.maximum(x - curve.x_knee, 0.0)
+    return knee_factor(x, v_min=curve.v_min, x_knee=curve.x_knee)
+
+
+def knee_factor(x: Array, *, v_min: float, x_knee: float) -> Array:
+    """The same for any pair of minimal voltage and knee: fits try many."""
+    v = v_min + (1.0 - v_min) / (1.0 - x_knee) * np.maximum(x - x_knee, 0.0)
     return x * v * v
 
 

@@ -1,4 +1,4 @@
-"""Temperatures of all GPUs and what they do to the clock. Two first-order stages; no leakage in this first form."""
+"""Temperatures of all GPUs and what they do to the clock. Two first-order stages; leakage is read off the die."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ class Thermal:
     def hardware_slowdown(self) -> NDArray[np.bool_]:
         """GPUs at or above the hardware slowdown temperature."""
         return self.die_c >= self._params.hw_slowdown_c
+
+    def leak_w(self) -> Array:
+        """Watts above (below: negative) those at the reference temperature; all zero unless leakage is on."""
+        found: Array = self._params.leak_w_per_k * (self.die_c - self._params.leak_reference_c)
+        return found

@@ -39,30 +39,20 @@ kept AS MATERIALIZED (
     SELECT * FROM compared SEMI JOIN both_arms USING (minute)
 ),
 
+histograms AS (
+    SELECT arm, unnest([
+        {'kind': 'tbt', 'bucket': tbt_index, 'hits': tbt_count},
+        {'kind': 'ttft', 'bucket': ttft_index, 'hits': ttft_count},
+        {'kind': 'e2e', 'bucket': e2e_index, 'hits': e2e_count}
+    ]) AS one
+    FROM engine_minute
+    INNER JOIN kept USING (minute, engine)
+),
+
 pooled AS (
-    SELECT arm, 'tbt' AS kind, bucket, sum(hits) AS hits
-    FROM (
-        SELECT arm, unnest(tbt_index) AS bucket, unnest(tbt_count) AS hits
-        FROM engine_minute
-        INNER JOIN kept USING (minute, engine)
-    )
-    GROUP BY arm, bucket
-    UNION ALL
-    SELECT arm, 'ttft' AS kind, bucket, sum(hits) AS hits
-    FROM (
-        SELECT arm, unnest(ttft_index) AS bucket, unnest(ttft_count) AS hits
-        FROM engine_minute
-        INNER JOIN kept USING (minute, engine)
-    )
-    GROUP BY arm, bucket
-    UNION ALL
-    SELECT arm, 'e2e' AS kind, bucket, sum(hits) AS hits
-    FROM (
-        SELECT arm, unnest(e2e_index) AS bucket, unnest(e2e_count) AS hits
-        FROM engine_minute
-        INNER JOIN kept USING (minute, engine)
-    )
-    GROUP BY arm, bucket
+    SELECT arm, kind, bucket, sum(hits) AS hits
+    FROM (SELECT arm, one.kind, unnest(one.bucket) AS bucket, unnest(one.hits) AS hits FROM histograms)
+    GROUP BY arm, kind, bucket
 ),
 
 ranked AS (

@@ -5,14 +5,17 @@
 --   node: node
 --   holdout: what the newest envelope of the minute said
 -- A GPU whose flag never changed is one row: a month of a fleet would otherwise be sorted by minutes.
-WITH changing AS (
-    SELECT uuid FROM power_desired GROUP BY uuid HAVING min(holdout) <> max(holdout)
+WITH flags AS MATERIALIZED (
+    SELECT uuid, any_value(node) AS node, min(ts_ns) AS first_ns, min(holdout) AS lowest, max(holdout) AS highest
+    FROM power_desired
+    GROUP BY uuid
 )
 
-SELECT
-    uuid,
-    to_timestamp(min(ts_ns) // 60000000000 * 60) AS minute,
-    any_value(node) AS node,
-    arg_max(holdout, ts_ns) AS holdout
+SELECT uuid, to_timestamp(first_ns // 60000000000 * 60) AS minute, node, lowest AS holdout
+FROM flags
+WHERE lowest IS NOT DISTINCT FROM highest
+UNION ALL
+SELECT uuid, to_timestamp(min(ts_ns) // 60000000000 * 60), any_value(node), arg_max(holdout, ts_ns)
 FROM power_desired
-GROUP BY uuid, CASE WHEN uuid IN (FROM changing) THEN ts_ns // 60000000000 END
+WHERE uuid IN (SELECT uuid FROM flags WHERE lowest <> highest)
+GROUP BY uuid, ts_ns // 60000000000

@@ -13,6 +13,16 @@ WITH minutes AS (
 
 by_minute AS (
     SELECT minute, uuid, min(granted_ns) AS granted_ns FROM minutes GROUP BY minute, uuid
+),
+
+-- A flag holds from its minute until the next; almost every GPU has one, so that this is a join by name.
+flags AS (
+    SELECT
+        uuid,
+        holdout,
+        minute AS since,
+        coalesce(lead(minute) OVER (PARTITION BY uuid ORDER BY minute), 'infinity'::TIMESTAMPTZ) AS until
+    FROM gpu_holdout
 )
 
 SELECT
@@ -21,5 +31,6 @@ SELECT
     CASE WHEN by_minute.granted_ns IS NULL THEN 'holdout' ELSE 'controlled' END AS arm,
     by_minute.granted_ns
 FROM by_minute
-ASOF LEFT JOIN gpu_holdout AS flags ON by_minute.uuid = flags.uuid AND by_minute.minute >= flags.minute
+LEFT JOIN flags
+    ON by_minute.uuid = flags.uuid AND by_minute.minute >= flags.since AND by_minute.minute < flags.until
 WHERE coalesce(flags.holdout, false) = (by_minute.granted_ns IS NULL)

@@ -49,6 +49,11 @@ class Layout:
         return self.root / "fleet"
 
     @property
+    def deliver(self) -> Path:
+        """Alerts on their way out: outbox.sqlite, webhooks.json and secrets (0600), silences.json."""
+        return self.root / "deliver"
+
+    @property
     def run(self) -> Path:
         """One JSON file per running process: pid, start time, role, metrics address."""
         return self.root / "run"

@@ -59,7 +59,7 @@ FEATURES: Final = Topic(
     7 * DAY_MS,
     r.NodeFeatures,
     ("features",),
-    ("anomaly", "actuation", "ledger", "archive"),
+    ("anomaly", "actuation", "ledger", "archive", "alerts"),
     "each registered feature of each GPU of a node",
     cloud_events=False,
 )
@@ -81,7 +81,7 @@ DESIRED: Final = Topic(
     None,
     r.PowerDesired,
     ("actuation",),
-    ("node", "ledger", "archive"),
+    ("node", "ledger", "archive", "alerts"),
     "signed, leased envelopes, transactional per partition",
     cloud_events=True,
 )
@@ -114,7 +114,7 @@ ALERT: Final = Topic(
     30 * DAY_MS,
     r.Alert,
     ("alerts",),
-    ("archive",),
+    ("archive", "deliver"),
     "rules firing and resolved",
     cloud_events=True,
 )
@@ -136,8 +136,8 @@ STATE: Final = Topic(
     "compact",
     None,
     r.JobState,
-    ("features", "anomaly", "actuation", "ledger"),
-    ("features", "anomaly", "actuation", "ledger"),
+    ("features", "anomaly", "actuation", "ledger", "alerts"),
+    ("features", "anomaly", "actuation", "ledger", "alerts"),
     "state of each job and partition with the offset that it is valid at",
     cloud_events=False,
 )
@@ -147,7 +147,7 @@ DLQ: Final = Topic(
     "delete",
     14 * DAY_MS,
     None,
-    ("features", "anomaly", "actuation", "archive", "ledger", "alerts"),
+    ("features", "anomaly", "actuation", "archive", "ledger", "alerts", "deliver"),
     ("operator",),
     "original bytes of what did not decode; the reason stands in the headers",
     cloud_events=False,

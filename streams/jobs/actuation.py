@@ -8,6 +8,7 @@ back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -29,6 +30,7 @@ from streams.jobs.actuation_latency import LatencyPools
 from streams.jobs.actuation_state import SNAPSHOT_VERSION, NodeState, Options, PartitionState, Snapshot
 from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
+from streams.observe.trace import Value, of_headers
 
 NAME: Final = "actuation"
 LETTERS_S: Final = 5.0  # for dead letters of a batch that is held
@@ -146,6 +148,8 @@ class ActuationJob:
             features = self._decode(NodeFeatures, FEATURES, part.partition, record)
             if features is not None and (node := self._take(part, features)) is not None:
                 touched[node.node] = node
+                if self._ctx.tracing is not None and (context := of_headers(record.headers)) is not None:
+                    node.trace = context
         drafts = self._drafts(part, touched.values())
         if not drafts:
             return Outcome.ACK
@@ -198,13 +202,27 @@ class ActuationJob:
         return now_s - node.issued_s >= self._options.interval_s
 
     def _draft(self, part: PartitionState, node: NodeState, now_s: float, now_ns: int) -> PowerDesired:
+        begun_ns = now_ns if node.trace is None else time.time_ns()
         draft = self._decider.draft(part, node, now_ns)
+        if node.trace is not None:
+            self._trace(node, draft, begun_ns)
         node.issued_s, node.urgent = turn_s(node.node, now_s, self._options.interval_s), False
         node.silenced = self._book.pause(node.node, now_ns) is not None
         active = self._options.mode in ("canary", "on")
         clocks = zip(draft.gpu.uuid, draft.gpu.max_sm_mhz, strict=True)
         node.granted = frozenset(uuid for uuid, mhz in clocks if active and mhz is not None)
         return draft
+
+    def _trace(self, node: NodeState, draft: PowerDesired, begun_ns: int) -> None:
+        """The decision as a child of the sample that it used; its context goes to the writer beside the draft."""
+        parent, tracing, node.trace = node.trace, self._ctx.tracing, None
+        if tracing is None:
+            return
+        facts: dict[str, Value] = {"host.name": node.node, "eo.mode": draft.mode, "eo.strategy": draft.strategy}
+        facts |= {"eo.reason": draft.reason, "eo.sample_age_ms": (draft.issued_at_ns - draft.sample_ts_ns) / 1e6}
+        span = tracing.tracer.start("actuation.decide", parent=parent, start_ns=begun_ns, attributes=facts)
+        span.end()
+        tracing.handoff.put((draft.node, draft.issued_at_ns), span.traceparent)
 
     # --- what makes a node urgent ---
 
@@ -298,5 +316,11 @@ def _writer_factory(ctx: JobContext, options: Options) -> Callable[[int], Writer
         ) from error
     keyring, bootstrap = _keyring(ctx), ctx.settings.bootstrap
     return lambda partition: PartitionWriter(
-        bootstrap, options.cluster, partition, signer=signer, keyring=keyring, wall_ns=ctx.wall_ns
+        bootstrap,
+        options.cluster,
+        partition,
+        signer=signer,
+        keyring=keyring,
+        wall_ns=ctx.wall_ns,
+        tracing=ctx.tracing,
     )

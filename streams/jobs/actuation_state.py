@@ -76,6 +76,7 @@ class NodeState:
     issued_s: float | None = None  # monotonic; None = never, or rolled back
     urgent: bool = False
     silenced: bool = False  # the one envelope that a pause is allowed has been sent
+    trace: str | None = None  # context of the newest traced sample that no decision has used yet
     granted: frozenset[str] = frozenset()  # GPUs with a clock granted for real: their engines are "controlled"
 
 

@@ -27,6 +27,7 @@ from streams.jobs.anomaly_batch import Batch
 from streams.jobs.anomaly_state import VERSION, EngineCounters, PartitionState, Saved
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury
+from streams.observe.trace import traced
 
 NAME: Final = "anomaly"
 MODEL_VERSION: Final = "1"
@@ -74,6 +75,11 @@ class AnomalyJob:
         """Judges the nodes of a batch that are due, together."""
         part = self._parts[partition]
         part.offsets[topic.name] = records[-1].offset + 1
+        with traced(self._ctx.tracing, "anomaly.judge", records):
+            self._judge_all(part, topic, partition, records)
+        return Outcome.ACK
+
+    def _judge_all(self, part: PartitionState, topic: Topic, partition: int, records: Sequence[ConsumerRecord]) -> None:
         due: dict[str, NodeFeatures] = {}
         for record in records:
             features = self._decode(topic, partition, record)
@@ -86,7 +92,6 @@ class AnomalyJob:
                 part.judged_ns[features.node] = features.window_end_ns
                 due[features.node] = features
         self._judge(part, list(due.values()))
-        return Outcome.ACK
 
     def _decode(self, topic: Topic, partition: int, record: ConsumerRecord) -> NodeFeatures | None:
         try:

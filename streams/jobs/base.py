@@ -13,6 +13,7 @@ from typing import Protocol
 
 from streams.contract.layout import Layout
 from streams.contract.topics import Topic
+from streams.observe.trace import JobTracing
 from streams.publisher import Publisher
 from streams.settings import WorkerSettings
 from streams.state import StateStore
@@ -57,6 +58,7 @@ class JobContext:
     wall_ns: Callable[[], int]
     monotonic: Callable[[], float]
     log: logging.Logger
+    tracing: JobTracing | None = None  # None = off
 
 
 class Job(Protocol):

@@ -20,12 +20,16 @@ from streams.contract.topics import TELEMETRY, Topic
 from streams.jobs import features_wire as wire
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury
-from streams.jobs.features_state import MOST_AT_ONCE, PartitionState, Sample
+from streams.jobs.features_state import MOST_AT_ONCE, PartitionState
+from streams.jobs.features_wire import Sample
+from streams.observe.trace import HEADER, Span, Value, of_headers
+from streams.publisher import Headers
 from streams.replay import Replay
 
 NAME: Final = "features"
-CHUNK: Final = MOST_AT_ONCE  # messages computed at once: 8 GPUs each make 256 kB a column, which stays in the cache
+CHUNK: Final = 256  # messages computed at once: below it the fixed cost of 130 numpy calls shows, above it the cache
 STATE_VERSION: Final = 1
+PLAIN: Final = len(wire.HEADERS)  # headers of a message that is not traced: no other one is looked at
 SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new window after a restart of the worker
 
 
@@ -59,6 +63,8 @@ class FeaturesJob:
         self.counts = Counts()
         self._states: dict[int, PartitionState] = {}
         self._changed: set[int] = set()
+        self._reader = wire.Reader()
+        self._spans: dict[tuple[str, int], Span] = {}  # of traced messages of the batch in hand
         self._ctx: JobContext
 
     def start(self, ctx: JobContext) -> None:
@@ -82,6 +88,8 @@ class FeaturesJob:
             self._emit(state, part)
         state.next = records[-1].offset + 1
         self._changed.add(partition)
+        if self._spans:
+            self._end_spans()
         return Outcome.ACK
 
     def tick(self) -> Iterable[tuple[str, int, int]]:
@@ -97,17 +105,18 @@ class FeaturesJob:
     # --- in ---
 
     def _samples(self, partition: int, state: PartitionState, records: Sequence[ConsumerRecord]) -> list[Sample]:
-        out = []
+        out, traces = [], self._ctx.tracing is not None
         for record in records:
             try:
-                value = wire.decode(record.value)
-                sample = Sample(record.offset, value, wire.tokens(value))
+                sample = self._reader.read(record.offset, record.value)
             except ContractError as error:
                 self.counts.dead += 1
                 bury(self._ctx, TELEMETRY, partition, record, reason=str(error), job=NAME)
                 continue
-            if state.is_new(value):
+            if state.is_new(sample.value):
                 out.append(sample)
+                if traces and len(record.headers) > PLAIN:
+                    self._begin_span(sample.value, record, partition)
             else:
                 self.counts.duplicates += 1
         self.counts.new += len(out)
@@ -121,16 +130,16 @@ class FeaturesJob:
         emitted_ns = self._ctx.wall_ns()
         start = 0
         for sample in samples:
-            gpu = sample.value.gpu
-            if gpu is None or not gpu.uuid:
+            board = sample.board
+            if board is None or not board.uuid:
                 continue
-            stop = start + len(gpu.uuid)
-            self._send(sample.value, gpu, matrix[:, start:stop].tolist(), emitted_ns)
+            stop = start + len(board.uuid)
+            self._send(sample.value, board, matrix[:, start:stop].tolist(), emitted_ns)
             start = stop
         self.counts.gpus += start
 
     def _send(
-        self, value: wire.TelemetryUsed, gpu: wire.GpuUsed, features: Sequence[list[float]], emitted_ns: int
+        self, value: wire.TelemetryUsed, board: wire.Board, features: Sequence[list[float]], emitted_ns: int
     ) -> None:
         out = wire.FeaturesOut(
             value.cluster,
@@ -140,14 +149,35 @@ class FeaturesJob:
             value.ts_ns,
             emitted_ns,
             value.quality,
-            gpu.uuid,
+            board.uuid_json,
             wire.FeatureColumns(*features),
             value.schema,
-            gpu.name,
+            board.name_json,
             value.engines,
-            gpu.device(),
+            board.device_json,
         )
-        self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), wire.HEADERS)
+        headers = wire.HEADERS if not self._spans else self._traced_headers(value)
+        self._ctx.publisher.send_raw(OUTPUT.name, value.node.encode(), wire.encode(out), headers)
+
+    # --- traces: one message in many ---
+
+    def _begin_span(self, value: wire.TelemetryUsed, record: ConsumerRecord, partition: int) -> None:
+        parent, tracing = of_headers(record.headers), self._ctx.tracing
+        if parent is None or tracing is None:
+            return
+        where: dict[str, Value] = {"messaging.system": "kafka", "messaging.destination.name": TELEMETRY.name}
+        where |= {"messaging.kafka.offset": record.offset, "messaging.destination.partition.id": str(partition)}
+        span = tracing.tracer.start("features.process", parent=parent, attributes={"host.name": value.node, **where})
+        self._spans[value.node, value.seq] = span
+
+    def _traced_headers(self, value: wire.TelemetryUsed) -> Headers:
+        span = self._spans.get((value.node, value.seq))
+        return wire.HEADERS if span is None else [*wire.HEADERS, (HEADER, span.traceparent.encode())]
+
+    def _end_spans(self) -> None:
+        for span in self._spans.values():
+            span.end()
+        self._spans.clear()
 
     # --- recovery ---
 
@@ -195,24 +225,26 @@ class FeaturesJob:
         samples = []
         for record in records:
             try:
-                value = wire.decode(record.value)
-                sample = Sample(record.offset, value, wire.tokens(value))
+                sample = self._reader.read(record.offset, record.value)
             except ContractError:
                 continue  # it went to the dead-letter queue when it was first read
-            if state.is_new(value):
+            if state.is_new(sample.value):
                 samples.append(sample)
         for part in chunks(samples):
             state.append(part)
 
 
 def chunks(samples: Iterable[Sample]) -> list[list[Sample]]:
-    """The same samples in order, in parts of at most CHUNK in which each node keeps its boot."""
-    out: list[list[Sample]] = [[]]
-    boots: dict[str, str] = {}
+    """The same samples in order, in parts of at most CHUNK in which each node keeps its boot and has MOST_AT_ONCE."""
+    out: list[list[Sample]] = []
+    part: list[Sample] = []
+    seen: dict[str, tuple[str, int]] = {}
     for sample in samples:
         node, boot = sample.value.node, sample.value.boot_id
-        if len(out[-1]) == CHUNK or boots.setdefault(node, boot) != boot:
-            out.append([])
-            boots = {node: boot}
-        out[-1].append(sample)
-    return [part for part in out if part]
+        known, count = seen.get(node, (boot, 0))
+        if len(part) == CHUNK or count == MOST_AT_ONCE or known != boot:
+            out.append(part)
+            part, seen, count = [], {}, 0
+        seen[node] = boot, count + 1
+        part.append(sample)
+    return [*out, part] if part else out

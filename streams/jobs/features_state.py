@@ -1,36 +1,26 @@
-"""What the features job remembers of one partition: the last 64 samples of each GPU and what each node has sent.
+"""What the features job remembers of one partition: the running windows of its GPUs and what each node has sent.
 
-Samples lie in one array, oldest to newest, with room for 65 more before a row is moved back to its start: appending
-costs one write, and the window of every sample of a batch is one contiguous slice. No Kafka and no clock here.
+No Kafka and no clock here; the arithmetic of windows is models.features.running.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Floats, Window
-from streams.jobs.features_wire import TelemetryUsed, uuids
+from models.features.running import MOST_AT_ONCE, Running, RunningWindows
+from models.features.window import COLUMNS, SPAN_NS, WIDTH, Floats
+from streams.jobs.features_wire import Sample, TelemetryUsed
 
-ROOM: Final = 2 * WIDTH
-MOST_AT_ONCE: Final = 64  # samples in one call; at most ROOM - (WIDTH - 1), the room of one row
-FIRST_ROWS: Final = 256
+__all__ = ["MOST_AT_ONCE", "PartitionState"]
 OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
 UNKNOWN: Final = (None,)
-
-
-class Sample(NamedTuple):
-    """One telemetry message that counts, with its place in the partition."""
-
-    offset: int
-    value: TelemetryUsed
-    tokens: Mapping[str, float] | None
 
 
 @dataclass(slots=True)
@@ -45,27 +35,6 @@ class Node:
     recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=WIDTH))  # ts_ns, offset, seq
 
 
-class _Columns(Mapping[str, Floats]):
-    """Columns of windows, each copied together when it is first asked for: it is then still in the processor's cache
-    when it is summed."""
-
-    def __init__(self, view: Floats, rows: NDArray[np.intp], start: NDArray[np.intp]) -> None:
-        self._view, self._rows, self._start = view, rows, start
-        self._ready: dict[str, Floats] = {}
-
-    def __getitem__(self, name: str) -> Floats:
-        found = self._ready.get(name)
-        if found is None:
-            found = self._ready[name] = self._view[self._rows, COLUMNS.index(name), self._start]
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(COLUMNS)
-
-    def __len__(self) -> int:
-        return len(COLUMNS)
-
-
 class PartitionState:
     """State of one partition."""
 
@@ -73,10 +42,7 @@ class PartitionState:
         self.nodes: dict[str, Node] = {}
         self.newest_ns = 0
         self.next = 0  # offset after the last record that was taken in
-        self._used = 0
-        self._values = np.full((FIRST_ROWS, len(COLUMNS), ROOM), np.nan)
-        self._ts = np.full((FIRST_ROWS, ROOM), NEVER_NS, np.int64)
-        self._newest = np.full(FIRST_ROWS, WIDTH - 2, np.intp)  # place of the newest sample of each row
+        self._running = Running()
 
     # --- identity: (node, boot_id, seq) ---
 
@@ -95,49 +61,32 @@ class PartitionState:
 
     # --- windows ---
 
-    def append(self, samples: Sequence[Sample]) -> Window:
+    def append(self, samples: Sequence[Sample]) -> RunningWindows:
         """Adds these samples in their order; returns one window per GPU of each, in the same order.
 
-        At most MOST_AT_ONCE samples, and of one boot per node. The windows are views until they are used: use them
-        before the next call.
+        At most MOST_AT_ONCE samples, and of one boot per node. Use the windows before the next call.
         """
-        per_sample = [self._rows(sample.value) for sample in samples]
+        per_sample = [self._rows(sample) for sample in samples]
         self._note(samples)
         rows, sizes = np.concatenate(per_sample), [len(rows) for rows in per_sample]
-        turn = _turns(rows)
-        self._make_room(rows, turn)
-        at = self._newest[rows] + 1 + turn
-        self._ts[rows, at] = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), sizes)
-        self._values[rows, :, at] = _columns(samples)
-        np.maximum.at(self._newest, rows, at)
-        return self._windows(rows, at)
+        ts_ns = np.repeat(np.array([sample.value.ts_ns for sample in samples], np.int64), sizes)
+        return self._running.append(rows, ts_ns, _columns(samples))
 
     def _note(self, samples: Sequence[Sample]) -> None:
-        for offset, value, _ in samples:
-            self.nodes[value.node].recent.append((value.ts_ns, offset, value.seq))
-            self.newest_ns = max(self.newest_ns, value.ts_ns)
+        for offset, value, _, _ in samples:
+            ts_ns = value.ts_ns
+            self.nodes[value.node].recent.append((ts_ns, offset, value.seq))
+            if ts_ns > self.newest_ns:
+                self.newest_ns = ts_ns
 
-    def _windows(self, rows: NDArray[np.intp], at: NDArray[np.intp]) -> Window:
-        start = at - (WIDTH - 1)
-        ts = np.lib.stride_tricks.sliding_window_view(self._ts, WIDTH, axis=1)[rows, start]
-        return Window(ts, _Columns(np.lib.stride_tricks.sliding_window_view(self._values, WIDTH, axis=2), rows, start))
-
-    def _make_room(self, rows: NDArray[np.intp], turn: NDArray[np.intp]) -> None:
-        full = np.unique(rows[self._newest[rows] + 1 + turn >= ROOM])
-        if len(full):
-            keep, start = WIDTH - 1, self._newest[full] - (WIDTH - 2)
-            values = np.lib.stride_tricks.sliding_window_view(self._values, keep, axis=2)[full, :, start]
-            self._values[full, :, :keep] = values
-            self._ts[full, :keep] = np.lib.stride_tricks.sliding_window_view(self._ts, keep, axis=1)[full, start]
-            self._newest[full] = WIDTH - 2
-
-    def _rows(self, value: TelemetryUsed) -> NDArray[np.intp]:
+    def _rows(self, sample: Sample) -> NDArray[np.intp]:
+        value = sample.value
         node = self.nodes[value.node]
         if node.boot_id != value.boot_id:
             self._clear(node)
             node.boot_id = value.boot_id
-        uuid = uuids(value)
-        if uuid != node.uuid:
+        uuid = [] if sample.board is None else sample.board.uuid
+        if uuid is not node.uuid and uuid != node.uuid:
             node.rows = np.array([self._row(node, one) for one in uuid], np.intp)
             node.uuid = uuid
         return node.rows
@@ -145,22 +94,12 @@ class PartitionState:
     def _row(self, node: Node, uuid: str) -> int:
         row = node.by_uuid.get(uuid)
         if row is None:
-            if self._used == len(self._ts):
-                self._grow()
-            row = node.by_uuid[uuid] = self._used
-            self._used += 1
+            row = node.by_uuid[uuid] = self._running.row()
         return row
-
-    def _grow(self) -> None:
-        more = len(self._ts)
-        self._values = np.concatenate((self._values, np.full((more, len(COLUMNS), ROOM), np.nan)))
-        self._ts = np.concatenate((self._ts, np.full((more, ROOM), NEVER_NS, np.int64)))
-        self._newest = np.concatenate((self._newest, np.full(more, WIDTH - 2, np.intp)))
 
     def _clear(self, node: Node) -> None:
         """A new boot begins a new window."""
-        rows = np.array(list(node.by_uuid.values()), np.intp)
-        self._values[rows], self._ts[rows], self._newest[rows] = np.nan, NEVER_NS, WIDTH - 2
+        self._running.clear(np.array(list(node.by_uuid.values()), np.intp))
         node.recent.clear()
 
     # --- snapshots ---
@@ -189,27 +128,22 @@ class PartitionState:
             self.nodes[name] = Node(seqs=dict(seqs))
 
 
-def _turns(rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """How many times each entry's row stands before it."""
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    place = np.arange(len(rows))
-    begins = np.ones(len(rows), np.bool_)
-    begins[1:] = ordered[1:] != ordered[:-1]
-    turns = np.empty(len(rows), np.intp)
-    turns[order] = place - np.maximum.accumulate(np.where(begins, place, 0))
-    return turns
-
-
-def _columns(samples: Sequence[Sample]) -> Floats:
-    """Values of all GPUs of these samples, shape (GPUs, columns), unknown = NaN."""
+def _columns(samples: Sequence[Sample]) -> dict[str, Floats]:
+    """Values of all GPUs of these samples by column, unknown = NaN."""
     flat: list[list[float | None]] = [[] for _ in COLUMNS]
-    for sample in samples:
-        gpu = sample.value.gpu
-        if gpu is None:
+    for _, value, board, tokens in samples:
+        if value.gpu is None or board is None:
             continue
-        unknown = UNKNOWN * len(gpu.uuid)
-        for column, values in zip(flat, gpu.columns(), strict=False):
+        unknown = UNKNOWN * len(board.uuid)
+        for column, values in zip(flat, value.gpu.columns(), strict=False):
             column += values or unknown  # grows in place
-        flat[-1] += unknown if sample.tokens is None else map(sample.tokens.get, gpu.uuid)
-    return np.array(list(chain.from_iterable(flat)), np.float64).reshape(len(COLUMNS), -1).T
+        flat[-1] += unknown if tokens is None else map(tokens.get, board.uuid)
+    return {name: _floats(column) for name, column in zip(COLUMNS, flat, strict=True)}
+
+
+def _floats(column: list[float | None]) -> Floats:
+    """Numbers to an array, None to NaN."""
+    try:
+        return np.frombuffer(array("d", column))  # type: ignore[type-var]  # the fallback is for None
+    except TypeError:
+        return np.array(column, np.float64)

@@ -24,6 +24,7 @@ from streams.errors import DeliveryFailed
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.ledger_book import NodeBook
 from streams.jobs.ledger_window import NodeWindow
+from streams.observe.trace import JobTracing, Value, of_headers
 
 NAME: Final = "ledger"
 VERSION: Final = 1
@@ -104,6 +105,8 @@ class LedgerJob:
                     self._send(book.command(command, window, self._ctx.monotonic()))
             elif (ack := self._decode(PowerApplied, topic, partition, record)) is not None:
                 book, window = self._node(part, ack.node)
+                if self._ctx.tracing is not None:
+                    self._trace(self._ctx.tracing, ack, record)
                 self._send(book.applied(ack, window, self._ctx.monotonic()))
         if topic is FEATURES:
             return Outcome.ACK
@@ -137,7 +140,29 @@ class LedgerJob:
 
     def _send(self, entries: Iterable[LedgerEntry]) -> None:
         for entry in entries:
-            self._ctx.publisher.send(entry, entry.node, source=NAME)
+            context = None if self._ctx.tracing is None else self._closed(self._ctx.tracing, entry)
+            self._ctx.publisher.send(entry, entry.node, source=NAME, traceparent=context)
+
+    def _trace(self, tracing: JobTracing, ack: PowerApplied, record: ConsumerRecord) -> None:
+        """The answer to a traced command; its context waits until the command's lines are closed."""
+        parent = of_headers(record.headers)
+        if parent is None or ack.event != "command":
+            return
+        facts: dict[str, Value] = {"host.name": ack.node, "eo.epoch": ack.epoch, "eo.seq": ack.seq}
+        span = tracing.tracer.start("ledger.answer", parent=parent, attributes=facts)
+        span.end()
+        tracing.handoff.put((ack.node, ack.epoch, ack.seq), span.traceparent)
+
+    def _closed(self, tracing: JobTracing, entry: LedgerEntry) -> str | None:
+        """A span from the answer to the close of a line, with the effect that was measured."""
+        parent = tracing.handoff.get((entry.node, entry.epoch, entry.seq))
+        if parent is None:
+            return None
+        facts: dict[str, Value] = {"host.name": entry.node, "hw.id": entry.gpu_uuid, "eo.status": entry.status}
+        facts |= {} if entry.effect_w is None else {"eo.effect_w": entry.effect_w}
+        span = tracing.tracer.start("ledger.close", parent=parent, start_ns=entry.acked_ns, attributes=facts)
+        span.end(entry.closed_ns)
+        return span.traceparent
 
     def tick(self) -> Iterable[tuple[str, int, int]]:
         """Closes what is due; yields what a snapshot covers."""

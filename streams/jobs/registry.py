@@ -15,6 +15,8 @@ JOBS: Final[dict[str, str]] = {
     "actuation": "streams.jobs.actuation:ActuationJob",
     "archive": "streams.jobs.archive:ArchiveJob",
     "ledger": "streams.jobs.ledger:LedgerJob",
+    "alerts": "streams.jobs.alerts:AlertsJob",
+    "deliver": "streams.jobs.deliver:DeliverJob",
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from agents.cli.processes import alive, read_json
@@ -91,11 +92,42 @@ def start(tmp_path: Path) -> Iterator[Callable[[float], Demo]]:
             demo.process.wait(90)
 
 
+def the_api_answers_and_applies(demo: Demo) -> None:
+    """The demo's own gateway: no key from loopback, live rows, a recommendation, and its cap in force."""
+    demo.until(lambda: demo.pid("gateway") is not None, 120, "a gateway")
+    address = str((read_json(demo.root / "run" / "gateway.json") or {})["address"])
+    wanted = {"strategy": "aggressive", "constraints": {"max_power_cap": 640}, "apply": True, "duration_s": 600}
+    with httpx2.Client(base_url=address, timeout=20) as http:
+        demo.until(lambda: answers(http, "/health"), 60, "a ready gateway")
+        demo.until(lambda: http.get("/v1/nodes").json()["items"][-1]["capped"] > 0, 60, "a cap in the API")
+        nodes = http.get("/v1/nodes").json()["items"]
+        assert {node["quality"] for node in nodes} == {"simulated"} and len(nodes) == NODES
+        told = http.post("/optimize", json=wanted, headers={"Idempotency-Key": "e2e"})
+        assert told.status_code == 200, told.text
+        assert told.json()["applied"]["caps"] > 0, told.text
+        capped = told.json()["groups"][0]["power_cap_w"]
+        assert capped == 630.0  # the strategy's own ceiling lies below what was asked
+        demo.until(lambda: limits(http, "controlled") == {capped}, 30, "the cap on the controlled GPUs")
+        assert limits(http, "hold-out") <= {None, 700.0}
+
+
+def answers(http: httpx2.Client, path: str) -> bool:
+    try:
+        return http.get(path).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def limits(http: httpx2.Client, group: str) -> set[float | None]:
+    return {gpu["limit_w"] for gpu in http.get(f"/v1/gpus?group={group}").json()["items"]}
+
+
 @pytest.mark.e2e
 def test_an_unattended_demo_loses_nothing_restores_everything_and_can_be_counted_again(
     start: Callable[[float], Demo],
 ) -> None:
-    demo = start(40)
+    demo = start(50)
+    the_api_answers_and_applies(demo)
     summary = demo.summary(180)
     assert set(summary) >= KEYS
     assert (summary["lost"], summary["not_restored"], summary["dlq"]) == (0, 0, 0)

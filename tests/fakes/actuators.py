@@ -15,6 +15,7 @@ class FakeActuator:
 
     quality: Quality = "simulated"
     settle_s = 0.0
+    latency_s = 0.0
     exact_readback = True
     capability: tuple[str, ...] = ()
 

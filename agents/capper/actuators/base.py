@@ -29,7 +29,8 @@ class Actuator(Protocol):
     """One knob of several GPUs: watts for power limits, MHz for the upper SM clock lock. Calls may raise ActuatorError.
 
     `settle_s` bounds how long a value may take to show in `read` after `set` (0 = at once). `exact_readback` is False
-    where the device cannot tell the value itself (NVML and clock locks): a restore then always sets. `capability` says
+    where the device cannot tell the value itself (NVML and clock locks): a restore then always sets. `latency_s` above
+    0 marks a device out of band: `set` returns at once, and the value may take so long to show. `capability` says
     the same in words for people, for example "sm_lock_mhz.readback=sm_clock".
     """
 
@@ -37,6 +38,7 @@ class Actuator(Protocol):
     knob: Knob
     quality: Quality
     settle_s: float
+    latency_s: float
     exact_readback: bool
     capability: tuple[str, ...]
 

@@ -12,6 +12,7 @@ class DryRunActuator:
 
     quality: Quality = "simulated"
     settle_s = 0.0
+    latency_s = 0.0
     exact_readback = True
 
     def __init__(self, inner: Actuator) -> None:

@@ -31,3 +31,13 @@ class NotSupported(ActuatorError):
     """The device does not have this knob."""
 
     retryable: ClassVar[bool] = False
+
+
+class ForeignChange(ActuatorError):
+    """Somebody else set the value between our reading and our set; ours was not written, theirs stands."""
+
+    retryable: ClassVar[bool] = False
+
+
+class Unsafe(NotPermitted):
+    """Holding a value has become dangerous: what is held goes back at once."""

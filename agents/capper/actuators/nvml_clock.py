@@ -25,6 +25,7 @@ class NvmlClockActuator:
     knob: Knob = "sm_lock_mhz"
     quality: Quality = "measured"
     settle_s = 0.25  # clocks take some tens of milliseconds to fall
+    latency_s = 0.0
     exact_readback = False
     capability: tuple[str, ...] = ("sm_lock_mhz.set", "sm_lock_mhz.readback=sm_clock_below_lock")
 

@@ -19,6 +19,7 @@ class NvmlPowerActuator:
     knob: Knob = "power_limit_w"
     quality: Quality = "measured"
     settle_s = 0.0
+    latency_s = 0.0
     exact_readback = True
     capability: tuple[str, ...] = ("power_limit_w.set", "power_limit_w.readback=exact")
 

@@ -40,6 +40,7 @@ class TwinActuator:
 
     quality: Quality = "simulated"
     settle_s = 0.0
+    latency_s = 0.0
     exact_readback = True
 
     def __init__(self, registers: TwinRegisters, knob: Knob, rows: Mapping[str, int]) -> None:

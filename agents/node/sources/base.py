@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from streams.contract.records import EngineReading, GpuColumns, HostReading, Quality
+from streams.contract.records import DomainColumns, EngineReading, GpuColumns, HostReading, Quality, SensorColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One reading of one source at one instant (UTC nanoseconds); parts that it does not cover are None."""
+    """One reading of one source at one instant (UTC nanoseconds); parts that it does not cover are None.
+
+    `missing` says why something that this source usually gives is not there: (field or part, one sentence), e.g.
+    ("gpus.energy_mj", "the exporter does not publish DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"). Parts are named as in the
+    output of `eo read`: "gpus.power_w", "gpus[GPU-...].power_w", "domains[dram-0].power_w", "host.cpu_power_w".
+    """
 
     source: str
     ts_ns: int
@@ -32,6 +37,15 @@ class Reading:
     gpu: GpuColumns | None = None
     host: HostReading | None = None
     engines: tuple[EngineReading, ...] = ()
+    domains: DomainColumns | None = None
+    sensors: SensorColumns | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def says(self) -> bool:
+        """Whether it holds anything: absent hardware reads empty, and must not lend its quality to the rest."""
+        parts = (self.gpu, self.host, self.domains, self.sensors)
+        return bool(self.engines) or any(part is not None for part in parts)
 
 
 class Source(Protocol):

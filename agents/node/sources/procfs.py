@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from agents.node.sources.base import Probe, Reading
+from agents.node.sources.cpu_load import CpuLoad
 from streams.contract.records import CgroupColumns, HostReading
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class ProcfsSource:
     def __init__(self, root: str | Path = "/", *, max_cgroups: int = MAX_CGROUPS) -> None:
         self._proc, self._cgroup = Path(root) / "proc", Path(root) / "sys/fs/cgroup"
         self._max_cgroups = int(max_cgroups)
-        self._ticks: tuple[int, int] | None = None  # busy and all, at the reading before
+        self._load = CpuLoad()
 
     def probe(self) -> Probe:
         if self._lines("stat") is None:
@@ -44,7 +45,7 @@ class ProcfsSource:
         memory, network, uptime, load = self._memory(), self._network(), self._first("uptime"), self._first("loadavg")
         groups = self._cgroups()
         host = HostReading(
-            cpu_util_ratio=self._cpu_util(),
+            cpu_util_ratio=self._load.ratio(self._lines("stat") or ()),
             load1=load,
             uptime_s=uptime,
             mem_used_mb=memory[0],
@@ -74,20 +75,6 @@ class ProcfsSource:
             return float((self._lines(name) or [""])[0].split()[0])
         except (IndexError, ValueError):
             return None
-
-    def _cpu_util(self) -> float | None:
-        """Share of all CPUs' time that was neither idle nor waiting for a disk, since the reading before."""
-        try:
-            ticks = [int(word) for word in (self._lines("stat") or [""])[0].split()[1:9]]
-            # user nice system idle iowait irq softirq steal; guest time is inside user.
-            total, idle = sum(ticks), ticks[3] + ticks[4]
-        except (IndexError, ValueError):
-            self._ticks = None
-            return None
-        before, self._ticks = self._ticks, (total - idle, total)
-        if before is None or total <= before[1] or total - idle < before[0]:
-            return None
-        return min(1.0, (total - idle - before[0]) / (total - before[1]))
 
     def _memory(self) -> tuple[float | None, float | None]:
         """Used and total, in 10**6 bytes; used = total - available."""

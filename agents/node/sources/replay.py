@@ -7,6 +7,7 @@ in memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import msgspec
 
 from agents.node.errors import SourceError
 from agents.node.sources.base import Probe, Reading
+from agents.node.sources.rows import recorded
 from streams.contract import codec
 from streams.contract.errors import ContractError
 from streams.contract.records import NodeTelemetry
+
+_ROWS = re.compile(rb'"(?:domains|sensors)"\s*:\s*\[')
 
 
 class ReplaySource:
@@ -60,6 +64,8 @@ class ReplaySource:
             gpu=record.gpu,
             host=record.host,
             engines=tuple(msgspec.structs.replace(e, ts_ns=e.ts_ns + shift_ns) for e in record.engines),
+            domains=record.domains,
+            sensors=record.sensors,
         )
 
     def close(self) -> None:
@@ -104,9 +110,19 @@ class ReplaySource:
 
     def _decoded(self, line: bytes, number: int) -> NodeTelemetry:
         try:
-            return codec.decode(NodeTelemetry, line)
+            return codec.decode(NodeTelemetry, _in_columns(line))
         except ContractError as error:
             raise SourceError(f"recording {self._path}, line {number}: {error}; mend or remove the line") from error
+
+
+def _in_columns(line: bytes) -> bytes:
+    """What `eo read` printed has rows of domains and sensors; everything else goes to the typed reader as it is."""
+    if _ROWS.search(line) is None:
+        return line
+    try:
+        return recorded(line)
+    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
+        return line
 
 
 def _texts(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -27,7 +27,7 @@ def test_whatever_ends_the_capper_everything_is_put_back() -> None:
 def test_the_capper_has_the_two_rights_it_needs_and_no_network() -> None:
     unit = settings("eo-capper.service")
     assert unit["CapabilityBoundingSet"] == ["CAP_SYS_ADMIN CAP_CHOWN"]
-    assert unit["RestrictAddressFamilies"] == ["AF_UNIX"]
+    assert unit["RestrictAddressFamilies"] == ["AF_UNIX"] and unit["PrivateNetwork"] == ["true"]
 
 
 def test_the_agent_has_no_right_at_all() -> None:

@@ -145,3 +145,9 @@ def test_durations(said: str, seconds: int) -> None:
 def test_odd_durations_are_refused(said: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a time from 1s to 30d; write 90s"):
         duration_s(said)
+
+
+def test_a_node_that_no_command_names_is_said_to_be_so() -> None:
+    """Mode observe, the default: the node reports, and nobody has ever granted it anything."""
+    story = Story("c", "topics", 10**18, 900, [])
+    assert "No command names it. Mode observe, the default, sends none" in text(story)

@@ -17,7 +17,7 @@ COMMAND = re.compile(r"^(eo |[A-Z_]+=|pip |apt |chmod|nvidia-smi|--|-?\d|lost_to
 def _texts() -> str:
     """Every string of the source, each value of an f-string as one "…"."""
     found: list[str] = []
-    for room in ("agents", "streams"):
+    for room in ("agents", "streams", "models"):
         for path in (ROOT / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from agents.node.tracing import NodeTracing
+from streams.contract.codec import encode
+from streams.observe.otlp_json import LightTracer
+from streams.observe.trace import OtelSettings
 from tests.unit.fleet.conftest import GPUS, NODES, Bench, make_bench
 
 
@@ -143,3 +149,32 @@ def kill(bench: Bench) -> None:
         node.capper._drop_files()
     bench.spool.close()
     bench.acks_spool.close()
+
+
+def test_a_fleet_traces_through_its_own_cappers(bench: Bench) -> None:
+    """Agent and capper in one process: the same spans, the capper's under its own name."""
+    sent: list[dict[str, Any]] = []
+    settings = OtelSettings(traces="http://127.0.0.1:1/v1/traces")
+    tracer = LightTracer(settings, "eo-fleet", post=lambda url, headers, body: sent.append(json.loads(body)))
+    tracing, agent = NodeTracing(tracer, every=1), bench.fleet.nodes[0].agent
+    agent.tracing = tracing
+    bench.run(1)
+    raw = encode(bench.envelope(0))
+    root = tracer.start("actuation.commit")
+    tracing.arrived(raw, [("traceparent", root.traceparent.encode())])
+    ack = agent.command(raw, bench.wall_ns())
+    assert ack is not None and set(ack.gpu.status) == {"applied"}
+    again = encode(bench.envelope(0))
+    tracing.arrived(again, [("traceparent", b"00-nonsense")])
+    agent.command(again, bench.wall_ns())
+    records = bench.acks_spool.read(0, 10)
+    assert ["traceparent" in dict(tracing.applied_headers(record)) for record in records[-2:]] == [True, False]
+    tracing.close()
+    groups = [group for body in sent for group in body["resourceSpans"]]
+    names: dict[str, set[str]] = {}
+    for group in groups:
+        resource = {item["key"]: item["value"] for item in group["resource"]["attributes"]}
+        spans = group["scopeSpans"][0]["spans"]
+        names.setdefault(resource["service.name"]["stringValue"], set()).update(span["name"] for span in spans)
+    assert names["eo-fleet"] == {"agent.sample", "node.receive"}
+    assert names["eo-capper"] == {"capper.grant", "capper.verify", "capper.set", "capper.readback"}

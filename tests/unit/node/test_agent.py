@@ -69,7 +69,7 @@ def test_later_sources_fill_what_is_unknown_and_override_nothing(spool: Spool) -
     third = FakeSource("c", gpu=gpu_columns(3, mem_mhz=(1, 2, 3)))
     record = NodeAgent("c", "n1", [first, second, third], spool).sample(1)
     assert record.gpu is not None
-    assert (record.gpu.temp_c, record.gpu.power_w, record.gpu.mem_mhz) == ((50.0, 51.0), (400.0, 400.0), None)
+    assert (record.gpu.temp_c, record.gpu.power_w, record.gpu.mem_mhz) == ((50.0, 51.0), (400.0, 400.0), (1, 2))
     assert record.host == HostReading(load1=1.0, uptime_s=3.0)
     assert sorted((e.engine, e.running) for e in record.engines) == [("n1/r0", 1), ("n1/r1", 8)]
 
@@ -79,13 +79,14 @@ def test_a_failing_source_is_told_once_and_the_others_go_on(spool: Spool, caplog
     agent = NodeAgent("c", "n1", [bad, good], spool)
     bad.broken = "no driver"
     for n in range(3):
+        bad.broken = f"no driver for {n} s"
         assert agent.sample(n).source == ("good",)
     bad.broken = None
     assert agent.sample(4).source == ("bad", "good")
     assert agent.failures == {"bad": 3, "good": 0}
     texts = [r.message for r in caplog.records]
     assert texts == [
-        "node n1: source bad fails (SourceError: no driver); the other sources go on",
+        "node n1: source bad fails (SourceError: no driver for 0 s); the other sources go on",
         "node n1: source bad reads again",
     ]
 

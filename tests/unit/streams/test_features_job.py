@@ -17,9 +17,9 @@ from streams.contract import records as r
 from streams.contract.topics import FEATURES as OUTPUT
 from streams.contract.topics import TELEMETRY
 from streams.jobs import features as features_module
-from streams.jobs.features import FeaturesJob, chunks
-from streams.jobs.features_state import MOST_AT_ONCE, Sample
-from streams.jobs.features_wire import decode
+from streams.jobs.features import CHUNK, FeaturesJob, chunks
+from streams.jobs.features_state import MOST_AT_ONCE
+from streams.jobs.features_wire import Reader, Sample
 from tests.unit.streams.support import MemoryPublisher, MemoryReplay, MemoryState, Record, context
 
 S = 1_000_000_000
@@ -316,7 +316,7 @@ def test_more_gpus_than_the_first_array_holds(job: Any) -> None:
 
 def samples(*wanted: tuple[str, int, str]) -> Iterator[Sample]:
     for offset, (node, seq, boot) in enumerate(wanted):
-        yield Sample(offset, decode(codec.encode(message(node, seq, boot=boot))), None)
+        yield Reader().read(offset, codec.encode(message(node, seq, boot=boot)))
 
 
 def test_parts_keep_order_and_never_mix_two_boots_of_a_node() -> None:
@@ -327,3 +327,5 @@ def test_parts_keep_order_and_never_mix_two_boots_of_a_node() -> None:
 def test_parts_are_bounded() -> None:
     parts = chunks(samples(*(("a", seq, "b1") for seq in range(MOST_AT_ONCE + 1))))
     assert [len(part) for part in parts] == [MOST_AT_ONCE, 1]
+    many = chunks(samples(*((f"n{number}", 1, "b1") for number in range(CHUNK + 1))))
+    assert [len(part) for part in many] == [CHUNK, 1]

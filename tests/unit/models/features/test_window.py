@@ -32,26 +32,26 @@ def series(length: int, *, seed: int = 0, step_ns: int = S, unknown: float = 0.1
 def test_a_sample_exactly_sixty_seconds_old_is_outside_and_the_newest_is_inside() -> None:
     window = of_series(np.array([T0, T0 + 1, T0 + SPAN_NS], np.int64), {"power_w": np.array([1.0, 2.0, 3.0])})
     assert window.inside[-1, -3:].tolist() == [False, True, True]
-    assert window.total("power_w")[-1] == 5.0
-    assert window.count("power_w")[-1] == 2.0
+    assert window.sum("power_w")[-1] == 5_000_000
+    assert count(window, "power_w")[-1] == 2
 
 
 def test_at_most_64_samples_belong_to_a_window() -> None:
     window = of_series(T0 + np.arange(100, dtype=np.int64) * (S // 10), {"power_w": np.ones(100)})
-    assert window.count("power_w")[-1] == WIDTH
-    assert window.count("power_w")[:3].tolist() == [1.0, 2.0, 3.0]
+    assert count(window, "power_w")[-1] == WIDTH
+    assert count(window, "power_w")[:3].tolist() == [1.0, 2.0, 3.0]
 
 
 def test_samples_from_the_future_are_outside_when_a_clock_went_back() -> None:
     window = of_series(np.array([T0 + 10 * S, T0], np.int64), {"power_w": np.array([7.0, 1.0])})
-    assert window.total("power_w").tolist() == [7.0, 1.0]
+    assert window.sum("power_w").tolist() == [7_000_000, 1_000_000]
 
 
 def test_unknown_is_counted_neither_as_zero_nor_at_all() -> None:
     window = of_series(T0 + np.arange(3, dtype=np.int64) * S, {"power_w": np.array([np.nan, 4.0, np.nan])})
-    assert window.count("power_w").tolist() == [0.0, 1.0, 1.0]
+    assert count(window, "power_w").tolist() == [0.0, 1.0, 1.0]
     assert window.known("power_w")[-1, -3:].tolist() == [False, True, False]
-    assert window.count("sm_mhz").tolist() == [0.0, 0.0, 0.0]
+    assert count(window, "sm_mhz").tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -77,11 +77,22 @@ def test_no_gpu_gives_no_value() -> None:
     assert {len(values) for values in compute_all(empty).values()} == {0}
 
 
-def test_masks_are_counted_by_their_bits() -> None:
-    mask = np.zeros((3, WIDTH), np.bool_)
-    mask[1, [0, 5, 63]] = True
-    mask[2] = True
-    assert count(mask).tolist() == [0.0, 3.0, 64.0]
+@pytest.mark.parametrize("broken", [1e300, -1e300, np.inf, -np.inf])
+def test_a_reading_that_cannot_be_true_is_unknown(broken: float) -> None:
+    stamps = T0 + np.arange(2, dtype=np.int64) * S
+    found = compute_all(of_series(stamps, {name: np.array([broken, 1.0]) for name in COLUMNS}))
+    assert found["power_w_mean_60s"].tolist()[1] == 1.0 and np.isnan(found["power_w_mean_60s"][0])
+    assert np.isnan([values[0] for values in found.values()]).all()
+    assert np.isnan(found["energy_j_delta"][1]) and np.isnan(found["j_per_token_60s"][1])
+
+
+def test_sums_of_the_largest_plausible_readings_fit() -> None:
+    stamps = T0 + np.arange(100, dtype=np.int64) * S
+    hot = np.where(np.arange(100) % 2, 1e4, -1e4)
+    found = compute_all(of_series(stamps, {"power_w": np.full(100, 1e9), "temp_c": hot}))
+    assert found["power_w_mean_60s"][-1] == 1e9
+    minutes = np.arange(60) / 60
+    assert found["temp_slope_c_per_min"][-1] == pytest.approx(np.polyfit(minutes, hot[-60:], 1)[0], rel=1e-9)
 
 
 def test_the_table_names_each_feature_once_with_unit_window_and_formula() -> None:

@@ -74,3 +74,36 @@ def test_reading_stays_between_two_publications() -> None:
     assert sensor.edges(0.0, 0.05) == []
     assert sensor.edges(0.0, 1.0) == pytest.approx([0.975, 1.0])
     assert sensor.reading_w[0] == 115.0
+
+
+def _late(window_s: float, period_s: float, lag_s: float, power_w: np.ndarray) -> np.ndarray:
+    sensor = BoxcarSensor(SensorParams(window_s, period_s, lag_s), start_w=np.array([0.0]))
+    energy, readings = np.zeros(1), []
+    for step, watts in enumerate(power_w):
+        energy = energy + watts * 1e-3
+        now = (step + 1) * 1e-3
+        for edge in sensor.edges(step * 1e-3, now):
+            sensor.mark(edge, energy - watts * (now - edge))
+        readings.append(float(sensor.reading_w[0]))
+    return np.array(readings)
+
+
+@pytest.mark.parametrize(("window_ms", "lag_ms"), [(25, 0), (25, 30), (100, 10), (350, 40)])
+def test_any_window_and_lag_is_the_mean_of_that_stretch(window_ms: int, lag_ms: int) -> None:
+    rng = np.random.default_rng(1)
+    power = np.repeat(rng.uniform(100.0, 600.0, 80), 20)
+    readings = _late(window_ms / 1e3, 0.1, lag_ms / 1e3, power)
+    for published in (600, 1_200, 1_500):
+        end = published - lag_ms
+        assert readings[published + 20] == pytest.approx(power[end - window_ms : end].mean(), rel=1e-6)
+
+
+def test_a_sensor_without_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"window 0 s, period 0\.1 s and lag 0 s cannot be simulated"):
+        BoxcarSensor(SensorParams(window_s=0.0), start_w=np.zeros(1))
+
+
+def test_leakage_follows_the_die_and_is_off_by_default() -> None:
+    assert _thermal(500.0).leak_w()[0] == 0.0
+    leaky = _thermal(500.0, ThermalParams(leak_w_per_k=1.0, leak_reference_c=60.0))
+    assert leaky.leak_w()[0] == pytest.approx(leaky.die_c[0] - 60.0)

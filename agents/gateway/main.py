@@ -1,0 +1,105 @@
+"""Assembles the Energy API: parts, layers, routes. Nothing is decided here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from agents.gateway import problems
+from agents.gateway.access import Gate
+from agents.gateway.archive import ArchiveDoor
+from agents.gateway.cluster import ClusterState
+from agents.gateway.context import Context, Publish
+from agents.gateway.feed import Feed, Reader
+from agents.gateway.idempotency import Idempotency
+from agents.gateway.keys import KeyStore
+from agents.gateway.limits import BodyLimit, Measured
+from agents.gateway.metrics import GatewayMetrics
+from agents.gateway.openapi import guarded_routes
+from agents.gateway.push import Hub
+from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, stream
+from agents.gateway.settings import GatewaySettings
+from agents.gateway.ticks import Ticks
+from agents.gateway.views import Views
+
+ROUTERS = (
+    health.public,
+    health.read,
+    cluster.router,
+    history.router,
+    stream.router,
+    optimize.router,
+    forecast.router,
+    keys.router,
+    pages.router,
+)
+DESCRIPTION = (
+    "Energy Orchestrator's API. Units stand in the names, null is unknown and never zero, and every number says "
+    "whether it was measured, estimated or simulated. Errors are problem+json with the next step in `fix`."
+)
+
+
+def make_context(
+    settings: GatewaySettings,
+    *,
+    open_reader: Callable[[float, float], Reader],
+    publish: Publish,
+    wall_ns: Callable[[], int] = time.time_ns,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Context:
+    """The parts of one gateway; nothing is started."""
+    layout, started_ns = settings.layout, wall_ns()
+    state = ClusterState(settings.cluster, wall_ns=wall_ns)
+    views = Views(state, stale_s=settings.stale_s, monotonic=monotonic)
+    hub = Hub(f"{started_ns:x}{os.getpid():x}", most_clients=settings.stream_clients)
+    after = Ticks(state, views, hub, monotonic=monotonic)
+    return Context(
+        settings=settings,
+        state=state,
+        views=views,
+        hub=hub,
+        feed=Feed(state, open_reader, history_s=settings.history_s, after=after),
+        archive=ArchiveDoor(layout.archive, timeout_s=settings.archive_timeout_s, monotonic=monotonic),
+        keys=KeyStore(layout.keys / "api_keys.json"),
+        metrics=GatewayMetrics(),
+        idempotency=Idempotency(layout.root / "gateway" / "idempotency.json", wall_ns=wall_ns),
+        publish=publish,
+        wall_ns=wall_ns,
+        started_ns=started_ns,
+    )
+
+
+def build_app(context: Context, *, monotonic: Callable[[], float] = time.monotonic) -> FastAPI:
+    """The application on these parts; its lifespan starts and ends the feed."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        context.feed.start()
+        try:
+            yield
+        finally:
+            context.feed.stop()
+            context.archive.close()
+
+    app = FastAPI(
+        title="Energy Orchestrator",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.state.gate = Gate(context.settings, context.keys, wall_ns=context.wall_ns, monotonic=monotonic)
+    problems.install(app)
+    # The routes themselves, not include_router's wrappers: each keeps its class, and with it its role.
+    app.router.routes.extend(route for router in ROUTERS for route in router.routes)
+    app.state.paths = sorted({route.path for route in guarded_routes(app)})
+    app.add_middleware(BodyLimit, most_bytes=context.settings.body_max_bytes)
+    app.add_middleware(Measured, metrics=context.metrics)
+    return app

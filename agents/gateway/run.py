@@ -1,0 +1,91 @@
+"""Runs the gateway in this process: socket, uvicorn, the note in run/. It is never open where others can reach it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from agents.cli.base import DEMO_MARK, REFUSED, EoError
+from agents.gateway.settings import GatewaySettings, is_loopback
+
+log = logging.getLogger(__name__)
+SHUTDOWN_S = 3  # streams are cut after this long
+
+
+def check(settings: GatewaySettings) -> None:
+    """Raises EoError(REFUSED) for a gateway without keys that others could reach, or outside a demo."""
+    if not settings.open_demo:
+        return
+    if not is_loopback(settings.host):
+        raise EoError(
+            f"EO_GATEWAY_OPEN_DEMO is set and the host is {settings.host}, which others can reach; listen on "
+            "127.0.0.1, or unset it and make keys with `eo keys add NAME --role read`.",
+            REFUSED,
+        )
+    if not (settings.layout.root / DEMO_MARK).exists():
+        raise EoError(
+            f"EO_GATEWAY_OPEN_DEMO is set and {settings.layout.root} is no demo's data folder; unset it and make keys "
+            "with `eo keys add NAME --role read`.",
+            REFUSED,
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises EoError with the address."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        opened.listen(512)
+    except OSError as error:
+        raise EoError(
+            f"the API cannot listen on {host}:{port} ({error.strerror or error}); choose another with --port, 0 takes "
+            "a free one."
+        ) from error
+    return opened
+
+
+def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C; `told` gets the address once it listens."""
+    import uvicorn
+
+    from agents.cli import intents
+    from agents.gateway.feed import kafka_reader
+    from agents.gateway.main import build_app, make_context
+    from streams import run_note
+
+    check(settings)
+    opened = listen(settings.host, settings.port)
+    context = make_context(
+        settings,
+        open_reader=kafka_reader(settings.bootstrap),
+        publish=lambda words: intents.publish_all(settings.bootstrap, words),
+    )
+    host, port = opened.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    note: Path | None = None
+    config = uvicorn.Config(
+        build_app(context),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        proxy_headers=False,  # a caller's X-Forwarded-For must not make it a loopback caller
+        limit_concurrency=1000,
+    )
+    # uvicorn ends by itself on these and then raises them again: by then everything is put away, and we return.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        note = run_note.write(settings.layout, "gateway", role="gateway", address=address, metrics=f"{host}:{port}")
+        told(address)
+        uvicorn.Server(config).run(sockets=[opened])
+    finally:
+        opened.close()
+        if note is not None:
+            run_note.forget(note)

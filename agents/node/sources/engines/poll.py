@@ -1,0 +1,198 @@
+"""All engines of a node, asked in the background: a hanging one delays neither another, nor sampling, nor control.
+
+One thread per engine, bounded by the settings; each answer has a deadline below the interval. `read` only takes what is
+there. An answer keeps the time at which it was given: the control loop releases the GPUs of an engine whose numbers are
+older than two seconds, and an engine that has been silent for ten leaves the record.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from agents.node.engine_settings import EngineSettings
+from agents.node.errors import SettingsError, SourceError
+from agents.node.sources.base import Probe, Reading
+from agents.node.sources.engines.source import CAPABILITY, EngineSource, Snapshot
+from streams.contract.records import EngineReading
+
+log = logging.getLogger(__name__)
+INTERVAL_S: Final = 0.5  # half a sample interval: an answer is fresh enough until the sample after next
+FORGET_S: Final = 10.0
+FIRST_S: Final = 1.0  # how long the first reading of all may wait, so that the first record has the engines
+JOIN_S: Final = 1.0
+Make = Callable[[EngineSettings], EngineSource]
+
+
+def make(engine: EngineSettings) -> EngineSource:
+    """The source of one engine as its settings say."""
+    from agents.node.sources import registry
+
+    options: dict[str, object] = {
+        "url": engine.url,
+        "name": engine.name,
+        "stack": engine.stack,
+        "workload": engine.workload,
+        "gpus": engine.gpus,
+    }
+    source = registry.make(engine.kind, options)
+    if not isinstance(source, EngineSource):
+        raise SettingsError(f"{engine.kind!r} is no engine; see `eo read list`")
+    return source
+
+
+class Poller:
+    """Asks one engine again and again on a thread of its own; keeps its newest answer and why the last one failed."""
+
+    def __init__(self, source: EngineSource, label: str, *, interval_s: float, wall_ns: Callable[[], int]) -> None:
+        self.source, self.label = source, label
+        self._interval_s, self._wall_ns = interval_s, wall_ns
+        self.newest: Snapshot | None = None
+        self.problem: str | None = "it has not answered yet"
+        self._ending, self.asked = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"engine {label}", daemon=True)
+
+    def start(self) -> None:
+        """Begins to ask; once."""
+        if self._thread.ident is None and not self._ending.is_set():
+            self._thread.start()
+
+    def ask(self) -> None:
+        """One question; an answer or a problem, never an exception."""
+        try:
+            asked_ns = self._wall_ns()
+            snapshot = self.source.snapshot(asked_ns)
+        except SourceError as error:
+            self._failed(str(error))
+        except Exception as error:  # noqa: BLE001 - a thread that dies would leave the engine silent without a word
+            self._failed(f"{type(error).__name__}: {error}")
+        else:
+            if self.problem is not None and self.newest is not None:
+                log.warning("engine %s answers again", self.label)
+            self.newest, self.problem = snapshot, None
+        self.asked.set()
+
+    def _failed(self, problem: str) -> None:
+        if self.problem is None:
+            log.error("engine %s: %s", self.label, problem)
+        self.problem = problem
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._ending.is_set():
+            self.ask()
+            due = max(due + self._interval_s, time.monotonic())
+            self._ending.wait(due - time.monotonic())
+
+    def end(self) -> None:
+        """Asks the thread to end; it does after the question that it is in."""
+        self._ending.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread, but not for ever: a name server that hangs must not keep the agent from ending."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+
+class EnginesSource:
+    """All engines of a node.
+
+    Args:
+        engines: what the settings name.
+        node: put in front of derived names, which must be unique in the cluster.
+        interval_s: between two questions to one engine.
+        make: builds the source of one engine.
+        wall_ns: when an answer was given.
+        first_s: how long the first reading may wait for the first answers; later ones never do.
+        background: False = the caller asks, through `ask`; for tests.
+        at_once: ask in the caller's time, for a single look.
+    """
+
+    name = "engines"
+
+    def __init__(
+        self,
+        engines: Sequence[EngineSettings] = (),
+        *,
+        node: str = "",
+        interval_s: float = INTERVAL_S,
+        make: Make = make,
+        wall_ns: Callable[[], int] = time.time_ns,
+        first_s: float = FIRST_S,
+        background: bool = True,
+        at_once: bool = False,
+    ) -> None:
+        self._first_s, self._read = first_s, False
+        self._node, self._background, self._at_once = node, background and not at_once, at_once
+        self.pollers = tuple(
+            Poller(make(engine), engine.name or engine.url, interval_s=interval_s, wall_ns=wall_ns)
+            for engine in engines
+        )
+        self._named = tuple(bool(engine.name) for engine in engines)
+
+    def probe(self) -> Probe:
+        """Present as soon as engines are named: one that is down now may come up later. Begins to ask."""
+        if not self.pollers:
+            return Probe(False, "no engine is named; do it as [[node.engine]] in the agent's file or in EO_NODE_ENGINE")
+        self._start()
+        return Probe(True, None, CAPABILITY)
+
+    def read(self, now_ns: int) -> Reading:
+        """What the engines said last, with its age. Never fails; only the first one waits."""
+        self._start()
+        if self._at_once:
+            for poller in self.pollers:
+                poller.ask()
+        elif self._background and not self._read:
+            self._await_first()
+        self._read = True
+        engines, missing = list[EngineReading](), list[tuple[str, str]]()
+        for poller, named in zip(self.pollers, self._named, strict=True):
+            snapshot, problem = poller.newest, poller.problem
+            if problem is not None:
+                missing.append((f"engines[{poller.label}]", problem))
+            if snapshot is None or now_ns - snapshot.ts_ns > FORGET_S * 1e9:
+                continue
+            reading = poller.source.reading(snapshot, now_ns)
+            engines += reading.engines if named else [_on_node(engine, self._node) for engine in reading.engines]
+            missing += reading.missing
+        return Reading(
+            source=self.name,
+            ts_ns=now_ns,
+            quality="measured",
+            capability=CAPABILITY,
+            engines=tuple({engine.engine: engine for engine in engines}.values()),
+            missing=tuple(missing),
+        )
+
+    def close(self) -> None:
+        """Ends the threads; waits for all of them together, at most two seconds."""
+        for poller in self.pollers:
+            poller.end()
+        until = time.monotonic() + 2 * JOIN_S
+        for poller in self.pollers:
+            poller.join(max(0.0, until - time.monotonic()))
+            poller.source.close()
+
+    def _await_first(self) -> None:
+        until = time.monotonic() + self._first_s
+        for poller in self.pollers:
+            poller.asked.wait(max(0.0, until - time.monotonic()))
+
+    def _start(self) -> None:
+        if self._background:
+            for poller in self.pollers:
+                poller.start()
+
+
+def _on_node(engine: EngineReading, node: str) -> EngineReading:
+    import msgspec
+
+    return msgspec.structs.replace(engine, engine=f"{node}/{engine.engine}") if node else engine

@@ -1,0 +1,257 @@
+"""Columns of a recorded sweep, whatever they are called, to sweeps of one knob: power limit, clock or batch size.
+
+Known names are those of the public sets (Zeus, Perseus, ML.ENERGY) with and without units; everything that is neither
+the knob nor a measurement tells workloads apart. What cannot be used is counted with its reason, never dropped in
+silence. Values in, values out: files are read elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.twin.fit_jobs import Sweep
+
+Array = NDArray[np.float64]
+Columns = Mapping[str, Sequence[Any]]
+
+LIMIT, CLOCK, BATCH = "limit_w", "clock_mhz", "batch"
+_KNOBS: Final = {
+    LIMIT: r"(gpu_)?(power_)?(limit|cap)(_w|_watts?|_mw|_kw)?|pl",
+    CLOCK: r"(gpu_)?(sm_|graphics_|core_)?(clock|freq|frequency)(_mhz|_ghz)?|sm_mhz",
+    BATCH: r"max_batch(_size)?|batch_size|max_num_seqs",
+}
+_TIME: Final = (
+    r"(avg_)?(time|iteration_time|time_per_(epoch|step|iteration)|step_time|tpot|itl|batch_latency)(_s|_ms|_us)?"
+)
+_POWER: Final = r"(avg|average|mean)_power(_w|_mw|_kw)?|power(_w|_mw|_kw)?|gpu_power(_w|_mw|_kw)?"
+_ENERGY: Final = r"(iteration_)?energy(_per_(epoch|step|iteration|token|image|video))?(_j|_kj|_mj|_wh)?"
+_BESIDE: Final = (  # measured beside the sweep, or a repetition: no part of a workload's name
+    r"(avg_)?batch|tokens_per_s|avg_output_tokens|energy_per_request_j|gpu_power_w|run|seed|target_.*"
+    r"|(peak|max|min)_power.*|.*(temp|util|throughput|loss|accuracy|timestamp).*"
+)
+_GPUS: Final = r"n_gpus|num_gpus|gpus"
+_UNITS: Final = {"_mw": 1e-3, "_kw": 1e3, "_ms": 1e-3, "_us": 1e-6, "_kj": 1e3, "_mj": 1e-3, "_wh": 3600.0, "_ghz": 1e3}
+_DEVICE: Final = ("gpu", "device", "hardware", "accelerator")
+_STAGE: Final = ("stage", "instruction")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One workload at several settings of one knob, ascending; energy of a step in joules of all GPUs together."""
+
+    name: str
+    device: str
+    knob: str
+    setting: Array
+    time_s: Array
+    energy_j: Array
+    gpus: int = 1
+    running: Array | None = None  # batch sweeps: sequences that really ran
+    watts: Array | None = None  # per GPU, where it does not follow from energy and time
+    stage: tuple[str, ...] = ()
+
+    @property
+    def gpu_w(self) -> Array:
+        """Watts of one GPU."""
+        return self.watts if self.watts is not None else self.energy_j / self.time_s / self.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the columns held; `skipped` counts rows and workloads that could not be used, by reason."""
+
+    sweeps: list[Recorded]
+    skipped: dict[str, int]
+
+
+class Unreadable(ValueError):
+    """The columns are no sweep; the text says what is missing."""
+
+
+def from_columns(columns: Columns) -> Found:
+    """All sweeps in a table."""
+    names = {_plain(name): name for name in columns}
+    knob, knob_column = _knob(names)
+    time_column = _one(names, _TIME, "time (time_per_epoch_s, iteration_time_s, time_s, avg_tpot_s)")
+    energy_columns, power_column = _energy(names), _match(names, _POWER)
+    if not energy_columns and power_column is None:
+        raise Unreadable(f"no energy or power among the columns {_list(columns)}; give energy_J or average_power_W")
+    gpus_column = _match(names, _GPUS)
+    used = {knob_column, time_column, *energy_columns, power_column, gpus_column}
+    beside = _BESIDE if knob == CLOCK else f"{_BESIDE}|{_KNOBS[CLOCK]}"  # a clock seen under a limit names no workload
+    keys = [
+        names[name]
+        for name in names
+        if names[name] not in used and not re.fullmatch(beside, name) and not _fractional(columns[names[name]])
+    ]
+    device = next((names[name] for name in _DEVICE if name in names), None)
+    rows = _rows(columns, knob_column, time_column, energy_columns, power_column, gpus_column)
+    return _grouped(columns, rows, keys=keys, device=device, knob=knob, names=names)
+
+
+def as_sweep(one: Recorded, *, fmax_mhz: float | None = None, limit_w: float | None = None) -> Sweep:
+    """The same for a fit of the device: clocks as shares of the highest, limits in watts."""
+    count = len(one.setting)
+    if one.knob == CLOCK:
+        lock_x = one.setting / (fmax_mhz or float(one.setting.max()))
+        limits = np.full(count, np.inf if limit_w is None else limit_w)
+    else:
+        lock_x, limits = np.ones(count), one.setting.copy()
+    return Sweep(one.name, one.device, one.knob, one.setting, lock_x, limits, one.time_s, one.gpu_w)
+
+
+def whole_pipeline(sweeps: Sequence[Recorded]) -> list[Recorded]:
+    """Stages of one pipeline added up at each common setting; sweeps without stages pass as they are."""
+    groups: dict[str, list[Recorded]] = {}
+    for one in sweeps:
+        base = one.name.removesuffix(" " + " ".join(one.stage)) if one.stage else one.name
+        groups.setdefault(base, []).append(one)
+    return [_summed(name, parts) if len(parts) > 1 else parts[0] for name, parts in groups.items()]
+
+
+def _summed(name: str, parts: list[Recorded]) -> Recorded:
+    common = sorted(set.intersection(*(set(one.setting.tolist()) for one in parts)))
+    picked = [np.isin(one.setting, common) for one in parts]
+    time_s = np.sum([one.time_s[rows] for one, rows in zip(parts, picked, strict=True)], axis=0)
+    energy = np.sum([one.energy_j[rows] for one, rows in zip(parts, picked, strict=True)], axis=0)
+    return replace(parts[0], name=name, setting=np.array(common), time_s=time_s, energy_j=energy, watts=None, stage=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    index: int
+    setting: float
+    time_s: float
+    energy_j: float
+    gpus: int
+    problem: str | None
+
+
+def _rows(columns: Columns, knob: str, time: str, energy: list[str], power: str | None, gpus: str | None) -> list[_Row]:
+    found = []
+    for index in range(len(columns[time])):
+        setting, time_s = _number(columns, knob, index), _number(columns, time, index)
+        count = max(int(_number(columns, gpus, index)), 1) if gpus and _number(columns, gpus, index) >= 1 else 1
+        measured = [_number(columns, name, index) for name in energy]
+        energy_j = next((value for value in measured if value > 0.0), time_s * _number(columns, power, index) * count)
+        good = all(np.isfinite(value) and value > 0.0 for value in (setting, time_s, energy_j))
+        found.append(_Row(index, setting, time_s, energy_j, count, None if good else "row without a positive number"))
+    return found
+
+
+def _grouped(
+    columns: Columns, rows: list[_Row], *, keys: list[str], device: str | None, knob: str, names: dict[str, str]
+) -> Found:
+    skipped: dict[str, int] = {}
+    groups: dict[tuple[str, ...], list[_Row]] = {}
+    for row in rows:
+        if row.problem is not None:
+            skipped[row.problem] = skipped.get(row.problem, 0) + 1
+            continue
+        groups.setdefault(tuple(str(columns[key][row.index]) for key in keys), []).append(row)
+    stages = [at for at, key in enumerate(keys) if _plain(key) in _STAGE]
+    order = [at for at in range(len(keys)) if at not in stages] + stages
+    sweeps = []
+    for key, members in sorted(groups.items()):
+        one = _one_sweep(members, columns, names, knob=knob)
+        if len(one.setting) < 2:
+            skipped["workload with fewer than two settings"] = (
+                skipped.get("workload with fewer than two settings", 0) + 1
+            )
+            continue
+        label = " ".join(key[at] for at in order if key[at] not in ("", "None"))
+        where = str(columns[device][members[0].index]) if device else "unknown"
+        sweeps.append(replace(one, name=label, device=where, stage=tuple(key[at] for at in stages)))
+    return Found(sweeps, skipped)
+
+
+def _one_sweep(members: list[_Row], columns: Columns, names: dict[str, str], *, knob: str) -> Recorded:
+    """Repeated measurements of a setting become their median."""
+    settings = sorted({row.setting for row in members})
+    at = [[row for row in members if row.setting == setting] for setting in settings]
+    running = watts = None
+    if knob == BATCH and "avg_batch" in names:
+        running = np.array([np.median([_number(columns, names["avg_batch"], r.index) for r in rows]) for rows in at])
+    if knob == BATCH and "gpu_power_w" in names:
+        watts = np.array([np.median([_watts(columns, names, r.index) for r in rows]) for rows in at])
+    return Recorded(
+        name="",
+        device="",
+        knob=knob,
+        setting=np.array(settings),
+        time_s=np.array([np.median([row.time_s for row in rows]) for rows in at]),
+        energy_j=np.array([np.median([row.energy_j for row in rows]) for rows in at]),
+        gpus=members[0].gpus,
+        running=running,
+        watts=watts,
+    )
+
+
+def _watts(columns: Columns, names: dict[str, str], index: int) -> float:
+    group = 1.0
+    for name in ("tp", "pp"):
+        group *= _number(columns, names[name], index) if name in names else 1.0
+    return _number(columns, names["gpu_power_w"], index) / group
+
+
+def _knob(names: dict[str, str]) -> tuple[str, str]:
+    for knob, pattern in _KNOBS.items():
+        found = _match(names, pattern)
+        if found is not None:
+            return knob, found
+    raise Unreadable(
+        f"no power limit, clock or batch size among the columns {_list(names.values())}; "
+        "name one power_limit_W, sm_clock_MHz or max_batch"
+    )
+
+
+def _energy(names: dict[str, str]) -> list[str]:
+    """Energy of one unit of work (the first of them that a row has); per request only where nothing finer is there."""
+    for pattern in (_ENERGY, r"energy_per_request(_j)?"):
+        found = [names[name] for name in names if re.fullmatch(pattern, name)]
+        if found:
+            return found
+    return []
+
+
+def _one(names: dict[str, str], pattern: str, what: str) -> str:
+    found = _match(names, pattern)
+    if found is None:
+        raise Unreadable(f"no {what} among the columns {_list(names.values())}; rename the one that holds it")
+    return found
+
+
+def _match(names: dict[str, str], pattern: str) -> str | None:
+    return next((names[name] for name in names if re.fullmatch(pattern, name)), None)
+
+
+def _number(columns: Columns, name: str | None, index: int) -> float:
+    """The value in the base unit that its column's name implies; NaN for anything that is no number."""
+    if name is None:
+        return float("nan")
+    text = columns[name][index]
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return float("nan")
+    plain = _plain(name)
+    return value * next((factor for unit, factor in _UNITS.items() if plain.endswith(unit)), 1.0)
+
+
+def _fractional(values: Sequence[Any]) -> bool:
+    """Whether a column holds measured numbers: a workload is named by words and whole numbers."""
+    return any(isinstance(value, float) and np.isfinite(value) and value != int(value) for value in values)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+
+
+def _list(names: Any) -> str:
+    return ", ".join(str(name) for name in names) or "(none)"

@@ -1,0 +1,235 @@
+"""The deliver job: alerts are on disk before their batch is acknowledged; receivers come and go while it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from streams.contract.topics import ALERT
+from streams.jobs.base import Outcome
+from streams.jobs.deliver import DeliverJob
+from streams.sinks.address_guard import Allowed
+from streams.sinks.http_post import Answer
+from streams.sinks.outbox import Outbox
+from streams.sinks.receivers import Receiver, Receivers
+from streams.sinks.silences import Silence, Silences
+from tests.unit.jobs.support import T0_NS, Clock, FakePublisher, context, messages
+from tests.unit.sinks.deliver_support import alert
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+class Rig:
+    """The job with its real threads and files, and a network that remembers."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.clock, self.folder = Clock(now_s=time.time() - T0_NS / 1e9), folder
+        self.ctx = context(folder, self.clock, **settings)
+        self.book = Receivers(self.ctx.layout.deliver / "webhooks.json")
+        self.silences = Silences(self.ctx.layout.deliver / "silences.json")
+        self.got: list[tuple[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.away: set[str] = set()
+        self.lock = threading.Lock()
+        self.offset = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.job = DeliverJob(self.post)
+        self.job.start(self.ctx)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, allowed: Allowed) -> Answer:
+        if url in self.away:
+            return Answer(None, "ConnectError: away", 1.0)
+        with self.lock:
+            self.got.append((url, json.loads(body)))
+            self.headers.append(dict(headers))
+        return Answer(200, "", 1.0)
+
+    def take(self, *records: Any) -> None:
+        batch = messages(records, self.offset)
+        self.offset += len(batch)
+        assert self.job.process(ALERT, 0, batch) is Outcome.ACK
+
+    def fire(self, subject: str, state: str = "firing", **more: Any) -> None:
+        now = msgspec.structs.replace(alert(subject, state), ts_ns=time.time_ns(), **more)
+        self.take(now)
+
+    def look(self) -> None:
+        """A beat of the worker, a second later."""
+        self.clock.now_s += 1.1
+        assert list(self.job.tick()) == []
+
+    def told(self, url: str = "https://a.example/x") -> list[str]:
+        with self.lock:
+            return [value["data"]["node"] for to, value in self.got if to == url]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    one = Rig(tmp_path)
+    yield one
+    one.job.stop()
+
+
+def add(rig: Rig, name: str, **more: Any) -> str:
+    made = rig.book.add(Receiver(name=name, url=f"https://{name}.example/x", **more))
+    assert made is not None
+    return made
+
+
+def test_without_receivers_nothing_leaves_and_nothing_fails(rig: Rig) -> None:
+    rig.fire("n1")
+    rig.look()
+    assert rig.got == [] and rig.job._outbox.counts() == {}
+
+
+def test_an_alert_reaches_every_receiver_signed(rig: Rig) -> None:
+    add(rig, "a")
+    add(rig, "b")
+    rig.fire("n1")
+    until(lambda: len(rig.got) == 2)
+    assert {url for url, _ in rig.got} == {"https://a.example/x", "https://b.example/x"}
+    assert all(h["webhook-signature"].startswith("v1,") for h in rig.headers)
+    assert len({h["webhook-id"] for h in rig.headers}) == 2
+
+
+def test_one_that_is_away_holds_up_no_other_and_its_messages_wait_on_disk(rig: Rig) -> None:
+    add(rig, "a")
+    add(rig, "b")
+    rig.away.add("https://b.example/x")
+    for number in range(5):
+        rig.fire(f"n{number}")
+    until(lambda: len(rig.told()) == 5)
+    assert rig.told("https://b.example/x") == []
+    box = Outbox(rig.folder / "deliver" / "outbox.sqlite")
+    assert len(box.deliveries(limit=9, receiver="b", status="pending")) == 5
+    box.close()
+
+
+def test_the_batch_is_acknowledged_only_when_it_is_on_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **more: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Outbox, "take", full)
+    with pytest.raises(OSError, match="No space left"):
+        rig.fire("n1")
+
+
+def test_receivers_come_and_go_while_it_runs(rig: Rig) -> None:
+    rig.fire("n1")
+    add(rig, "a", created_ns=time.time_ns())
+    rig.fire("n2")
+    until(lambda: rig.told() == ["n2"])
+    rig.book.remove("a")
+    rig.look()
+    rig.fire("n3")
+    rig.look()
+    assert rig.told() == ["n2"]
+
+
+def test_a_damaged_file_leaves_what_was_known_in_force(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    add(rig, "a")
+    rig.look()
+    good = rig.book.path.read_bytes()
+    rig.book.path.write_text("{")
+    rig.look()
+    assert "is damaged" in caplog.text and "going on with what was known before" in caplog.text
+    rig.fire("n1")
+    until(lambda: rig.told() == ["n1"])
+    rig.book.path.write_bytes(good)
+    rig.look()
+    rig.fire("n2")
+    until(lambda: rig.told() == ["n1", "n2"])
+
+
+def test_a_silence_holds_back_until_its_end(rig: Rig) -> None:
+    add(rig, "a")
+    now_ns = rig.clock.wall_ns()
+    rig.silences.add(Silence(id="s1", until_ns=now_ns + 600 * 10**9, created_ns=now_ns - 1, by="me", node="n1"))
+    rig.look()
+    rig.fire("n1")
+    rig.fire("n2")
+    until(lambda: rig.told() == ["n2"])
+    rig.silences.end("s1", rig.clock.wall_ns())
+    rig.look()
+    until(lambda: rig.told() == ["n2", "n1"])
+
+
+def test_alertmanager_is_told_only_where_one_is_set(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, alertmanager_url="http://am:9093")
+    try:
+        rig.fire("n1")
+        until(lambda: any(value for url, value in rig.got if url == "http://am:9093/api/v2/alerts"))
+    finally:
+        rig.job.stop()
+
+
+def test_another_clusters_alerts_and_junk_are_not_sent(rig: Rig) -> None:
+    add(rig, "a")
+    rig.fire("n1", cluster="other")
+    rig.take(b"{", b"")
+    rig.fire("n2")
+    until(lambda: rig.told() == ["n2"])
+    assert isinstance(rig.ctx.publisher, FakePublisher) and len(rig.ctx.publisher.dead) == 2
+
+
+def test_a_crash_inside_the_sending_is_said_and_tried_again(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    add(rig, "a")
+    calls = []
+
+    def broken(*args: object, **more: object) -> Answer:
+        calls.append(1)
+        raise RuntimeError("a defect of ours")
+
+    rig.job._post = broken
+    rig.fire("n1")
+    until(lambda: len(calls) == 1 and "sending to a failed" in caplog.text)
+    assert rig.job._outbox.counts() == {"pending": 1}
+
+
+def test_a_file_that_is_busy_at_the_start_is_opened_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failed = Outbox.__init__, []
+
+    def busy(self: Outbox, path: Path) -> None:
+        if threading.current_thread() is not threading.main_thread() and not failed:
+            failed.append(path)
+            raise sqlite3.OperationalError("database is locked")
+        real(self, path)
+
+    monkeypatch.setattr(Outbox, "__init__", busy)
+    add(rig, "a")
+    rig.look()
+    until(lambda: "sending to a failed" in caplog.text)
+    rig.fire("n1")  # wakes the sender, as the pause would end
+    until(lambda: rig.told() == ["n1"])
+
+
+def test_no_secret_and_no_address_is_ever_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        secret = add(rig, "a")
+        rig.away.add("https://a.example/x")
+        rig.fire("n1")
+        until(lambda: "webhook a: message 1, try 1" in caplog.text)
+        rotated = rig.book.rotate("a")
+        rig.look()
+    for canary in (secret, rotated, secret[6:20], "example/x"):
+        assert canary not in caplog.text
+    raw = (rig.folder / "deliver" / "outbox.sqlite").read_bytes()
+    assert secret.encode() not in raw and (rig.folder / "deliver" / "outbox.sqlite").stat().st_mode & 0o77 == 0
