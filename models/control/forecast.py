@@ -22,6 +22,15 @@ class LoadNow:
         """With the next request already running: what it will meet."""
         return LoadNow(self.running + 1, self.waiting_tokens, self.kv_tokens, self.prompt_tokens_per_s)
 
+    def towards(self, newer: LoadNow, share: float) -> LoadNow:
+        """Moved to a newer load by a share: an exponential mean."""
+        return LoadNow(
+            self.running + share * (newer.running - self.running),
+            self.waiting_tokens + share * (newer.waiting_tokens - self.waiting_tokens),
+            self.kv_tokens + share * (newer.kv_tokens - self.kv_tokens),
+            self.prompt_tokens_per_s + share * (newer.prompt_tokens_per_s - self.prompt_tokens_per_s),
+        )
+
 
 def chunk_room(stack: StackProfile, running: float) -> float:
     """Prompt tokens that fit one iteration beside the running sequences."""
