@@ -45,8 +45,11 @@ class Restraints:
     blocked: dict[str, Block] = field(default_factory=dict)
 
     def verdict(self, verdict: AnomalyVerdict, now_ns: int, *, freeze_s: float) -> bool:
-        """Takes a verdict in; only a fresh one with action freeze matters."""
-        until_ns = verdict.ts_ns + int(freeze_s * 1e9)
+        """Takes a verdict in; only a fresh one with action freeze matters.
+
+        Its time is a node's clock: one that runs ahead does not freeze for longer than `freeze_s` from now.
+        """
+        until_ns = min(verdict.ts_ns, now_ns) + int(freeze_s * 1e9)
         known = self.frozen.get(verdict.gpu_uuid)
         if verdict.action != "freeze" or until_ns <= now_ns or (known is not None and known.until_ns >= until_ns):
             return False

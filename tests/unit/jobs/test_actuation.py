@@ -334,6 +334,19 @@ def test_a_freeze_releases_one_gpu_at_once_and_ends_by_itself(bench: Bench) -> N
     assert grants(bench.latest()[node])[uuid][0] == 1980
 
 
+def test_a_verdict_of_a_clock_that_runs_ahead_freezes_no_longer_than_another(bench: Bench) -> None:
+    bench.warm()
+    node, uuid = some_granted(bench)
+    ahead = msgspec.structs.replace(verdict(bench, node, uuid), ts_ns=bench.clock.wall_ns() + 86_400 * 10**9)
+    bench.feed(ANOMALY, ahead)
+    (command,) = [c for c in bench.beat() if c.node == node]
+    assert grants(command)[uuid][0] is None
+    bench.beat(121)
+    for _ in range(3):
+        bench.beat()
+    assert grants(bench.latest()[node])[uuid][0] == 1980
+
+
 def test_an_alert_verdict_changes_nothing(bench: Bench) -> None:
     bench.warm()
     node, uuid = some_granted(bench)
