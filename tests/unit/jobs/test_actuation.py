@@ -19,6 +19,7 @@ from streams.contract.topics import ANOMALY, APPLIED, FEATURES, Topic
 from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation import ActuationJob
 from streams.jobs.actuation_intents import RawIntent
+from streams.jobs.actuation_latency import SLICE_S
 from streams.jobs.actuation_state import Options
 from streams.jobs.base import JobContext, Outcome
 from tests.unit.jobs.support import Clock, FakePublisher, FakeState, ack, context, features, messages
@@ -345,6 +346,20 @@ def test_a_verdict_of_a_clock_that_runs_ahead_freezes_no_longer_than_another(ben
     for _ in range(3):
         bench.beat()
     assert grants(bench.latest()[node])[uuid][0] == 1980
+
+
+def test_a_node_whose_clock_runs_ahead_does_not_move_the_latency_window(bench: Bench) -> None:
+    """Its histograms would stay in the window until that day, and everybody else's would be trimmed at every look."""
+    bench.warm()
+    nodes = [f"n{k}" for k in range(9, 20)]  # some of them held out, some granted
+    for step in range(3):
+        ahead_ns = bench.clock.wall_ns() + 86_400 * 10**9
+        bench.feed(FEATURES, *(features(node, step, ts_ns=ahead_ns) for node in nodes))
+        bench.beat()
+    slices = [number for counts in bench.job._pools._counts.values() for number, _ in counts.slices]
+    now_s = bench.clock.wall_ns() / 1e9
+    assert slices and max(slices) * SLICE_S <= now_s
+    assert bench.job._event_s <= now_s
 
 
 def test_an_alert_verdict_changes_nothing(bench: Bench) -> None:
