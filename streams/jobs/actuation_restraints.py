@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from streams.contract.records import AnomalyVerdict, PowerApplied
+from streams.contract.records import NO_CAPPER, SILENT_CAPPER, AnomalyVerdict, PowerApplied
 
 LEFT_ALONE: Final = {
     "foreign_change": "Somebody else changed this GPU: {}. It is left alone until `eo resume` or a new capper run.",
@@ -68,6 +68,8 @@ class Restraints:
                 text = LEFT_ALONE[ack.event].format(reason.rstrip("."))
                 self.blocked[uuid] = Block(ack.ts_ns, ack.capper_id, text, ack.node, until)
             return True
+        if ack.capper_id in (NO_CAPPER, SILENT_CAPPER):
+            return False  # the agent's own word: the capper that asked to be left alone may well be running
         return self._free(lambda b: b.node == ack.node and b.capper_id != ack.capper_id and ack.ts_ns > b.ts_ns)
 
     def expire(self, now_ns: int, resumed_ns: Callable[[str], int]) -> bool:

@@ -13,7 +13,15 @@ from nacl.signing import SigningKey
 
 from streams.commands_out import Aborted, Fenced
 from streams.contract import codec
-from streams.contract.records import AnomalyVerdict, NodeFeatures, OperatorIntent, PowerDesired, Record
+from streams.contract.records import (
+    NO_CAPPER,
+    SILENT_CAPPER,
+    AnomalyVerdict,
+    NodeFeatures,
+    OperatorIntent,
+    PowerDesired,
+    Record,
+)
 from streams.contract.signing import Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, Topic
 from streams.errors import DeliveryFailed, StreamsError
@@ -401,6 +409,19 @@ def test_a_new_capper_run_ends_being_left_alone(bench: Bench) -> None:
     bench.feed(APPLIED, ack(command, ts_ns=later, event="restore", capper_id="capper-2"))
     bench.beat(6)
     assert grants(bench.latest()[node])[uuid][0] == 1980
+
+
+@pytest.mark.parametrize("own", [NO_CAPPER, SILENT_CAPPER])
+def test_an_answer_of_the_agent_itself_is_no_new_capper_run(bench: Bench, own: str) -> None:
+    """A capper that is slow for once has not forgotten whom it yielded to."""
+    bench.warm()
+    node, uuid = some_granted(bench)
+    command = bench.latest()[node]
+    bench.feed(APPLIED, ack(command, ts_ns=bench.clock.wall_ns(), event="foreign_change"))
+    bench.beat()
+    bench.feed(APPLIED, ack(command, ts_ns=bench.clock.wall_ns() + 1, status="refused", capper_id=own))
+    bench.beat(6)
+    assert grants(bench.latest()[node])[uuid][0] is None
 
 
 def test_a_pause_sends_one_empty_envelope_and_then_none(bench: Bench) -> None:
