@@ -191,7 +191,7 @@ def _budget(material: Material, done: list[tuple[Study, float]], budget_w: float
         "asked_w": budget_w,
         "highest_sum_of_ceilings_w": round(highest),
         "engine_s_without_ceiling": round(sum(tally.uncapped_s for tally, _ in rows), 1),
-        "note": "no ceiling is granted while the latency targets are unknown or rolled back: latency goes before budget",
+        "note": "latency goes before budget: no ceiling while its targets are unknown or rolled back",
     }
 
 

@@ -160,7 +160,7 @@ def _range(
     start, end = max(first, start_ns or first), min(last, end_ns or last)
     if (end - start) / 1e9 < LEAST_S:
         raise EoError(
-            f"the range holds {max(end - start, 0) / 1e9:.0f} s of engine rows and at least {LEAST_S:.0f} s are needed; "
+            f"the range holds {max(end - start, 0) / 1e9:.0f} s of engine rows, {LEAST_S:.0f} s are needed; "
             f"the archive goes from {at(first)} to {at(last)}",
             REFUSED,
         )

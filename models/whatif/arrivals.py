@@ -37,7 +37,8 @@ def reconstruct(series: Series, *, seed: int, kv_limit_tokens: int) -> tuple[Wor
     parts = [_engine(series, engine, rng) for engine in range(len(series.engines))]
     count = sum(len(part.arrival_s) for part in parts)
     if count == 0:
-        return Workload(np.zeros(0), *(np.zeros(0, dtype=np.int64) for _ in range(3))), 0.0
+        none = np.zeros(0, dtype=np.int64)
+        return Workload(np.zeros(0), none, none, none), 0.0
     half = kv_limit_tokens // 2  # a request beyond the cache would block its queue for ever
     work = Workload(
         arrival_s=np.concatenate([part.arrival_s for part in parts]),
@@ -120,7 +121,7 @@ def _match(series: Series, born_s: Array, ended_s: Array, e2e_s: Array) -> tuple
     births, free = born_s[order], np.ones(len(born_s), dtype=np.bool_)
     begins = ended_s - e2e_s
     slack = _SLACK_SLOTS * series.step_s + _SLACK_SHARE * e2e_s
-    block = np.cumsum(series.seam)
+    block = np.cumsum(series.seam).astype(np.int64)
     waiting, earlier = [int(row) for row in np.argsort(begins, kind="stable")], list[float]()
     for wider in _WIDER:
         left: list[int] = []

@@ -60,7 +60,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """All variants. `central` passed the second part; it fitted the first best where that could tell, else it is mid."""
+    """All variants; `central` passed the second part, and fitted the first best where that could tell (else: mid)."""
 
     series: Series
     parts: Parts
