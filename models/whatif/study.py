@@ -98,6 +98,7 @@ def study(
     interval_s: float,
     budget_w: float | None = None,
     profile: StackProfile | None = None,
+    kappas: tuple[Kappa, ...] = KAPPAS,
     seed: int = 1,
 ) -> Study:
     """Raises Unfit when no variant passes. `profile` overrides the stack's own (a test of a wrong one)."""
@@ -108,7 +109,7 @@ def study(
     if len(work.arrival_s) == 0:
         raise Unfit("no request arrived in the range, so there is no load to replay")
     times = calibrate(series, work, stack, slots=parts.first, warm_s=parts.warm_s)
-    variants = [_checked(series, work, parts, known, kappa, times) for kappa in KAPPAS]
+    variants = [_checked(series, work, parts, known, kappa, times) for kappa in kappas]
     fit = [one for one in variants if objection(one[0].checks) is None]
     if not fit:
         closest = min(variants, key=lambda one: _worst(one[0].checks))
