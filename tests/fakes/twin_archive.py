@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from agents.cli.whatif_policy import PooledTargets
@@ -27,6 +28,7 @@ START_NS = plain.START_NS
 STACK = plain.STACK
 GPUS = 4
 WARM_S = 30.0
+_COUNTERS = ("prompt_tokens_total", "generation_tokens_total", "requests_total")
 
 
 @dataclass(slots=True)
@@ -104,20 +106,26 @@ def write(
             if second in silent:
                 continue
             engines = tuple(_faulty(one, second, without, restart) for one in record.engines)
-            fields = {name: getattr(record, name) for name in record.__struct_fields__}
-            record = r.NodeTelemetry(**{**fields, "engines": () if "engines" in without else engines})
+            record = msgspec.structs.replace(record, engines=() if "engines" in without else engines)
         kept.append(record)
     plain.write(archive, kept)
     return archive
 
 
+def all_held(record: r.Record) -> r.Record:
+    """An envelope with every GPU in the hold-out; other records as they are."""
+    if not isinstance(record, r.PowerDesired):
+        return record
+    held = msgspec.structs.replace(record.gpu, holdout=(True,) * len(record.gpu.uuid))
+    return msgspec.structs.replace(record, gpu=held)
+
+
 def _faulty(one: r.EngineReading, second: int, without: frozenset[str], restart: int | None) -> r.EngineReading:
-    fields = {name: getattr(one, name) for name in one.__struct_fields__}
-    fields.update(dict.fromkeys(without & fields.keys()))
-    if restart is not None and second >= restart:
-        for name in ("prompt_tokens_total", "generation_tokens_total", "requests_total"):
-            fields[name] = fields[name] % 50_000
-    return r.EngineReading(**fields)
+    one = msgspec.structs.replace(one, **dict.fromkeys(without & set(one.__struct_fields__)))
+    if restart is None or second < restart:
+        return one
+    begun = {name: (getattr(one, name) or 0) % 50_000 for name in _COUNTERS}
+    return msgspec.structs.replace(one, **begun)
 
 
 def _control(params: TwinParams, engines: int, name: str, stack: str) -> StrategyControl:
