@@ -40,7 +40,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "read": ("read", "one normalised reading of a source"),
     "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
     "whatif": ("whatif", "what a strategy would have cost and saved, on your own archive"),
-    "bench": ("bench", "measure: loop, stream, twin, limit"),
+    "bench": ("bench", "measure: loop, stream, twin, limit, control"),
 }
 
 

@@ -37,6 +37,10 @@ SECTIONS: Final = {
         "GPUs under DCGM's, Kepler's and our names, the host, its power domains, engines, the capper (which opens no "
         "port: the agent asks it over its socket), and what the process costs itself.",
     ),
+    "gateway": (
+        "Energy API",
+        "On the API's own port; away from loopback a key is needed: [api.md](api.md).",
+    ),
     "worker": ("Stream jobs", "One endpoint per job of `eo worker`."),
 }
 
@@ -124,6 +128,18 @@ def worker_collectors() -> list[Collector]:
     return [metrics.registry]
 
 
+def gateway_collectors() -> list[Collector]:
+    """The registry of the Energy API, each label once."""
+    from agents.gateway.metrics import GatewayMetrics
+
+    metrics = GatewayMetrics()
+    metrics.seen("/v1/nodes", 200, 0.001)
+    metrics.power.labels("group", "measured")
+    metrics.gpus.labels("group")
+    metrics.unknown.labels("group")
+    return [metrics.registry]
+
+
 def families(collectors: Iterable[Collector]) -> Iterator[Metric]:
     for collector in collectors:
         yield from collector.collect()
@@ -137,7 +153,8 @@ def exposed(metric: Metric) -> str:
 def rows() -> dict[str, list[tuple[str, str, str, str]]]:
     """process -> (name, type, labels, help) of every family, by name."""
     found = {}
-    for process, collectors in (("agent", agent_collectors()), ("worker", worker_collectors())):
+    made = {"agent": agent_collectors(), "gateway": gateway_collectors(), "worker": worker_collectors()}
+    for process, collectors in made.items():
         found[process] = sorted(
             (exposed(m), m.type, ", ".join(_labels(m)), m.documentation) for m in families(collectors)
         )

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from streams.observe.own_cost import OwnCost
+
 SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -18,6 +20,7 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        registry.register(OwnCost("gateway"))
         self.requests = Counter("eo_gateway_requests", "requests answered", ("route", "status"), registry=registry)
         self.seconds = Histogram(
             "eo_gateway_request_seconds", "time to answer", ("route",), buckets=SECONDS, registry=registry

@@ -88,4 +88,4 @@ def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
     finally:
         opened.close()
         if note is not None:
-            note.unlink(missing_ok=True)
+            run_note.forget(note)

@@ -34,6 +34,9 @@ REASON = re.compile(r"<!-- not run: ((?:(?!-->).)+) -->\n$", re.S)
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 # (page or its folder, first words of the block) -> what runs it
 ELSEWHERE = {
+    ("docs/api.md", "eo "): "a gateway runs until it is stopped; tests/unit/gateway calls every route of one",
+    ("docs/api.md", "$ curl "): "shows an answer below the call; tests/unit/gateway asserts their shapes",
+    ("docs/api.md", "curl "): "needs a running gateway and a key; tests/unit/gateway asserts the answers",
     ("README.md", "make demo"): "tests/e2e/test_demo.py runs the demo; make test is the suite itself",
     ("README.md", "eo sql savings_holdout"): "the same lines stand in docs/user-guide.md and run from there",
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ def test_problems_say_what_and_the_next_step(rig: Rig, client: TestClient) -> No
     assert "eo keys add NAME --role admin" in refused["fix"]
     expired = client.get("/v1/nodes", headers=rig.key("read", expires_s=-5)).json()
     assert "is expired" in expired["detail"]
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: t + "x", lambda t: t[:12] + "_", lambda t: t.upper()])
+def test_a_known_id_with_another_secret_is_no_key(rig: Rig, client: TestClient, change: Callable[[str], str]) -> None:
+    text = rig.key("admin")["Authorization"].removeprefix("Bearer ")
+    for wrong in (change(text), change(text).encode()):
+        seen = client.get("/v1/nodes", headers={"X-API-Key": wrong})  # type: ignore[dict-item]
+        assert seen.status_code == 401 and "is not known" in seen.json()["detail"]
 
 
 def test_a_key_may_also_come_as_x_api_key(rig: Rig, client: TestClient) -> None:
