@@ -7,6 +7,7 @@ enough is refused with the error and its bound.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import asdict, fields
@@ -95,10 +96,10 @@ def answer(material: Material, strategy: Strategy, *, budget_w: float | None) ->
     """The whole result; raises EoError(REFUSED) when no stack may be used or the budget cannot be kept."""
     from models.whatif.study import Unfit, study
 
-    ceilings = _ceilings(material, budget_w)
+    bounds = ceilings(material, budget_w)
     done: list[tuple[Study, float]] = []
     refused: list[dict[str, str]] = []
-    for series, ceiling, weight in zip(material.series, ceilings, material.weights, strict=True):
+    for series, ceiling, weight in zip(material.series, bounds, material.weights, strict=True):
         print(
             f"eo whatif: simulating {len(series.engines)} engines, {series.seconds:.0f} s", file=sys.stderr, flush=True
         )
@@ -132,25 +133,29 @@ def _study(study: Any, series: Series, strategy: Strategy, ceiling: float | None
     return found
 
 
-def _ceilings(material: Material, budget_w: float | None) -> list[float | None]:
+def ceilings(material: Material, budget_w: float | None) -> list[float | None]:
     """Of one controlled GPU of each series; refuses a budget below the floor."""
-    from models.whatif.judge import Room, ceiling_w, least_feasible_w
+    from models.policy.budget import BudgetTooLow, Member, allocate
 
     if budget_w is None:
         return [None] * len(material.series)
-    rooms = []
-    for series, weight in zip(material.series, material.weights, strict=True):
-        gpus, held = series.machine.gpus * weight, int(series.holdout.sum())
-        free = len(series.engines) - held
-        rooms.append(Room(held * gpus, free * gpus, series.machine.limit_min_w, series.machine.limit_default_w))
-    floor = least_feasible_w(rooms, material.others_w)
-    if budget_w < floor:
+    members, controlled = [Member("unsteered", material.others_w, material.others_w)], []
+    for index, (series, weight) in enumerate(zip(material.series, material.weights, strict=True)):
+        machine, held = series.machine, int(series.holdout.sum())
+        held_w = held * machine.gpus * weight * machine.limit_default_w
+        count = (len(series.engines) - held) * machine.gpus * weight
+        members.append(Member(f"held {index}", held_w, held_w))
+        members.append(Member(f"free {index}", count * machine.limit_min_w, count * machine.limit_default_w))
+        controlled.append(count)
+    try:
+        granted = allocate(budget_w, members).ceilings_w
+    except BudgetTooLow as error:
         raise EoError(
             f"--budget-w {budget_w:g} is below the floor: hold-out and unsteered GPUs at default and the others at "
-            f"their lowest limit need {floor:.0f} W; the least feasible budget is {floor:.0f} W",
+            f"their lowest limit need {error.least_w:.0f} W; the least feasible budget is {math.ceil(error.least_w)} W",
             REFUSED,
-        )
-    return [ceiling_w(room, rooms, material.others_w, budget_w) for room in rooms]
+        ) from error
+    return [granted[f"free {index}"] / count if count else None for index, count in enumerate(controlled)]
 
 
 def _result(

@@ -94,26 +94,3 @@ def saving_interval(ours: Array, theirs: Array, *, step_s: float, seed: int = 0)
     savings = 1.0 - a[picks].sum(axis=1) / b[picks].sum(axis=1)
     low, high = np.quantile(savings, [0.025, 0.975])
     return float(low), float(high)
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """GPUs of a kind under a power budget; counts may be scaled to the whole cluster."""
-
-    held: float  # GPUs that stay at default: hold-out
-    controlled: float
-    limit_min_w: float
-    limit_default_w: float
-
-
-def least_feasible_w(rooms: list[Room], others_w: float) -> float:
-    """The sum of ceilings when everything that may be lowered is at its lowest limit."""
-    return others_w + sum(r.held * r.limit_default_w + r.controlled * r.limit_min_w for r in rooms)
-
-
-def ceiling_w(room: Room, rooms: list[Room], others_w: float, budget_w: float) -> float:
-    """One controlled GPU's ceiling: the same share of the way from its lowest limit to its default for all kinds."""
-    floor = least_feasible_w(rooms, others_w)
-    span = sum(r.controlled * (r.limit_default_w - r.limit_min_w) for r in rooms)
-    share = min(1.0, (budget_w - floor) / span) if span > 0 else 1.0
-    return room.limit_min_w + share * (room.limit_default_w - room.limit_min_w)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agents.cli.main import main
+from agents.cli.whatif import ceilings
 from agents.cli.whatif_archive import read
 from models.twin.params import TwinParams
 from tests.fakes import archive as plain
@@ -111,6 +113,15 @@ def test_a_long_range_is_cut_into_blocks(archive: Path) -> None:
     [series] = material.series
     assert series.slots == 60 and np.count_nonzero(series.seam) > 1
     assert "60 s of 75 s are used, in blocks" in material.notes[0]
+
+
+def test_a_budget_is_a_sum_of_ceilings_over_the_whole_cluster(archive: Path) -> None:
+    material = read(archive, start_ns=None, end_ns=None, engine_seconds=20_000)
+    material.others_w, material.weights = 500.0, [2.0]  # every engine stands for two, of 4 GPUs each
+    assert ceilings(material, 500 + 24 * 450.0) == [pytest.approx(450.0)]
+    assert ceilings(material, 1e9) == [700.0] and ceilings(material, None) == [None]
+    material.series = [replace(material.series[0], holdout=np.array([True, False, False]))]
+    assert ceilings(material, 500 + 8 * 700.0 + 16 * 450.0) == [pytest.approx(450.0)]
 
 
 def test_an_archive_of_hold_outs_only_takes_the_twin_as_reference(truth: twin.Truth, tmp_path: Path) -> None:

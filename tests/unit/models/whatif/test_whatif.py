@@ -109,17 +109,6 @@ def test_an_interval_spans_what_blocks_say_and_is_unknown_for_two() -> None:
     assert judge.saving_interval(ours[:50], theirs[:50], step_s=1.0) is None
 
 
-def test_a_budget_is_shared_between_lowest_limit_and_default() -> None:
-    rooms = [judge.Room(4, 16, 200.0, 700.0), judge.Room(0, 10, 100.0, 300.0)]
-    floor = judge.least_feasible_w(rooms, 500.0)
-    assert floor == 500 + 4 * 700 + 16 * 200 + 10 * 100
-    budget = floor + 5_000
-    ceilings = [judge.ceiling_w(room, rooms, 500.0, budget) for room in rooms]
-    assert 500 + 4 * 700 + 16 * ceilings[0] + 10 * ceilings[1] == pytest.approx(budget)
-    assert [judge.ceiling_w(room, rooms, 500.0, 1e9) for room in rooms] == [700.0, 300.0]
-    assert judge.ceiling_w(rooms[0], rooms, 500.0, floor) == 200.0
-
-
 def test_a_gap_ends_what_is_settled(series: Series) -> None:
     seam = np.zeros(75, dtype=np.bool_)
     seam[[0, 40]] = True
