@@ -217,6 +217,7 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
         "profile": "own" if one.own_profile else "borrowed",
         "requests": one.requests,
         "lengths_measured_ratio": round(one.length_share, 3),
+        "requests_clipped": one.clipped,
         "calibrated_s": one.parts.first * series.step_s,
         "checked_s": int(one.parts.checked.sum()) * series.step_s,
         "replayed_s": int(one.parts.replayed.sum()) * series.step_s,
@@ -233,6 +234,11 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
             "interval": _intervals(one.variants),
             "p99_ms": central.p99_ms,
             "quality": "simulated",
+            "extrapolated": {
+                "ratio": tally.extrapolated_s / (series.seconds * len(series.engines)),
+                "lowest_mhz": tally.lowest_mhz,
+                "lowest_shown_mhz": one.shown_mhz,
+            },
         },
         "commands": {
             "envelopes": tally.rounds * material.nodes,

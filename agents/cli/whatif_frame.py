@@ -56,17 +56,14 @@ class Frame:
             "engines": list(engines),
             "step": self._step_ns,
         }
+        self._within = "ts_ns BETWEEN $start AND $end"
         self.notes: list[str] = []
 
     def series(self, *, most_slots: int) -> tuple[str, Series | None]:
         """The series, or why there is none."""
-        readings, gpus, machine = self._readings(), self._gpus(), self._machine()
+        readings, machine = self._readings(), self._machine()
         if isinstance(machine, str):
             return machine, None
-        hits = {kind: self._hits(kind) for kind in KINDS}
-        for kind in ("ttft", "tbt"):
-            if len(hits[kind].slot) == 0:
-                return f"no histogram of {kind}, so arrivals and latency are unknown", None
         if not np.isfinite(readings["prompt"]).any():
             return "no engine counts its prompt tokens, so the load is unknown", None
         seen = np.isfinite(readings["running"]) | np.isfinite(readings["prompt"])
@@ -74,13 +71,29 @@ class Frame:
         slots = _affordable(_present(seen[kept_engines]), most_slots, round(BLOCK_S / self._group.step_s))
         if len(slots) * self._group.step_s < LEAST_S or not kept_engines.any():
             return f"only {len(slots) * self._group.step_s:.0f} s without a gap, {LEAST_S:.0f} s are needed", None
+        self._only(slots)
+        hits = {kind: self._hits(kind) for kind in KINDS}
+        for kind in ("ttft", "tbt"):
+            if len(hits[kind].slot) == 0:
+                return f"no histogram of {kind}, so arrivals and latency are unknown", None
         if len(slots) < self._count:
             self.notes.append(
                 f"{self._group.stack}: {len(slots) * self._group.step_s:.0f} s of "
                 f"{self._count * self._group.step_s:.0f} s are used, in blocks (gaps cut out, --engine-seconds is the "
                 "bound)"
             )
+        gpus = self._gpus()
         return "", self._cut(readings, gpus, machine, hits, kept_engines, slots)
+
+    def _only(self, slots: Ints) -> None:
+        """From here on, rows of these slots are read and no others: days of a large cluster do not fit into memory."""
+        cuts = np.flatnonzero(np.diff(slots) > 1) + 1
+        spans = [(int(part[0]), int(part[-1])) for part in np.split(slots, cuts)]
+        # One slot more in front: a counter's rise needs the reading before.
+        begin = [self._start_ns + (first - 1) * self._step_ns for first, _ in spans]
+        end = [self._start_ns + (last + 1) * self._step_ns for _, last in spans]
+        inside = " OR ".join(f"ts_ns BETWEEN {low} AND {high - 1}" for low, high in zip(begin, end, strict=True))
+        self._within = f"ts_ns BETWEEN $start AND $end AND ({inside})"
 
     def _covered(self, seen: Bools) -> Bools:
         anybody = seen.any(axis=0)
@@ -155,7 +168,7 @@ class Frame:
         return self._grid(
             "WITH once AS (SELECT DISTINCT ON (uuid, ts_ns) engine, uuid, ts_ns, power_w, energy_mj, sm_mhz, "
             "sm_lock_mhz, limit_w, throttle, util_ratio FROM telemetry_node "
-            "WHERE ts_ns BETWEEN $start AND $end AND list_contains($engines, engine)), "
+            f"WHERE {self._within} AND list_contains($engines, engine)), "
             "stepped AS (SELECT *, energy_mj - lag(energy_mj) OVER turn AS rise_mj, "
             "ts_ns - lag(ts_ns) OVER turn AS span_ns FROM once WINDOW turn AS (PARTITION BY uuid ORDER BY ts_ns)) "
             "SELECT engine, (ts_ns - $start) // $step AS slot, "
@@ -190,7 +203,7 @@ class Frame:
         sql = (
             "WITH once AS (SELECT DISTINCT ON (engine, ts_ns) engine, ts_ns, "
             f"{kind}_scale AS scale, {kind}_index AS places, {kind}_count AS counts FROM engine_reading "
-            "WHERE ts_ns BETWEEN $start AND $end AND list_contains($engines, engine)), "
+            f"WHERE {self._within} AND list_contains($engines, engine)), "
             "flat AS (SELECT engine, (ts_ns - $start) // $step AS slot, scale, unnest(places) AS place, "
             "unnest(counts) AS hits FROM once) "
             "SELECT engine, slot, bucket_at_scale_5(place, scale) AS bucket, sum(hits)::BIGINT AS hits FROM flat "

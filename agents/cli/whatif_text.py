@@ -35,6 +35,7 @@ def page(result: dict[str, Any]) -> str:
 def _stack(one: dict[str, Any]) -> list[str]:
     what, ran = one["whatif"], one["measured"]
     ratios = one["ratios"]
+    beyond = " EXTRAPOLATED" if what["extrapolated"]["ratio"] > 0 else ""
     saving, interval = what["saving_ratio"], what["interval"]
     checks = [
         (
@@ -62,8 +63,9 @@ def _stack(one: dict[str, Any]) -> list[str]:
         f"replayed on {one['replayed_s']:.0f} s ({one['replayed']}):",
         f"  energy {ran['energy_j'] / 3.6e6:,.3f} kWh measured -> {what['energy_j'] / 3.6e6:,.3f} kWh [SIMULATED]; "
         f"{ran['power_w']:.0f} -> {what['power_w']:.0f} W per GPU",
-        f"  saving against default clocks {_saving(saving['against_default'], interval['against_default'])}",
-        f"  saving against what really ran {_saving(saving['against_what_ran'], interval['against_what_ran'])}",
+        f"  saving against default clocks {_saving(saving['against_default'], interval['against_default'])}{beyond}",
+        f"  saving against what really ran {_saving(saving['against_what_ran'], interval['against_what_ran'])}{beyond}",
+        *([] if not beyond else [f"  EXTRAPOLATED: {_beyond(what['extrapolated'])}"]),
         table(latency, ("p99 ms", "measured, all", "strategy", "default", "what ran")),
         "  (strategy, default and what ran: simulated, controlled engines)",
         f"  commands: {commands['envelopes']} envelopes, {commands['clock_changes']} clock changes "
@@ -80,6 +82,13 @@ def _saving(value: float | None, interval: list[float] | None) -> str:
         return "unknown"
     spread = "interval unknown: range too short" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
     return f"{value:.1%} ({spread}) [SIMULATED]"
+
+
+def _beyond(found: dict[str, Any]) -> str:
+    return (
+        f"{found['ratio']:.0%} of the engines' time at clocks down to {found['lowest_mhz']:.0f} MHz, and the archive "
+        f"shows none below {found['lowest_shown_mhz']:.0f} MHz before the replay"
+    )
 
 
 def _share(value: float | None) -> str:

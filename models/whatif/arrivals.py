@@ -31,22 +31,33 @@ class Found:
     matched: int
 
 
-def reconstruct(series: Series, *, seed: int, kv_limit_tokens: int) -> tuple[Workload, float]:
-    """The workload of all engines, and the share of its requests whose length was measured."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the replay gets."""
+
+    work: Workload
+    measured_ratio: float  # share of requests whose output length was measured
+    clipped: int  # requests longer than half of the KV cache, cut to it
+
+
+def reconstruct(series: Series, *, seed: int, kv_limit_tokens: int) -> Load:
+    """The workload of all engines; empty when no request arrived."""
     rng = np.random.default_rng(seed)
     parts = [_engine(series, engine, rng) for engine in range(len(series.engines))]
     count = sum(len(part.arrival_s) for part in parts)
     if count == 0:
         none = np.zeros(0, dtype=np.int64)
-        return Workload(np.zeros(0), none, none, none), 0.0
+        return Load(Workload(np.zeros(0), none, none, none), 0.0, 0)
     half = kv_limit_tokens // 2  # a request beyond the cache would block its queue for ever
+    prompt, output = (np.concatenate([getattr(part, name) for part in parts]) for name in ("prompt", "output"))
     work = Workload(
         arrival_s=np.concatenate([part.arrival_s for part in parts]),
-        prompt_tokens=_whole(np.concatenate([part.prompt for part in parts]), half),
-        output_tokens=_whole(np.concatenate([part.output for part in parts]), half),
+        prompt_tokens=_whole(prompt, half),
+        output_tokens=_whole(output, half),
         replica=np.repeat(np.arange(len(parts)), [len(part.arrival_s) for part in parts]),
     )
-    return work, sum(part.matched for part in parts) / count
+    measured = sum(part.matched for part in parts) / count
+    return Load(work, measured, int(((prompt > half) | (output > half)).sum()))
 
 
 def _whole(tokens: Array, most: int) -> Ints:

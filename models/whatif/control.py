@@ -18,7 +18,7 @@ from models.policy.arbiter import Device, Facts, Grant, decide
 from models.policy.strategies import Strategy
 from models.twin.cluster import TwinCluster
 from models.twin.histograms import SparseHist
-from models.whatif.replay import Readings
+from models.whatif.replay import HALF_S, Readings
 from models.whatif.series import Array, Machine, Series, quantile_ms
 
 _STEP_MHZ: Final = 15
@@ -48,6 +48,8 @@ class Tally:
     limit_changes: int = 0
     rounds: int = 0  # envelopes of every node
     granted_s: float = 0.0  # engine seconds with a grant
+    extrapolated_s: float = 0.0  # engine seconds below the lowest clock that the archive has shown
+    lowest_mhz: float | None = None  # lowest lock that was set; None = none
     highest_ceilings_w: float = 0.0
     uncapped_s: float = 0.0  # engine seconds in which a budget was set and latency left no grant to carry it
 
@@ -64,8 +66,10 @@ class StrategyControl:
         targets: TargetsPort,
         interval_s: float,
         budget_w: float | None = None,
+        shown_mhz: float = 0.0,
     ) -> None:
-        """budget_w: ceiling of one controlled GPU; interval_s: seconds between two envelopes."""
+        """budget_w: ceiling of one controlled GPU; shown_mhz: the lowest clock that the archive has shown."""
+        self._shown_mhz = shown_mhz
         self._series, self._strategy, self._targets = series, strategy, targets
         self._interval_s, self._budget_w = interval_s, budget_w
         count = len(series.engines)
@@ -109,14 +113,22 @@ class StrategyControl:
             lock[engine] = self._clock(engine, grant, now_s) or 0.0
         self.tally.clock_changes += int((lock != self._lock).sum())
         self.tally.limit_changes += int((limit != self._limit).sum())
-        self.tally.granted_s += 0.5 * sum(grant is not None and not grant.empty for grant in self._grants)
+        self._tell(lock, limit)
         self._lock, self._limit = lock, limit
+        return lock, limit
+
+    def _tell(self, lock: Array, limit: Array) -> None:
+        tally = self.tally
+        tally.granted_s += HALF_S * sum(grant is not None and not grant.empty for grant in self._grants)
+        tally.extrapolated_s += HALF_S * int(((lock > 0) & (lock < self._shown_mhz)).sum())
+        if (lock > 0).any():
+            lowest = float(lock[lock > 0].min())
+            tally.lowest_mhz = lowest if tally.lowest_mhz is None else min(tally.lowest_mhz, lowest)
         if self._budget_w is not None:
             above = (limit > self._budget_w) & ~self._series.holdout
-            self.tally.uncapped_s += 0.5 * int(above.sum())
+            tally.uncapped_s += HALF_S * int(above.sum())
         ceilings = float(limit.sum()) * self._series.machine.gpus
-        self.tally.highest_ceilings_w = max(self.tally.highest_ceilings_w, ceilings)
-        return lock, limit
+        tally.highest_ceilings_w = max(tally.highest_ceilings_w, ceilings)
 
     def _envelopes(self, now_s: float) -> None:
         self._due_s = now_s + self._interval_s

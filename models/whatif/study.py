@@ -67,11 +67,13 @@ class Study:
     own_profile: bool
     length_share: float  # of requests whose length was measured
     requests: int
+    clipped: int  # requests cut to half of the KV cache
     energy_ran_j: float  # measured, over the replayed slots, all engines of the series
     power_ran_w: float  # measured mean of one GPU
     p99_ran_ms: dict[str, float | None]  # measured
     variants: list[Variant]
     central: Variant
+    shown_mhz: float  # the lowest clock that calibration and check have seen
     kappa_told: bool  # the first part saw low clocks, so its watts could choose the variant
 
     @property
@@ -105,7 +107,8 @@ def study(
     known = profile or profile_for(series.stack)
     parts = cut(series)
     stack = base(series.machine, known, "mid", kv_limit_tokens=series.kv_limit_tokens)
-    work, share = reconstruct(series, seed=seed, kv_limit_tokens=stack.kv_limit_tokens)
+    load = reconstruct(series, seed=seed, kv_limit_tokens=stack.kv_limit_tokens)
+    work = load.work
     if len(work.arrival_s) == 0:
         raise Unfit("no request arrived in the range, so there is no load to replay")
     times = calibrate(series, work, stack, slots=parts.first, warm_s=parts.warm_s)
@@ -124,6 +127,7 @@ def study(
             targets=make_targets(series, None if series.holdout.any() else default),
             interval_s=interval_s,
             budget_w=budget_w,
+            shown_mhz=_shown_mhz(series, parts),
         )
         ours = run(series, work, params, control=control)
         done[variant.kappa] = _compared(series, parts, variant, ran, default, ours, control.tally)
@@ -135,13 +139,15 @@ def study(
         series=series,
         parts=parts,
         own_profile=profile_for(series.stack) is not None,
-        length_share=share,
+        length_share=load.measured_ratio,
+        clipped=load.clipped,
         requests=len(work.arrival_s),
         energy_ran_j=mean_w * seconds * len(series.engines) * series.machine.gpus,
         power_ran_w=mean_w,
         p99_ran_ms={kind: _known(quantile_ms(series.hits[kind].within(parts.replayed), 0.99)) for kind in KINDS},
         variants=[done.get(one[0].kappa, one[0]) for one in variants],
         central=central,
+        shown_mhz=_shown_mhz(series, parts),
         kappa_told=told,
     )
 
@@ -162,6 +168,12 @@ def _clocks_varied(series: Series, parts: Parts) -> bool:
     lock = series.lock_mhz[:, : parts.first][:, at]
     low = (lock > 0) & (lock < _LOW * series.machine.sm_max_mhz)
     return bool(_TOLD <= low.mean() <= 1.0 - _TOLD) if low.size else False
+
+
+def _shown_mhz(series: Series, parts: Parts) -> float:
+    """The lowest clock that calibration and check have seen: below it the twin is extrapolated."""
+    lock = series.lock_mhz[:, : parts.second]
+    return float(lock[lock > 0].min()) if (lock > 0).any() else series.machine.sm_max_mhz
 
 
 def _worst(checks: list[Check]) -> float:

@@ -44,6 +44,7 @@ def test_the_strategy_that_really_ran_is_reproduced(
     low, high = stack["whatif"]["interval"]["against_default"]
     assert low < stack["whatif"]["saving_ratio"]["against_default"] < high
     assert [row["kappa"] for row in stack["variants"]] == ["low", "mid", "high"]
+    assert stack["whatif"]["extrapolated"]["ratio"] < 0.05  # the archive shows these clocks
     assert result["really_ran"] == ["aggressive"] and result["label"].startswith("SIMULATED")
     assert result["shares"]["archive_rows"] == {"measured": 0.0, "estimated": 0.0, "simulated": 1.0}
     shown = capsys.readouterr().out

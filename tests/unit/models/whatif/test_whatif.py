@@ -59,6 +59,7 @@ def test_the_energy_of_a_strategy_that_never_ran_is_that_of_its_real_run(
     assert ratios.prefill == pytest.approx(TRUE.prefill, rel=0.1)
     assert all(row.passed and row.error_ratio is not None for row in found.central.checks)
     assert found.central.tally is not None and found.central.tally.clock_changes > 0
+    assert found.central.tally.extrapolated_s > 0 and found.shown_mhz == 1980  # only default clocks were seen
 
 
 def test_a_wrong_stack_profile_is_refused(series: Series) -> None:
@@ -69,11 +70,13 @@ def test_a_wrong_stack_profile_is_refused(series: Series) -> None:
 
 
 def test_requests_add_up_to_the_counters(series: Series) -> None:
-    work, share = arrivals.reconstruct(series, seed=3, kv_limit_tokens=400_000)
+    load = arrivals.reconstruct(series, seed=3, kv_limit_tokens=400_000)
+    work = load.work
     first_tokens = int(series.hits["ttft"].count.sum())
     in_flight = int((work.arrival_s == 0.0).sum())
     assert first_tokens <= len(work.arrival_s) <= first_tokens + in_flight
-    assert share > 0.7
+    assert load.measured_ratio > 0.7 and load.clipped == 0
+    assert arrivals.reconstruct(series, seed=3, kv_limit_tokens=400).clipped > 0
     real = twin.load(3, seed=5)
     assert work.prompt_tokens.mean() == pytest.approx(real.prompt_tokens.mean(), rel=0.15)
     assert work.output_tokens.mean() == pytest.approx(real.output_tokens.mean(), rel=0.15)
