@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Debian's packages of the real peers that some tests talk to; without them those tests skip and name what is missing.
 PEERS := prometheus prometheus-alertmanager victoria-metrics prometheus-node-exporter ipmitool openipmi
 
-.PHONY: deps peers demo test test-unit test-integration test-e2e lint benchmark dev clean
+.PHONY: deps peers demo test test-unit test-integration test-e2e lint benchmark benchmark-control dev clean
 
 deps: $(STAMP)
 
@@ -50,6 +50,10 @@ benchmark: deps
 	$(BIN)/python -m tests.bench.bench_archive --write docs/benchmarks/archive.md
 	$(BIN)/python -m tests.bench.bench_sources --write docs/benchmarks/sources.md
 	$(BIN)/python -m tests.bench.bench_sensors --write docs/benchmarks/sensors.md
+
+# The full protocol: hours on one core. A run that was cut off goes on; remove build/benchmark-control to begin again.
+benchmark-control: deps
+	$(BIN)/python -m tests.bench.bench_control --write docs/benchmarks/control.md
 
 dev: deps
 	$(BIN)/pre-commit install

@@ -13,16 +13,18 @@ from agents.cli.base import DONE, EoError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from agents.cli import bench_limit
+    from agents.cli import bench_control, bench_limit
 
     parser.epilog = (
         "example: eo bench loop --seconds 60\nexample: eo bench stream\nexample: eo bench twin --json twin.json\n"
-        "example: eo bench limit --sweep all --slowdown 0.05"
+        "example: eo bench limit --sweep all --slowdown 0.05\n"
+        "example: eo bench control --workload azure-code-2024 --strategy all --days 2 --json out.json"
     )
     parser.add_argument(
         "what",
-        choices=("loop", "stream", "twin", "limit"),
-        help="loop: sample to read-back; stream: backlog; twin: its gates; limit: choice of a training job's limit",
+        choices=("loop", "stream", "twin", "limit", "control"),
+        help="loop: sample to read-back; stream: backlog; twin: its gates; limit: choice of a training job's limit; "
+        "control: strategies on request traces, simulated",
     )
     parser.add_argument(
         "--json",
@@ -37,9 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=90.0, help="length of the loop's run (default 90)")
     parser.add_argument("--write", type=Path, default=None, help="write the result as a Markdown page")
     bench_limit.add_arguments(parser)
+    bench_control.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.what == "control":
+        from agents.cli.bench_control import run as run_control
+
+        return run_control(args)
     if args.what == "stream":
         from agents.cli.bench_stream import run as run_stream
 

@@ -39,7 +39,8 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
     "read": ("read", "one normalised reading of a source"),
     "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
-    "bench": ("bench", "measure: loop, stream, twin, limit"),
+    "whatif": ("whatif", "what a strategy would have cost and saved, on your own archive"),
+    "bench": ("bench", "measure: loop, stream, twin, limit, control"),
 }
 
 

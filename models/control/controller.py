@@ -1,43 +1,59 @@
 """The local controller of one engine: the lowest clock whose predicted latency keeps the targets, or default clocks.
 
-Called every 0.5-1 s with everything as arguments; no clock, no files, no hardware. Up in one step, down one step a
-second after three clean windows. It decides inside the bounds it is given and never about power limits.
+Called every 0.1-1 s with everything as arguments; no clock, no files, no hardware. The arithmetic is in `decide`, which
+the bench compiles from the same source; here are unknown values, units and words. It decides inside the bounds it is
+given and never about power limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil, exp, isfinite
+from math import inf, isfinite, nan
 from typing import Final
 
-from models.control.forecast import Latency, LoadNow, chunk_room, expected_pair_s, latency, reachable
-from models.control.learning import Ratios
+from models.control import decide as core
+from models.control.decide import Bounds, Load, Tuning
+from models.control.equations import Plant, iteration_s
+from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 from models.control.release import heat_or_brake, no_signal, no_target
+from models.control.steady import steady
 from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
 
 __all__ = ["ClockBounds", "Decision", "EngineState", "LocalController", "Observed", "Targets"]
 
-DWELL_S: Final = 1.0
-CLEAN_WINDOWS: Final = 3
-DOWN_MHZ: Final = 60  # one step down costs at most 4 % of latency, so a wrong model shows before it hurts
-SLOW_S: Final = 20.0  # a long answer takes about this long
-FULL_CHUNKS_PER_S: Final = 2.0  # prefill rate above which a window surely held a full chunk
 UNKNOWN_STACK_FLOOR: Final = 0.95  # of default: without a profile nothing lower is tried
+E2E_SLACK: Final = 1.05  # on the prediction at default clocks, where that already misses the end-to-end target
+STATE_CHUNK: Final = Tuning(react_s=0.35)
 
 
 class LocalController:
-    """Keeps the lock it asked for, the clean windows since the last rise and two learned ratios."""
+    """Keeps one engine's memory: the lock it asked for, the load of the last seconds, two learned ratios.
 
-    def __init__(self, profile: StackProfile | None) -> None:
+    `chunk_range`: smallest and largest chunk where the engine takes one while it runs; None where it does not.
+    """
+
+    def __init__(self, profile: StackProfile | None, *, chunk_range: tuple[int, int] | None = None) -> None:
         self._profile = profile
-        self._lock_mhz: int | None = None
-        self._changed_s = float("-inf")
-        self._clean = 0
-        self._steady = False
-        self._slow: LoadNow | None = None
-        self._slow_s = 0.0
-        self.ratios = Ratios()
+        low, high = chunk_range if chunk_range is not None else (0, 0)
+        self._tune = STATE_CHUNK._replace(chunk_min=float(low), chunk_max=float(high))
+        self._memory = [0.0] * core.S_SIZE
+        self._begun = False
+        self._mean_s: float | None = None
+
+    @property
+    def decode_ratio(self) -> float:
+        """Learned: measured decode time over predicted."""
+        return self._memory[core.S_DECODE] if self._begun else 1.0
+
+    @property
+    def prefill_ratio(self) -> float:
+        """Learned: measured time of a full mixed iteration over predicted."""
+        return self._memory[core.S_PREFILL] if self._begun else 1.0
+
+    @property
+    def recalibrating(self) -> bool:
+        """True while default clocks are kept because the model did not predict."""
+        return self._memory[core.S_TIME] < self._memory[core.S_RECALIBRATE]
 
     def step(
         self,
@@ -50,135 +66,158 @@ class LocalController:
         observed: Observed | None,
     ) -> Decision:
         """One decision at now_s (any monotonic clock): a lock inside the bounds, or None = default clocks."""
-        before = self._lock_mhz
+        self._begin(bounds)
         blocked = no_target(targets) or heat_or_brake(throttle) or no_signal(state)
         if blocked is not None or state is None:
-            decision = self._release(now_s, blocked or "no engine signal: default clocks")
-        elif self._profile is None:
-            decision = self._cautious(now_s, state, bounds)
-        else:
-            load = _load(state, observed)
-            self._learn(self._profile, load, bounds, observed)
-            decision = self._predictive(now_s, self._profile, load, targets=targets, bounds=bounds)
-        self._steady = self._lock_mhz == before
-        return decision
+            return self._release(now_s, bounds, blocked or "no engine signal: default clocks")
+        if self._profile is None:
+            return self._cautious(now_s, state, bounds)
+        return self._predictive(now_s, self._profile, state, targets=targets, bounds=bounds, observed=observed)
+
+    def _begin(self, bounds: ClockBounds) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        if self._profile is None:
+            self._memory[core.S_X] = self._memory[core.S_PROVEN] = 1.0
+            self._memory[core.S_CHANGED] = -1e18
+            self._memory[core.S_DECODE] = self._memory[core.S_PREFILL] = 1.0
+            return
+        core.begin(self._memory, plant_of(self._profile), self._profile.typical_prompt_tokens)
+        self._memory[core.S_X] = self._memory[core.S_PROVEN] = self._share(bounds.default_mhz, bounds)
+
+    def _share(self, mhz: float, bounds: ClockBounds) -> float:
+        return mhz / (self._profile.device.fmax_mhz if self._profile is not None else bounds.default_mhz)
+
+    def _mhz(self, x: float, bounds: ClockBounds) -> int:
+        top = self._profile.device.fmax_mhz if self._profile is not None else bounds.default_mhz
+        return round(x * top)
 
     def _predictive(
-        self, now_s: float, profile: StackProfile, load: LoadNow, *, targets: Targets, bounds: ClockBounds
+        self,
+        now_s: float,
+        profile: StackProfile,
+        state: EngineState,
+        *,
+        targets: Targets,
+        bounds: ClockBounds,
+        observed: Observed | None,
     ) -> Decision:
-        self._follow(now_s, load)
-        grid = _grid(bounds)
-        if not grid:
-            return self._release(now_s, "the bounds hold no clock of the device's grid: default clocks")
-        met = load.one_more()
-        slow = None if targets.e2e_ms is None else self._slow
+        plant = plant_of(profile)._replace(x_step=self._share(bounds.step_mhz, bounds))
+        load = self._load(now_s, plant, state, observed, bounds=bounds)
+        to = Bounds(
+            _seconds(targets.tbt_ms),
+            _seconds(targets.ttft_ms),
+            self._gap_s(plant, profile, targets, bounds),
+            self._share(bounds.min_mhz, bounds),
+            self._share(bounds.max_mhz, bounds),
+            self._share(bounds.default_mhz, bounds),
+        )
+        before = self._memory[core.S_X]
+        x, chunk, why = core.decide(plant, self._tune, self._memory, load, to, now_s)
+        lock = None if x >= to.default_x - 1e-9 else self._mhz(x, bounds)
+        takes = self._tune.chunk_max > 0.0
+        return Decision(
+            lock, self._words(why, before, x, targets=targets, bounds=bounds), int(chunk) if takes else None
+        )
 
-        def at(mhz: int) -> Latency:
-            return latency(profile, mhz / profile.device.fmax_mhz, load=met, slow=slow, ratios=self.ratios)
+    def _load(
+        self, now_s: float, plant: Plant, state: EngineState, observed: Observed | None, *, bounds: ClockBounds
+    ) -> Load:
+        """A state that no_signal() has passed: running, waiting tokens and KV tokens are known."""
+        memory = self._memory
+        span = max(0.0, now_s - memory[core.S_TIME]) if memory[core.S_STARTED] > 0.0 else 0.0
+        running, kv = float(state.running or 0), float(state.kv_tokens or 0)
+        rate = observed.prompt_tokens_per_s if observed is not None else None
+        mean_s = _measured(observed.tbt_mean_ms if observed is not None else None)
+        tail_s = _measured(observed.tbt_p99_ms if observed is not None else None)
+        self._mean_s = mean_s if isfinite(mean_s) else self._mean_s
+        gap = self._mean_s if self._mean_s is not None else iteration_s(plant, memory[core.S_X], running, kv, 0.0)
+        shown = observed.sm_mhz if observed is not None else None
+        x = max(memory[core.S_X], self._share(shown, bounds)) if shown else memory[core.S_X]
+        return Load(
+            running,
+            float(state.waiting_tokens or 0),
+            kv,
+            nan if rate is None else rate * span,
+            nan,
+            running * span / gap,
+            mean_s,
+            tail_s,
+            min(1.0, x),
+            observed.power_w if observed is not None and observed.power_w is not None else nan,
+        )
 
-        wait_ms = at(self._lock_mhz or bounds.default_mhz).wait_ms
-        if targets.ttft_ms is not None and wait_ms > targets.ttft_ms:
-            return self._release(
-                now_s, f"queue wait {wait_ms:.0f} ms over the target of {targets.ttft_ms:.0f} ms: default clocks"
-            )
-        goal = reachable(targets, at(bounds.default_mhz))
-        broken = at(grid[-1]).broken(goal)
-        if broken is not None:
-            return self._release(now_s, f"{broken} even at {grid[-1]} MHz: default clocks")
-        lowest = _lowest(grid, lambda mhz: at(mhz).broken(goal) is None)
-        return self._approach(now_s, lowest, bounds, f"lowest clock that keeps the targets is {lowest} MHz")
-
-    def _follow(self, now_s: float, load: LoadNow) -> None:
-        """The mean load over about the duration of a long answer."""
-        share = 1.0 - exp(-max(0.0, now_s - self._slow_s) / SLOW_S)
-        self._slow = load if self._slow is None else self._slow.towards(load, share)
-        self._slow_s = now_s
+    def _gap_s(self, plant: Plant, profile: StackProfile, targets: Targets, bounds: ClockBounds) -> float:
+        """The end-to-end target as a mean gap; in proportion where the profile's long answer misses it at default."""
+        if targets.e2e_ms is None:
+            return inf
+        first = profile.typical_prompt_tokens / max(self._memory[core.S_TOP], 1.0)
+        wanted = (targets.e2e_ms / 1e3 - min(first, 1.0)) / profile.long_output_tokens
+        flow = core.flow_of(self._memory)
+        default = steady(plant, flow, self._share(bounds.default_mhz, bounds), plant.chunk_tokens)
+        return max(wanted, E2E_SLACK * default.gap_s)
 
     def _cautious(self, now_s: float, state: EngineState, bounds: ClockBounds) -> Decision:
         if state.waiting_tokens:
-            return self._release(now_s, f"unknown stack with {state.waiting_tokens} tokens waiting: default clocks")
+            return self._release(
+                now_s, bounds, f"unknown stack with {state.waiting_tokens} tokens waiting: default clocks"
+            )
         floor = UNKNOWN_STACK_FLOOR * bounds.default_mhz
-        grid = [mhz for mhz in _grid(bounds) if mhz >= floor]
-        if not grid:
-            return self._release(now_s, f"unknown stack and no clock from {floor:.0f} MHz in bounds: default clocks")
-        return self._approach(now_s, grid[0], bounds, f"unknown stack: not below {grid[0]} MHz")
+        step = bounds.step_mhz / bounds.default_mhz
+        low = core.grid_up(max(floor, bounds.min_mhz) / bounds.default_mhz, step)
+        if low > min(bounds.max_mhz / bounds.default_mhz, 1.0) + 1e-9:
+            return self._release(
+                now_s, bounds, f"unknown stack and no clock from {floor:.0f} MHz in bounds: default clocks"
+            )
+        memory, before = self._memory, self._memory[core.S_X]
+        memory[core.S_WANTED] = low
+        to = Bounds(inf, inf, inf, low, 1.0, 1.0)
+        core.approach(step, self._tune, memory, nan, to, now_s, low)
+        why = f"unknown stack: not below {self._mhz(low, bounds)} MHz"
+        lock = None if memory[core.S_X] >= 1.0 - 1e-9 else self._mhz(memory[core.S_X], bounds)
+        return Decision(lock, why + self._moved(before, memory[core.S_X], bounds))
 
-    def _approach(self, now_s: float, wanted: int, bounds: ClockBounds, why: str) -> Decision:
-        """Up at once; down one step a second after three clean windows; always inside the bounds."""
-        if self._lock_mhz is None and wanted >= bounds.default_mhz:
-            self._clean = 0
-            return Decision(None, f"{why}, the default")
-        current = self._lock_mhz if self._lock_mhz is not None else bounds.default_mhz
-        if wanted > current:
-            self._clean = 0
-            if wanted >= bounds.default_mhz:
-                return self._release(now_s, f"{why}, the default")
-            return self._move(now_s, wanted, f"{why}: up in one step from {current} MHz")
-        self._clean = self._clean + 1 if wanted < current else 0
-        if wanted < current and self._clean >= CLEAN_WINDOWS and now_s - self._changed_s >= DWELL_S:
-            step = max(bounds.step_mhz, DOWN_MHZ // bounds.step_mhz * bounds.step_mhz)
-            lower = min(max(wanted, current - step), _grid(bounds)[-1])
-            return self._move(now_s, lower, f"{why}: one step down from {current} MHz")
-        return self._hold(now_s, bounds, why)
-
-    def _hold(self, now_s: float, bounds: ClockBounds, why: str) -> Decision:
-        if self._lock_mhz is None:
-            return Decision(None, f"{why}: default clocks until {CLEAN_WINDOWS} clean windows have passed")
-        grid = _grid(bounds)
-        inside = min(max(self._lock_mhz, grid[0]), grid[-1])
-        if inside != self._lock_mhz:
-            return self._move(now_s, inside, f"{why}: moved into the bounds")
-        return Decision(inside, f"{why}: held")
-
-    def _move(self, now_s: float, mhz: int, why: str) -> Decision:
-        self._lock_mhz, self._changed_s = mhz, now_s
-        return Decision(mhz, why)
-
-    def _release(self, now_s: float, why: str) -> Decision:
-        if self._lock_mhz is not None:
-            self._lock_mhz, self._changed_s = None, now_s
-        self._clean = 0
+    def _release(self, now_s: float, bounds: ClockBounds, why: str) -> Decision:
+        default = self._share(bounds.default_mhz, bounds)
+        core.release(self._memory, Bounds(inf, inf, inf, 0.0, default, default), now_s)
         return Decision(None, why)
 
-    def _learn(self, profile: StackProfile, load: LoadNow, bounds: ClockBounds, observed: Observed | None) -> None:
-        """Compares the last window with the model, if the lock did not move in it."""
-        if observed is None or observed.prompt_tokens_per_s is None or not self._steady or load.running == 0:
-            return
-        mhz = max(self._lock_mhz or bounds.default_mhz, observed.sm_mhz or 0)
-        decode_s, mixed_s = expected_pair_s(profile, min(1.0, mhz / profile.device.fmax_mhz), load)
-        chunks_per_s = load.prompt_tokens_per_s / chunk_room(profile, load.running)
-        mean_s = _seconds(observed.tbt_mean_ms)
-        if mean_s is not None:
-            share = min(1.0, chunks_per_s * mean_s)
-            self.ratios.learn_mean(mean_s, decode_s=decode_s, mixed_s=mixed_s, mixed_share=share)
-        tail_s = _seconds(observed.tbt_p99_ms)
-        if tail_s is not None and chunks_per_s >= FULL_CHUNKS_PER_S:
-            self.ratios.learn_tail(tail_s, mixed_s=mixed_s)
+    def _words(self, why: int, before: float, x: float, *, targets: Targets, bounds: ClockBounds) -> str:
+        memory = self._memory
+        top = f"even at {min(bounds.max_mhz, bounds.default_mhz)} MHz: default clocks"
+        wait, first = memory[core.S_WAIT] * 1e3, memory[core.S_FIRST] * 1e3
+        if why == core.LOWEST:
+            wanted = self._mhz(memory[core.S_WANTED], bounds)
+            return f"lowest clock that keeps the targets is {wanted} MHz" + self._moved(before, x, bounds)
+        return {
+            core.BOUNDS: "the bounds hold no clock of the device's grid: default clocks",
+            core.WAIT: f"queue wait {wait:.0f} ms over the target of {targets.ttft_ms or 0:.0f} ms: default clocks",
+            core.TTFT: f"time to first token {first:.0f} ms over {targets.ttft_ms or 0:.0f} ms {top}",
+            core.TBT: f"time between tokens {memory[core.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
+            core.GAP: f"end-to-end over {targets.e2e_ms or 0:.0f} ms {top}",
+            core.DRIFT: "the model has not predicted this engine for three windows: default clocks while it is "
+            "calibrated anew",
+        }[why]
+
+    def _moved(self, before: float, x: float, bounds: ClockBounds) -> str:
+        default = self._share(bounds.default_mhz, bounds)
+        if x >= default - 1e-9:
+            wanted = self._memory[core.S_WANTED]
+            if wanted >= default - 1e-9:
+                return ", the default"
+            return f": default clocks until {self._tune.clean:.0f} clean windows have passed"
+        if x > before + 1e-9:
+            return f": up in one step from {self._mhz(before, bounds)} MHz"
+        if x < before - 1e-9:
+            return f": down from {self._mhz(before, bounds)} MHz"
+        return ": held"
 
 
-def _grid(bounds: ClockBounds) -> range:
-    """Clocks of the device's grid inside the bounds, not above default."""
-    low = ceil(bounds.min_mhz / bounds.step_mhz) * bounds.step_mhz
-    return range(low, min(bounds.max_mhz, bounds.default_mhz) + 1, bounds.step_mhz)
+def _seconds(value_ms: float | None) -> float:
+    """A bound: absent is infinite, NaN stays NaN and never holds."""
+    return inf if value_ms is None else value_ms / 1e3
 
 
-def _lowest(grid: range, holds: Callable[[int], bool]) -> int:
-    """Lowest clock that holds, given that the highest does and that a higher clock is never slower."""
-    low, high = 0, len(grid) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if holds(grid[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return grid[high]
-
-
-def _load(state: EngineState, observed: Observed | None) -> LoadNow:
-    """A state that no_signal() has passed: running, waiting tokens and KV tokens are known."""
-    rate = (observed.prompt_tokens_per_s or 0.0) if observed is not None else 0.0
-    return LoadNow(state.running or 0, state.waiting_tokens or 0, state.kv_tokens or 0, rate)
-
-
-def _seconds(value_ms: float | None) -> float | None:
-    return value_ms / 1e3 if value_ms is not None and isfinite(value_ms) and value_ms > 0.0 else None
+def _measured(value_ms: float | None) -> float:
+    return value_ms / 1e3 if value_ms is not None and isfinite(value_ms) and value_ms > 0.0 else nan

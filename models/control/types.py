@@ -52,3 +52,4 @@ class Decision:
 
     sm_mhz: int | None
     reason: str
+    chunk_tokens: int | None = None  # where the engine takes one

@@ -1,0 +1,206 @@
+"""Workloads of `eo bench control`: the traces that ship, or the user's own CSV files. Reads files, decides nothing."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agents.cli.base import USAGE, EoError
+
+if TYPE_CHECKING:
+    from models.bench.load import Curve, Lengths, Stream
+
+SIGMA_OVER_BAND: Final = 1.3  # a one-minute mean shows 0.86 of the modulation, and a plotted line hides some of it
+PLAIN_SIGMA: Final = 0.10  # for a rate curve that says nothing of its bursts
+SHIPPED: Final = (
+    "azure-code-2024",
+    "azure-conv-2024",
+    "azure-code-2023",
+    "azure-conv-2023",
+    "servegen-m-large",
+    "servegen-m-small",
+)
+REQUEST_COLUMNS: Final = ("timestamp_s", "input_tokens", "output_tokens")
+RATE_COLUMNS: Final = ("timestamp_s", "requests_per_s")
+LENGTH_COLUMNS: Final = ("quantity", "cdf", "tokens")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A rate curve (days, lengths) or recorded requests; exactly one of both is set."""
+
+    name: str
+    curve: Curve | None = None
+    stream: Stream | None = None
+
+
+def workload(args: Any, *, kv_limit: float) -> Workload:
+    """What the arguments name; EoError with the nearest name or the line that is wrong."""
+    given = [name for name in ("workload", "requests", "rates") if getattr(args, name) is not None]
+    if len(given) != 1:
+        raise EoError("give exactly one of --workload NAME, --requests FILE and --rates FILE", USAGE)
+    try:
+        if args.requests is not None:
+            return Workload(args.requests.name, stream=_requests(args.requests, kv_limit))
+        if args.rates is not None:
+            return Workload(args.rates.name, curve=_rates(args.rates, args.lengths))
+        return _shipped(args.workload, kv_limit)
+    except ValueError as error:
+        raise EoError(str(error), USAGE) from error
+
+
+def _shipped(name: str, kv_limit: float) -> Workload:
+    if name in ("azure-code-2024", "azure-conv-2024"):
+        return Workload(name, curve=_azure_week("code" if "code" in name else "conversation"))
+    if name in ("azure-code-2023", "azure-conv-2023"):
+        return Workload(name, stream=_azure_2023(name, kv_limit))
+    if name.startswith("servegen-"):
+        return Workload(name, curve=_servegen(name.removeprefix("servegen-")))
+    import difflib
+
+    near = difflib.get_close_matches(name, SHIPPED, 1)
+    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(SHIPPED)}."
+    raise EoError(f"no workload is called {name!r}; {hint}", USAGE)
+
+
+def _data(name: str, package: str = "agents.cli", folder: str = "bench_data") -> Any:
+    return resources.as_file(resources.files(package).joinpath(folder, name))
+
+
+def _azure_week(service: str) -> Curve:
+    import numpy as np
+
+    from models.bench.load import Curve
+
+    with _data("azure2024_arrivals.csv") as path:
+        rows = _columns(path, ("t_s", f"{service}_rpm", f"{service}_rpm_std"))
+    t_s, rpm, band = (np.array(column) for column in rows)
+    return Curve(t_s, rpm / 60.0, _azure_lengths(service), SIGMA_OVER_BAND * float(np.median(band / rpm)))
+
+
+def _azure_lengths(service: str) -> Lengths:
+    with _data("azure2024_lengths_cdf.csv") as path:
+        return _lengths(path, service)
+
+
+def _lengths(path: Path, service: str | None = None) -> Lengths:
+    """Distribution of input_tokens and output_tokens; a column `service` chooses among several."""
+    import numpy as np
+
+    from models.bench.load import Lengths
+
+    found: dict[str, list[tuple[float, float]]] = {"input_tokens": [], "output_tokens": []}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        _need(path, reader.fieldnames, LENGTH_COLUMNS)
+        for number, row in enumerate(reader, start=2):
+            if service is not None and row.get("service") not in (None, service):
+                continue
+            if row["quantity"] not in found:
+                raise ValueError(
+                    f"{path} line {number}: quantity {row['quantity']!r} is neither input_tokens nor output_tokens"
+                )
+            found[row["quantity"]].append((_number(path, number, row["cdf"]), _number(path, number, row["tokens"])))
+    tables = []
+    for quantity, rows in found.items():
+        if len(rows) < 2:
+            raise ValueError(
+                f"{path} has {len(rows)} rows of {quantity}; give at least 2 (columns {', '.join(LENGTH_COLUMNS)})"
+            )
+        share, tokens = np.array(sorted(rows)).T
+        if share[0] < 0.0 or share[-1] > 1.0 + 1e-9 or np.any(np.diff(tokens) < 0):
+            raise ValueError(
+                f"{path}: {quantity} is no distribution function; cdf must lie in 0..1 and tokens must not fall"
+            )
+        tables += [share, tokens]
+    return Lengths(*tables)
+
+
+def _rates(path: Path, lengths: Path | None) -> Curve:
+    import numpy as np
+
+    from models.bench.load import Curve
+
+    t_s, rate = (np.array(column) for column in _columns(path, RATE_COLUMNS))
+    if len(t_s) < 2:
+        raise ValueError(f"{path} has {len(t_s)} rows; give at least 2")
+    order = np.argsort(t_s, kind="stable")
+    t_s, rate = t_s[order] - t_s[order[0]], rate[order]
+    if rate.min() < 0.0:
+        raise ValueError(f"{path} has a rate of {rate.min():g} requests/s; rates are 0 or more")
+    if rate.max() <= 0.0:
+        raise ValueError(f"{path} has no rate above 0; nothing would be served")
+    return Curve(t_s, rate, _lengths(lengths) if lengths is not None else _azure_lengths("conversation"), PLAIN_SIGMA)
+
+
+def _requests(path: Path, kv_limit: float) -> Stream:
+    import numpy as np
+
+    from models.bench.load import recorded
+
+    return recorded(*(np.array(c) for c in _columns(path, REQUEST_COLUMNS, tolerant=True)), kv_limit=kv_limit)
+
+
+def _azure_2023(name: str, kv_limit: float) -> Stream:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from models.bench.load import recorded
+
+    code = "code" in name
+    where = ("azure2023_code_first.parquet",) if code else ("azure2023_conv_first.parquet", "agents.fleet", "traces")
+    with _data(*where) as path:
+        table = pq.read_table(path)
+    t_s = table["timestamp"].to_numpy().astype("datetime64[ns]").astype(np.int64) / 1e9
+    prompt, output = (table[c].to_numpy().astype(np.float64) for c in ("context_tokens", "generated_tokens"))
+    return recorded(t_s, prompt, output, kv_limit=kv_limit)
+
+
+def _servegen(model: str) -> Curve:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from models.bench.load import Curve
+
+    with _data("servegen_rate_week1.parquet") as path:
+        table = pq.read_table(path).to_pydict()
+    rows = np.array(table["model"]) == model
+    if not rows.any():
+        raise EoError(f"ServeGen has no model {model!r} here; one of {', '.join(sorted(set(table['model'])))}.", USAGE)
+    t_s, rate = (np.array(table[c], dtype=np.float64)[rows] for c in ("t_s", "rate_rps"))
+    return Curve(t_s + 300.0, rate, _azure_lengths("conversation"), PLAIN_SIGMA)
+
+
+def _columns(path: Path, names: tuple[str, ...], *, tolerant: bool = False) -> list[list[float]]:
+    """Named columns as floats; what cannot be read is NaN where the caller counts it, else an error with its line."""
+    if not path.is_file():
+        raise EoError(f"{path} is not a file; give the path of a CSV with the columns {', '.join(names)}", USAGE)
+    columns: list[list[float]] = [[] for _ in names]
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.DictReader(file)
+        _need(path, reader.fieldnames, names)
+        for number, row in enumerate(reader, start=2):
+            for column, name in zip(columns, names, strict=True):
+                column.append(_number(path, number, row[name], tolerant=tolerant))
+    return columns
+
+
+def _need(path: Path, have: Any, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in (have or ())]
+    if missing:
+        raise ValueError(f"{path} lacks the column {missing[0]!r}; its first line must name {', '.join(names)}")
+
+
+def _number(path: Path, line: int, text: str | None, *, tolerant: bool = False) -> float:
+    from math import isfinite, nan
+
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = nan
+    if isfinite(value) or tolerant:
+        return value
+    raise ValueError(f"{path} line {line}: {text!r} is not a number; correct the line or take it out")

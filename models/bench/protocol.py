@@ -1,0 +1,170 @@
+"""Who is compared with whom: baselines, our strategies, rivals and the perfect-load reference, with frozen numbers.
+
+Every number in here was chosen on days 0-2 of the Azure 2024 week and is the same for every trace. A bound in percent
+is turned into targets with B0's percentiles in the busiest six hours of days 0-2 (for a recording without such days: on
+the recording's B0 run, as a hold-out would give it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final
+
+from models.bench.local import (
+    AIMD,
+    LIMIT,
+    OURS,
+    PHASES,
+    PID,
+    PROFILE,
+    SEARCH,
+    STATIC,
+    UCB,
+    Local,
+)
+from models.bench.run import Policy
+from models.control.decide import Tuning
+from models.policy.replicas import Packing
+from models.policy.strategies import STRATEGIES
+
+SLO_TTFT_S: Final = 2.0
+SLO_TBT_S: Final = 0.1
+FLOOR_X: Final = 0.6  # no strategy claims clocks below what published curves agree on
+# Up to 448 tokens a chunk is as fast as 512 at the default limit of 700 W, and its gaps are an eighth shorter.
+FAST: Final = Tuning(react_s=0.15, dwell_s=0.3, chunk_min=128.0, chunk_max=448.0)
+TICK_S: Final = 0.1
+DELAY_S: Final = 0.1  # a clock lock lands 50-200 ms after it is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """B0's p99s and its mean gap between tokens, in seconds: what a bound in percent refers to."""
+
+    ttft_s: float
+    tbt_s: float
+    e2e_s: float
+    gap_s: float  # mean gap between tokens
+
+
+def static(x: float = 1.0) -> Local:
+    """A fixed clock lock; nothing is controlled."""
+    return Local(STATIC, 1e9, 0.0, SLO_TBT_S, 0.0, x, 1.0, SLO_TTFT_S, inf, Tuning())
+
+
+def b0() -> Policy:
+    return Policy("b0", static(), "fixed", source="always on at default clocks, sized for the peak")
+
+
+def b1() -> Policy:
+    return Policy("b1", static(), "reactive", source="the sizing rule on the present load, idle nodes off")
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """How far inside its bound a strategy steers, and how densely it packs."""
+
+    tbt: float
+    ttft: float
+    e2e: float
+    packing: Packing
+    tune: Tuning = FAST
+
+
+# Tuned on days 0-2 only.
+_TIGHT: Final = FAST._replace(deadline_ratio=0.8, slack_ratio=0.04, rush_ratio=0.8)
+AIMS: Final[dict[str, Aim]] = {
+    "conservative": Aim(1.04, 0.953, 1.03, Packing(busy_upper=0.50), _TIGHT),
+    "balanced": Aim(1.04, 0.953, 1.065, Packing(busy_upper=0.65), _TIGHT),
+    "ml-driven": Aim(1.04, 0.953, 1.065, Packing(busy_upper=0.65), _TIGHT),
+    "aggressive": Aim(0.092, 1.6, inf, Packing(busy_upper=0.80), FAST._replace(chunk_max=768.0)),
+}
+
+
+def strategy(
+    name: str, base: Reference, *, mode: str = "planned", tick_s: float = TICK_S, delay_s: float = DELAY_S
+) -> Policy:
+    """One of ours against a reference; absolute bounds do not need one."""
+    aim = AIMS[name]
+    if STRATEGIES[name].tbt.slo_ms is not None:
+        tbt, ttft, gap = aim.tbt, aim.ttft, inf
+    else:
+        # Where default clocks themselves miss the absolute SLO there is nothing to give away.
+        most = AIMS["aggressive"]
+        tbt, ttft = min(aim.tbt * base.tbt_s, most.tbt), min(aim.ttft * base.ttft_s, most.ttft)
+        gap = aim.e2e * base.gap_s
+    tune = aim.tune._replace(react_s=delay_s + 0.01)
+    local = Local(OURS, tick_s, delay_s, tbt, 0.0, FLOOR_X, tbt, ttft, gap, tune, wake=1.0)
+    return Policy(name, local, mode, aim.packing, learns=name == "ml-driven")  # type: ignore[arg-type]
+
+
+def rivals(base: Reference) -> list[Policy]:
+    """Each rival under the absolute SLO, with its numbers from its paper and from days 0-2."""
+    slo = (SLO_TBT_S, 0.0, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, inf, Tuning())
+    return [
+        *(
+            Policy(
+                f"limit {watts} W", Local(LIMIT, 1.0, 0.0, *slo, a=float(watts)), "fixed", source="static power limit"
+            )
+            for watts in (600, 500, 400)
+        ),
+        *(Policy(f"lock {x:.2f}", static(x), "fixed", source="static clock lock") for x in (0.9, 0.8, 0.7)),
+        Policy("pid 400 W", Local(PID, 1.0, 0.0, *slo, a=400.0, b=0.5, c=0.2), "fixed", source="PID on a power target"),
+        Policy("aimd", Local(AIMD, 1.0, DELAY_S, *slo, a=0.03, b=0.01), "fixed", source="additive decrease on latency"),
+        Policy("forecast scaling", static(), "template", source="replicas by the same time of earlier days", share=0.8),
+        Policy(
+            "throttllem-like",
+            Local(SEARCH, 1.0, 0.2, *slo, a=1.2, b=0.5),
+            "reactive",
+            source="arXiv 2408.05235: projected batch and KV, clock by bisection, with autoscaling",
+        ),
+        Policy(
+            "dynamollm-like",
+            Local(PROFILE, 5.0, DELAY_S, *slo, a=1.2),
+            "template",
+            source="arXiv 2408.00741: clock by profile each 5 s, instances by forecast",
+        ),
+        Policy(
+            "greenllm-like",
+            Local(PHASES, 0.1, DELAY_S, *slo, a=0.85, b=0.5),
+            "fixed",
+            source="arXiv 2508.16449: queue-aware prefill clock, decode clock by a loop on the gap",
+        ),
+        Policy(
+            "ucb unshielded",
+            Local(UCB, 5.0, DELAY_S, *slo, a=0.3, b=8.0, c=1.5),
+            "fixed",
+            source="after EnergyUCB: upper confidence bound over ten clocks per load bin",
+        ),
+    ]
+
+
+def perfect(policy: Policy, *, busy_upper: float | None = None) -> Policy:
+    """The same strategy with perfect knowledge of the rate: what no forecast can beat."""
+    packing = policy.packing if busy_upper is None else replace(policy.packing, busy_upper=busy_upper)
+    return replace(policy, name=f"{policy.name} with perfect load", mode="perfect", packing=packing)
+
+
+def ablations(name: str, base: Reference) -> list[Policy]:
+    """A strategy with one part taken away each: what that part is worth."""
+    whole = strategy(name, base)
+    local, tune = whole.local, whole.local.tune
+    return [
+        whole,
+        replace(whole, name="without clocks", local=static()),
+        replace(
+            whole, name="without chunk size", local=local._replace(tune=tune._replace(chunk_min=0.0, chunk_max=0.0))
+        ),
+        replace(whole, name="without replicas", mode="fixed"),
+        replace(whole, name="without forecast", packing=replace(whole.packing, past_weight=0.0)),
+        replace(whole, name="one ratio", local=local._replace(tune=tune._replace(learns=2.0))),
+        replace(whole, name="packing of b1", mode="reactive"),
+        replace(whole, name="without word of arrivals", local=slower(local, TICK_S)),
+        replace(whole, name="control every 0.5 s", local=slower(local, 0.5)),
+    ]
+
+
+def slower(local: Local, tick_s: float, delay_s: float = DELAY_S) -> Local:
+    """The same policy at a slower loop, which it knows of."""
+    tune = local.tune._replace(react_s=0.5 * tick_s + delay_s, dwell_s=max(local.tune.dwell_s, tick_s))
+    return local._replace(tick_s=tick_s, delay_s=delay_s, tune=tune, wake=0.0)

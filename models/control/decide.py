@@ -1,0 +1,489 @@
+"""The local controller's arithmetic on floats: state and measurements in, clock and chunk size out. One source for all.
+
+The node agent and the demo run these functions as they are (through `controller`), the bench compiles the very same
+source. They may therefore use nothing but floats, tuples, `math` and a row of floats as memory. No words, no None: an
+unknown measurement is NaN, an absent bound is infinite.
+"""
+
+from __future__ import annotations
+
+from math import exp, floor, inf, isfinite, isnan, log
+from typing import Final, NamedTuple
+
+from models.control.equations import Plant, iteration_s, prefill_fit, under_limit
+from models.control.steady import Flow, steady, top_rate
+
+# Memory: one row of floats per engine.
+S_X: Final = 0  # lock in force as a share of the highest clock; 1 = default
+S_CHANGED: Final = 1
+S_CLEAN: Final = 2  # windows in a row that would have allowed a lower clock
+S_PROVEN: Final = 3  # lowest clock at which clean windows have been seen
+S_RUNNING: Final = 4  # mean load over a long answer
+S_KV: Final = 5
+S_RATE: Final = 6
+S_TIME: Final = 7
+S_DECODE: Final = 8  # learned ratios
+S_PREFILL: Final = 9
+S_LONG: Final = 11  # a long prompt, tokens
+S_DONE: Final = 12  # prompt tokens prefilled since the start
+S_BAD: Final = 13  # windows in a row in which the model did not predict
+S_RECALIBRATE: Final = 14  # until when default clocks are kept and ratios learn fast
+S_CHUNK: Final = 15
+S_WATT: Final = 16  # learned ratio of power
+S_WAIT: Final = 17  # predictions of the last step, for the words: queue wait, first token, gap at the top clock
+S_FIRST: Final = 18
+S_GAP: Final = 19
+S_WANTED: Final = 20
+S_STARTED: Final = 21
+S_NEXT: Final = 22  # place in the ring of arrival snapshots
+S_OUT: Final = 23  # output tokens/s
+S_PLAN_X: Final = 24  # set point for the load of the last seconds
+S_PLAN_CHUNK: Final = 25
+S_PLANNED: Final = 26  # when
+S_PLAN_WHY: Final = 27
+S_TOP: Final = 28  # prefill rate at default clocks
+S_KEY: Final = 29  # of the bounds that the plan was made for
+S_URGENT: Final = 30  # chunk while the backlog asks for more than the set point gives, else 0
+S_GAP_SUM: Final = 31  # gaps between tokens of the last minute: their sum and their number
+S_GAP_COUNT: Final = 32
+S_TRIM: Final = 33  # what the gap target is corrected by, so that the measured mean gap comes out at the target
+S_UNQUIET: Final = 34  # when lock or chunk last moved: what ran then says little about the model
+S_RING: Final = 35
+SNAPSHOTS: Final = 10
+S_SIZE: Final = S_RING + 2 * SNAPSHOTS
+
+# Why the clock is what it is.
+LOWEST: Final = 0
+WAIT: Final = 1
+TBT: Final = 2
+TTFT: Final = 3
+GAP: Final = 4
+DRIFT: Final = 5
+BOUNDS: Final = 6
+
+RATIO_MIN: Final = 0.5
+RATIO_MAX: Final = 2.0
+SLOW_S: Final = 20.0  # a long answer takes about this long
+BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
+RECALIBRATE_S: Final = 5.0
+TRIM_MIN: Final = 0.75
+TRIM_MAX: Final = 1.25
+TRIM_S: Final = 60.0
+CHUNK_STEP: Final = 32.0
+
+
+class Tuning(NamedTuple):
+    """How careful the controller is; frozen on the training days (docs/benchmarks/control.md)."""
+
+    react_s: float = 0.6  # from a change in the queue to a clock in force
+    slack_ratio: float = 0.05  # of the first-token target: what a late boost may cost a long prompt
+    down_x: float = 60.0 / 1980.0  # one step into clocks that are not proven
+    clean: float = 3.0
+    dwell_s: float = 1.0
+    chunk_min: float = 0.0  # 0: the engine does not take a chunk size
+    chunk_max: float = 0.0
+    gain: float = 0.1
+    gain_down: float = 0.03
+    deadline_ratio: float = 0.9  # share of the first-token target by which the backlog must be gone
+    learns: float = 1.0  # 0: the model is taken as it is; 1: two ratios; 2: one ratio for both
+    rush_ratio: float = 0.5  # a backlog of this share of the first-token target is cleared at full speed
+    plan_s: float = 2.0  # how often the set point for the mean load is sought
+    busy_max: float = 0.85  # share of time in prefill that a set point may come to
+
+
+class Load(NamedTuple):
+    """What the engine says now and showed since the last step."""
+
+    running: float
+    queued: float  # prompt tokens not prefilled
+    kv: float
+    prefilled: float  # since the last step; NaN = unknown
+    longest: float  # longest prompt that arrived since; NaN = unknown
+    generated: float  # output tokens since the last step; NaN = unknown
+    mean_s: float  # gaps between tokens since the last step; NaN = none or unknown
+    tail_s: float
+    x: float  # clock that the device showed
+    watts: float  # of one GPU; NaN = unknown
+
+
+class Bounds(NamedTuple):
+    """Latency targets in seconds (infinite = none) and the clocks that the envelope grants, as shares."""
+
+    tbt_s: float
+    ttft_s: float
+    gap_s: float  # mean gap between tokens over a long answer: the end-to-end bound
+    min_x: float
+    max_x: float
+    default_x: float
+
+
+def begin(s: list[float], p: Plant, long_prompt: float) -> None:
+    """Memory of an engine that was never seen."""
+    for i in range(S_SIZE):
+        s[i] = 0.0
+    s[S_X] = 1.0
+    s[S_CHANGED] = -1e18
+    s[S_PROVEN] = 1.0
+    s[S_DECODE] = 1.0
+    s[S_PREFILL] = 1.0
+    s[S_WATT] = 1.0
+    s[S_LONG] = long_prompt
+    s[S_CHUNK] = p.chunk_tokens
+    s[S_UNQUIET] = -1e18
+    s[S_TRIM] = 1.0
+
+
+def bounded(ratio: float) -> float:
+    return min(RATIO_MAX, max(RATIO_MIN, ratio))
+
+
+def room_of(p: Plant, chunk: float, running: float) -> float:
+    """Prompt tokens that fit one iteration beside the running sequences."""
+    return max(chunk - running, p.min_prefill_tokens)
+
+
+def chunk_at(p: Plant, u: Tuning, x: float, running: float, kv: float, tbt_s: float) -> float:
+    """The largest chunk whose full iteration keeps the bound at clock x, where the engine takes one."""
+    if u.chunk_max <= 0.0:
+        return p.chunk_tokens
+    if not tbt_s < 1e6:
+        return u.chunk_max
+    return min(u.chunk_max, max(u.chunk_min, floor(running + prefill_fit(p, x, running, kv, tbt_s))))
+
+
+def needed_rate(s: list[float], now_s: float, queued: float, ttft_s: float, u: Tuning) -> float:
+    """Prefill tokens per second by which every waiting prompt still has its first token in time.
+
+    Each snapshot says how many tokens had arrived by then; what is not prefilled of them is due at the bound's age.
+    """
+    need = 0.0
+    for k in range(SNAPSHOTS):
+        arrived = s[S_RING + 2 * k + 1]
+        left = arrived - s[S_DONE]
+        if left <= 0.5 or arrived <= 0.0:
+            continue
+        due = s[S_RING + 2 * k] + ttft_s * u.deadline_ratio - now_s
+        need = max(need, min(left, queued) / max(due, 1e-3))
+    return need
+
+
+def remember(s: list[float], now_s: float, queued: float, ttft_s: float) -> None:
+    """Adds a snapshot of what has arrived, not more often than the ring is long for."""
+    last = (int(s[S_NEXT]) - 1) % SNAPSHOTS
+    at = S_RING + 2 * last
+    arrived = s[S_DONE] + queued
+    if s[at + 1] > 0.0 and now_s - s[at] < ttft_s / (SNAPSHOTS - 2):
+        # Too soon for a new one: what came since counts as arrived with the newest, which is the careful side.
+        s[at + 1] = arrived
+        return
+    at = S_RING + 2 * int(s[S_NEXT])
+    s[at] = now_s
+    s[at + 1] = arrived
+    s[S_NEXT] = float((int(s[S_NEXT]) + 1) % SNAPSHOTS)
+
+
+def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s: float) -> None:
+    """Compares the last window with the model: two ratios, and whether the model still predicts."""
+    if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
+        return
+    room = room_of(p, s[S_CHUNK], load.running)
+    _, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
+    decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
+    fast = now_s < s[S_RECALIBRATE]
+    gain = 0.5 if fast else u.gain
+    error = 0.0
+    # A window with part of a chunk in it says nothing: its mixed iteration may be of any length.
+    clear = load.prefilled <= 0.0 or load.prefilled >= 2.0 * room
+    if clear and isfinite(load.mean_s) and load.mean_s > 0.0:
+        share = min(1.0, load.prefilled / room * load.mean_s / span_s)
+        a, b = (1.0 - share) * decode, share * mixed
+        miss = load.mean_s - s[S_DECODE] * a - s[S_PREFILL] * b
+        error = log(load.mean_s / (s[S_DECODE] * a + s[S_PREFILL] * b))
+        step = gain * miss / (a * a + b * b)
+        s[S_DECODE] = bounded(s[S_DECODE] + step * a)
+        s[S_PREFILL] = bounded(s[S_PREFILL] + step * b)
+    if isfinite(load.tail_s) and load.tail_s > 0.0:
+        # Nothing is longer than a full mixed iteration: more is an error in any window, less only in a full one.
+        miss = load.tail_s / mixed - s[S_PREFILL]
+        if miss > BAD_LOG * s[S_PREFILL]:
+            error = max(error, log(load.tail_s / mixed / s[S_PREFILL]))
+        if miss > 0.0:
+            s[S_PREFILL] = bounded(s[S_PREFILL] + gain * miss)
+        elif load.prefilled >= 2.0 * room:
+            s[S_PREFILL] = bounded(s[S_PREFILL] + (gain if fast else u.gain_down) * miss)
+    if u.learns >= 2.0:
+        s[S_DECODE] = s[S_PREFILL] = 0.5 * (s[S_DECODE] + s[S_PREFILL])
+    judge(s, error, now_s, fast)
+    if isfinite(load.watts) and load.watts > 0.0 and watts > 0.0:
+        s[S_WATT] += 0.02 * (min(2.0, load.watts / watts) - s[S_WATT])
+
+
+def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
+    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew."""
+    if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
+        s[S_BAD] = 0.0
+        return
+    if abs(error) <= BAD_LOG:
+        s[S_BAD] = 0.0
+        return
+    s[S_BAD] += 1.0
+    if s[S_BAD] >= 3.0:
+        s[S_BAD] = 0.0
+        s[S_RECALIBRATE] = now_s + RECALIBRATE_S
+
+
+def trim(s: list[float], load: Load, to: Bounds, span_s: float) -> None:
+    """Integrates the mean gap's distance from its target: boosts and bursts are not in the steady prediction."""
+    if not to.gap_s < 1e6 or isnan(load.mean_s) or isnan(load.generated):
+        return
+    keep = exp(-span_s / TRIM_S)
+    s[S_GAP_SUM] = keep * s[S_GAP_SUM] + load.generated * load.mean_s
+    s[S_GAP_COUNT] = keep * s[S_GAP_COUNT] + load.generated
+    error = 1.0 - s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / to.gap_s
+    s[S_TRIM] = min(TRIM_MAX, max(TRIM_MIN, s[S_TRIM] + span_s / TRIM_S * min(0.5, max(-0.5, error))))
+
+
+def follow(s: list[float], load: Load, now_s: float) -> None:
+    """Mean load over about the duration of a long answer, and a long prompt as a slowly falling maximum."""
+    span = max(0.0, now_s - s[S_TIME])
+    share = 1.0 - exp(-span / SLOW_S)
+    if s[S_STARTED] <= 0.0:
+        share = 1.0
+        s[S_STARTED] = now_s
+    s[S_RUNNING] += share * (load.running - s[S_RUNNING])
+    s[S_KV] += share * (load.kv - s[S_KV])
+    if not isnan(load.prefilled):
+        s[S_DONE] += load.prefilled
+        if span > 0.0:
+            s[S_RATE] += share * (load.prefilled / span - s[S_RATE])
+    if not isnan(load.generated) and span > 0.0:
+        s[S_OUT] += share * (load.generated / span - s[S_OUT])
+    if load.longest > 0.0:
+        # Up by 99 parts, down by one: settles near the 99th percentile of what arrives.
+        s[S_LONG] *= 1.0 + 0.01 * (0.99 if load.longest > s[S_LONG] else -0.01)
+        s[S_LONG] = max(s[S_LONG], 0.5 * load.longest)
+    s[S_TIME] = now_s
+
+
+def flow_of(s: list[float]) -> Flow:
+    """The mean load of the last seconds with what is learned of the stack."""
+    each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
+    return Flow(s[S_RATE], s[S_OUT], each, s[S_DECODE], s[S_PREFILL])
+
+
+def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float, chunk: float) -> int:
+    """LOWEST when a clock and a chunk keep every bound at the mean load, otherwise which one they break."""
+    running = load.running + 1.0
+    room = room_of(p, chunk, running)
+    mixed = s[S_PREFILL] * iteration_s(p, x, running, load.kv, room)
+    decode = s[S_DECODE] * iteration_s(p, x, running, load.kv, 0.0)
+    if not max(mixed, decode) <= to.tbt_s * 1.0005:
+        return TBT
+    rate = room / mixed
+    if to.ttft_s < inf:
+        slack = max(u.slack_ratio * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
+        if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
+            return TTFT
+        if s[S_RATE] > u.busy_max * rate:
+            return WAIT
+    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s * s[S_TRIM]:
+        return GAP
+    return LOWEST
+
+
+def lowest(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, chunk: float, low: float, steps: int) -> int:
+    """Steps above `low` of the lowest clock that holds with this chunk; minus the broken bound when none does."""
+    broken = holds(p, u, s, load, to, low + steps * p.x_step, chunk)
+    if broken != LOWEST:
+        return -broken
+    first, last = 0, steps
+    while first < last:
+        middle = (first + last) // 2
+        if holds(p, u, s, load, to, low + middle * p.x_step, chunk) == LOWEST:
+            last = middle
+        else:
+            first = middle + 1
+    return last
+
+
+def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float, steps: int) -> None:
+    """The clock and chunk that cost least at the mean load among those that keep every bound."""
+    chunks = 1 if u.chunk_max <= 0.0 else int((u.chunk_max - u.chunk_min) / CHUNK_STEP) + 1
+    best_w, why = inf, TBT
+    # Once a set point is known only its neighbours are tried: the load of 20 s moves slowly.
+    near = int((s[S_PLAN_CHUNK] - u.chunk_min) / CHUNK_STEP + 0.5)
+    known = s[S_PLANNED] > 0.0 and s[S_PLAN_WHY] == float(LOWEST)
+    first, last, stride = 0, chunks, max(1, chunks // 6)
+    if known and chunks > 1:
+        first, last, stride = max(0, near - 1), min(chunks, near + 2), 1
+    for k in range(first, last, stride):
+        chunk = p.chunk_tokens if u.chunk_max <= 0.0 else u.chunk_min + k * CHUNK_STEP
+        found = lowest(p, u, s, load, to, chunk, low, steps)
+        if found < 0:
+            why = max(why, -found)
+            continue
+        x = low + found * p.x_step
+        cost = steady(p, flow_of(s), x, chunk).gpu_w
+        if cost < best_w:
+            best_w = cost
+            s[S_PLAN_X], s[S_PLAN_CHUNK] = x, chunk
+    s[S_PLAN_WHY] = float(LOWEST if best_w < inf else why)
+
+
+def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: float, low: float, steps: int) -> float:
+    """The lowest clock whose prefill rate meets the backlog's deadline; sets the chunk that goes with it.
+
+    While the mean gap is above its target a smaller chunk at a higher clock is taken, if that meets the deadline.
+    """
+    running = load.running + 1.0
+    highest = low + steps * p.x_step
+    cap = p.chunk_tokens * min(1.0, max(0.5, (s[S_TRIM] - TRIM_MIN) / (1.0 - TRIM_MIN)))
+    # Just in time is too late where more may come: the small chunk only as long as a quarter of its rate is left.
+    if u.chunk_max <= 0.0 or 0.75 * rate_at(p, u, s, load, to, highest, cap) < need:
+        cap = 1e9
+    first, last = 0, steps
+    while first < last:
+        middle = (first + last) // 2
+        if rate_at(p, u, s, load, to, low + middle * p.x_step, cap) >= need:
+            last = middle
+        else:
+            first = middle + 1
+    x = low + last * p.x_step
+    s[S_URGENT] = min(cap, chunk_at(p, u, x, running, load.kv, to.tbt_s / s[S_PREFILL]))
+    return x
+
+
+def rate_at(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float, cap: float) -> float:
+    """Prefill tokens per second at clock x with the largest chunk allowed, at most `cap`."""
+    running = load.running + 1.0
+    chunk = min(cap, chunk_at(p, u, x, running, load.kv, to.tbt_s / s[S_PREFILL]))
+    room = room_of(p, chunk, running)
+    return room / (s[S_PREFILL] * iteration_s(p, x, running, load.kv, room))
+
+
+def grid_up(x: float, step: float) -> float:
+    """The first clock of the grid that is not below x."""
+    return -floor(-x / step + 1e-6) * step
+
+
+def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> tuple[float, float, int]:
+    """One step: the lock as a share of the highest clock (default_x = release), the chunk size, and why."""
+    span = now_s - s[S_TIME]
+    if s[S_STARTED] > 0.0 and now_s - s[S_UNQUIET] >= 2.0 * u.react_s + span - 1e-9:
+        learn(p, u, s, load, now_s, span)
+    trim(s, load, to, max(0.0, span))
+    follow(s, load, now_s)
+    if to.ttft_s < inf:
+        remember(s, now_s, load.queued, to.ttft_s)
+    before = s[S_X]
+    why = choose(p, u, s, load, to, now_s)
+    largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
+    # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
+    chunk = s[S_CHUNK]
+    if why == LOWEST:
+        s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
+    else:
+        s[S_CHUNK] = largest
+    if s[S_X] != before or abs(s[S_CHUNK] - chunk) > 0.1 * chunk:
+        s[S_UNQUIET] = now_s
+    return s[S_X], s[S_CHUNK], why
+
+
+def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> int:
+    """The planned clock, or the higher one that the backlog asks for; approached from above."""
+    low = grid_up(to.min_x, p.x_step)
+    top = min(to.max_x, to.default_x)
+    if low > top + 1e-9:
+        release(s, to, now_s)
+        return BOUNDS
+    steps = int((top - low) / p.x_step + 1e-6)
+    if stale(p, u, s, load, to, now_s):
+        running = load.running + 1.0
+        chunk = chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL])
+        s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
+        plan(p, u, s, load, to, low, steps)
+        s[S_PLANNED] = now_s
+        s[S_GAP] = s[S_PREFILL] * iteration_s(p, top, running, load.kv, room_of(p, chunk, running))
+    s[S_WAIT] = load.queued / s[S_TOP]
+    s[S_FIRST] = s[S_WAIT] + s[S_LONG] / s[S_TOP]
+    if now_s < s[S_RECALIBRATE]:
+        release(s, to, now_s)
+        return DRIFT
+    if s[S_PLAN_WHY] != float(LOWEST):
+        release(s, to, now_s)
+        return int(s[S_PLAN_WHY])
+    wanted = s[S_PLAN_X]
+    s[S_URGENT] = 0.0
+    if to.ttft_s < inf and load.queued > 0.0:
+        need = needed_rate(s, now_s, load.queued, to.ttft_s, u)
+        if need > s[S_TOP]:
+            release(s, to, now_s)
+            return WAIT if s[S_WAIT] > to.ttft_s else TTFT
+        if s[S_WAIT] > u.rush_ratio * to.ttft_s:
+            # A burst: just in time for these would be too late for the next ones.
+            need = s[S_TOP]
+        if need > planned_rate(p, s, load):
+            wanted = max(wanted, urgent(p, u, s, load, to, need, low, steps))
+    s[S_WANTED] = wanted
+    approach(p.x_step, u, s, load.tail_s, to, now_s, low)
+    highest = low + steps * p.x_step
+    if highest + 1e-9 < s[S_X] < to.default_x - 1e-9:
+        s[S_X] = highest
+        s[S_CHANGED] = now_s
+    return LOWEST
+
+
+def planned_rate(p: Plant, s: list[float], load: Load) -> float:
+    """Prefill tokens per second at the set point with the batch of this moment."""
+    running = load.running + 1.0
+    room = room_of(p, s[S_PLAN_CHUNK], running)
+    return room / (s[S_PREFILL] * iteration_s(p, s[S_PLAN_X], running, load.kv, room))
+
+
+def stale(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float) -> bool:
+    """The set point is old, was made for other bounds, or does not keep the gap at the batch of this moment."""
+    key = to.min_x + 3.0 * to.max_x
+    for bound in (to.tbt_s, to.ttft_s, to.gap_s):
+        key = 7.0 * key + (bound if bound < 1e6 else 1e6)
+    if key != s[S_KEY] or s[S_PLANNED] <= 0.0:
+        s[S_KEY] = key
+        return True
+    if now_s - s[S_PLANNED] >= u.plan_s - 1e-9:
+        return True
+    if u.chunk_max > 0.0 or s[S_PLAN_WHY] != float(LOWEST):
+        return False
+    running = load.running + 1.0
+    room = room_of(p, s[S_PLAN_CHUNK], running)
+    return s[S_PREFILL] * iteration_s(p, s[S_PLAN_X], running, load.kv, room) > to.tbt_s * 1.0005
+
+
+def release(s: list[float], to: Bounds, now_s: float) -> None:
+    if s[S_X] != to.default_x:
+        s[S_X] = to.default_x
+        s[S_CHANGED] = now_s
+    s[S_CLEAN] = 0.0
+    s[S_WANTED] = to.default_x
+
+
+def approach(x_step: float, u: Tuning, s: list[float], tail_s: float, to: Bounds, now_s: float, low: float) -> None:
+    """Up at once; down after clean windows, at once to a proven clock and by one step into unproven ones."""
+    wanted, x = s[S_WANTED], s[S_X]
+    if tail_s > to.tbt_s * 1.03:
+        s[S_PROVEN] = to.default_x
+    if wanted > x + 1e-9:
+        s[S_CLEAN] = 0.0
+        s[S_X] = wanted if wanted < to.default_x - 1e-9 else to.default_x
+        s[S_CHANGED] = now_s
+        return
+    if wanted > x - 1e-9:
+        s[S_CLEAN] = 0.0
+        s[S_PROVEN] = min(s[S_PROVEN], x)
+        return
+    s[S_CLEAN] += 1.0
+    if s[S_CLEAN] >= u.clean:
+        s[S_PROVEN] = min(s[S_PROVEN], x)
+        if now_s - s[S_CHANGED] >= u.dwell_s - 1e-9:
+            step = max(x_step, floor(u.down_x / x_step + 1e-6) * x_step)
+            down = x - step if s[S_PROVEN] >= x - 1e-9 else max(s[S_PROVEN], low)
+            s[S_X] = max(wanted, down)
+            s[S_CHANGED] = now_s

@@ -1,0 +1,250 @@
+"""How many replicas serve, on which nodes: the slow controller. It grants capacity; clocks are the node's matter.
+
+Fewer replicas at a higher clock beat many at a low one at the wall, because a live node costs its host. The planner
+prices every number of replicas with the same model that the local controller uses, and keeps those that carry the
+forecast's upper bound at default clocks. Called every 5-60 s with everything as arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil, inf, isfinite, nan
+from typing import Final
+
+from models.control import steady
+from models.control.equations import Plant
+from models.control.steady import Flow
+from models.policy.bandit import Choice, ShieldedBandit
+from models.policy.forecast import Forecast, RateForecast
+from models.policy.off_policy import Logged
+
+Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tuple[float, float, float]]
+TopRate = Callable[[Plant, Flow, float, float], float]
+SETTLE_S: Final = 60.0
+LEARN_S: Final = 900.0  # a choice of the bandit holds this long
+EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCost:
+    """Watts and seconds of a node; assumptions are stated in docs/benchmarks/control.md."""
+
+    replicas: int = 2
+    host_w: float = 1500.0
+    host_per_gpu_w: float = 0.2
+    supply_ratio: float = 0.95
+    bare_w: float = 70.0
+    off_w: float = 40.0
+    boot_s: float = 420.0
+    boot_w: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How densely a strategy packs. Frozen on the training days."""
+
+    busy_upper: float = 0.70  # share of time in prefill at default clocks, at the forecast's upper bound
+    busy_spare: float = 0.95  # the same with one replica lost, at the present rate (N+1)
+    down_after_s: float = 600.0  # a lower number must be wanted for this long
+    min_warm: int = 2
+    z: float = 2.0
+    past_weight: float = 1.0
+    wear_j: float = 2.0e5  # what one start must earn beyond its own energy
+    price: float = 1.0  # weight of a watt at the wall (price, carbon); only ratios over time matter
+    error_floor: float = 0.06
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the strategy bounds, in seconds, and the clock and chunk range of the local controller."""
+
+    tbt_s: float
+    gap_s: float
+    min_x: float
+    chunk_min: float
+    chunk_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The pool since the last step; NaN = unknown."""
+
+    rate: float  # requests/s
+    prompt_tokens: float  # mean per request
+    output_tokens: float
+    kv_each: float
+    serving: int  # on or starting
+    total: int
+    prefill_ratio: float = 1.0
+    decode_ratio: float = 1.0
+    trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
+    wall_w: float = nan  # measured since the last step; what the bandit learns from
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many should serve and why; `fields` are the numbers behind the sentence."""
+
+    replicas: int
+    reason: str
+    fields: dict[str, float] = field(default_factory=dict)
+
+
+class ReplicaPlanner:
+    """One pool of equal replicas."""
+
+    def __init__(
+        self,
+        plant: Plant,
+        packing: Packing,
+        wishes: Wishes,
+        node: NodeCost,
+        *,
+        cheapest: Cheapest = steady.cheapest,
+        top_rate: TopRate = steady.top_rate,
+        bandit: ShieldedBandit | None = None,
+    ) -> None:
+        self._plant, self._packing, self._wishes, self._node = plant, packing, wishes, node
+        self._cheapest, self._top_rate = cheapest, top_rate
+        self.forecast = RateForecast(z=packing.z, past_weight=packing.past_weight, error_floor=packing.error_floor)
+        self._lower_since_s: float | None = None
+        self._prompt: float | None = None
+        self._output: float | None = None
+        self._bandit = bandit
+        self._choice: Choice | None = None
+        self._chosen_s = 0.0
+        self._spent: list[float] = []
+        self.log: list[Logged] = []
+
+    def step(self, now_s: float, span_s: float, seen: Seen) -> Decision:
+        """One decision. Unknown measurements keep what is: capacity is never taken away blindly."""
+        if not isfinite(seen.rate) or seen.rate < 0.0:
+            return Decision(seen.serving, "The request rate is unknown, so the number of replicas stays.")
+        self.forecast.observe(now_s, seen.rate, span_s)
+        self._learn_lengths(seen, span_s)
+        ahead = self.forecast.ahead(now_s, self._node.boot_s + SETTLE_S)
+        if self._prompt is None or self._output is None:
+            return Decision(seen.serving, "No request has been seen yet, so the number of replicas stays.")
+        least = self.least(ahead, seen)
+        best, watts = self._best(least, ahead.now, seen)
+        if self._bandit is not None:
+            best, watts = self._learned(now_s, least, ahead.now, seen)
+        return self._switch(now_s, best, least, watts, ahead=ahead, seen=seen)
+
+    def least(self, ahead: Forecast, seen: Seen) -> int:
+        """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
+        capacity = self._capacity(seen)
+        prompt = self._prompt or 0.0
+        upper = ahead.upper * prompt / (capacity * self._packing.busy_upper)
+        spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
+        return min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
+
+    def flow(self, rate: float, replicas: int, seen: Seen) -> Flow:
+        """One replica's share of a rate."""
+        each = rate / max(replicas, 1)
+        kv = seen.kv_each if isfinite(seen.kv_each) and seen.kv_each > 0.0 else (self._prompt or 0.0) * 1.2
+        return Flow(
+            each * (self._prompt or 0.0), each * (self._output or 0.0), kv, seen.decode_ratio, seen.prefill_ratio
+        )
+
+    def _capacity(self, seen: Seen) -> float:
+        """Prompt tokens per second of a replica at default clocks while it prefills."""
+        chunk = self._wishes.chunk_max if self._wishes.chunk_max > 0.0 else self._plant.chunk_tokens
+        crowd = 8.0 + 10.0 * min(1.0, (self._output or 0.0) / 100.0)
+        return self._top_rate(self._plant, self.flow(0.0, 1, seen), chunk, crowd)
+
+    def wall_w(self, replicas: int, gpu_w: float, total: int) -> float:
+        """Watts at the wall of the pool's nodes with so many replicas at this power."""
+        node, gpus = self._node, self._plant.gpus
+        live = ceil(replicas / node.replicas)
+        bare = (min(live * node.replicas, total) - replicas) * gpus * node.bare_w
+        dark = max(0, ceil(total / node.replicas) - live)
+        watts = replicas * gpus * gpu_w + bare
+        return (watts * (1.0 + node.host_per_gpu_w) + live * node.host_w + dark * node.off_w) / node.supply_ratio
+
+    def _best(self, least: int, rate: float, seen: Seen) -> tuple[int, float]:
+        """The number of replicas from `least` on that costs least at the wall; stops when more no longer helps."""
+        best, best_w, worse = least, inf, 0
+        for replicas in range(least, seen.total + 1):
+            watts = self.price(replicas, rate, seen)
+            if watts < best_w * 0.995:
+                best, best_w, worse = replicas, watts, 0
+            elif best_w < inf:
+                worse += 1
+            if worse >= 4:
+                break
+        # Where no number keeps the bounds, taking capacity away would make it worse.
+        return (best, best_w) if best_w < inf else (max(least, seen.serving), inf)
+
+    def _learned(self, now_s: float, least: int, rate: float, seen: Seen) -> tuple[int, float]:
+        """The bandit's choice among numbers that all carry the load: its shield is `least`."""
+        assert self._bandit is not None
+        prices = [self.price(n, rate, seen) for n in range(least, min(least + EXTRA, seen.total + 1))]
+        feasible = [k for k, price in enumerate(prices) if isfinite(price)] or [0]
+        base = prices[0] if isfinite(prices[0]) and prices[0] > 0.0 else 1.0
+        if isfinite(seen.wall_w) and base > 0.0:
+            self._spent.append(seen.wall_w / base)
+        held = self._choice
+        if held is None or now_s - self._chosen_s >= LEARN_S:
+            if held is not None and self._spent:
+                cost = sum(self._spent) / len(self._spent)
+                self._bandit.learn(held, cost)
+                self.log.append(Logged(held.context, held.arm, held.propensity, held.feasible, cost))
+            context = (least % self._node.replicas, min(least // 3, 5))
+            prior = [prices[k] / base if isfinite(prices[k]) else 1.0 for k in feasible]
+            held = self._choice = self._bandit.choose(context, feasible, prior)
+            self._chosen_s, self._spent = now_s, []
+        arm = min(held.arm, len(prices) - 1)
+        return least + arm, prices[arm]
+
+    def price(self, replicas: int, rate: float, seen: Seen) -> float:
+        """Watts at the wall at the cheapest clock and chunk that keep the bounds; infinite when none does."""
+        w = self._wishes
+        _, _, gpu_w = self._cheapest(
+            self._plant,
+            self.flow(rate, replicas, seen),
+            w.tbt_s,
+            w.gap_s * (min(1.0, seen.trim) if isfinite(seen.trim) else 1.0),
+            0.9,
+            w.min_x,
+            w.chunk_min,
+            w.chunk_max,
+        )
+        return inf if gpu_w == inf else self.wall_w(replicas, gpu_w, seen.total) * self._packing.price
+
+    def _switch(self, now_s: float, best: int, least: int, watts: float, *, ahead: Forecast, seen: Seen) -> Decision:
+        """Up at once; down when it was wanted for long enough to earn what a start costs."""
+        fields = {
+            "rate": ahead.now,
+            "expected": ahead.expected,
+            "upper": ahead.upper,
+            "least": float(least),
+            "best": float(best),
+            "wall_w": watts,
+        }
+        load = f"{ahead.now:.1f} requests/s now, up to {ahead.upper:.1f} within {self._node.boot_s / 60:.0f} min"
+        if best >= seen.serving or least >= seen.serving:
+            self._lower_since_s = None
+            want = max(best, least) if best >= seen.serving else least
+            verb = "stay" if want == seen.serving else "serve from now on"
+            return Decision(want, f"{want} replicas {verb}: {load} by {ahead.basis}.", fields)
+        if self._lower_since_s is None:
+            self._lower_since_s = now_s
+        waited = now_s - self._lower_since_s
+        if waited < self._packing.down_after_s:
+            return Decision(
+                seen.serving,
+                f"{best} replicas would do for {load}; kept at {seen.serving} until that has held for "
+                f"{self._packing.down_after_s:.0f} s.",
+                fields,
+            )
+        return Decision(best, f"{best} replicas are enough: {load} by {ahead.basis}; the others drain.", fields)
+
+    def _learn_lengths(self, seen: Seen, span_s: float) -> None:
+        share = min(1.0, span_s / 600.0)
+        for name, value in (("_prompt", seen.prompt_tokens), ("_output", seen.output_tokens)):
+            if not isfinite(value) or value <= 0.0:
+                continue
+            old = getattr(self, name)
+            setattr(self, name, value if old is None else old + share * (value - old))

@@ -1,0 +1,158 @@
+"""The protocol of docs/benchmarks/control.md: every part writes one JSON, the page is made of the parts that were run.
+
+`python -m tests.bench.bench_control --out DIR [--parts main,kappa,...] [--seeds 5] [--days all] [--write PAGE]`. A part
+whose file is there is not run again, so a run that was cut off goes on. Everything is simulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agents.cli.bench_inputs import workload
+from models.bench.compare import Comparison, Setup, cell, mean_of, report, truth_of
+from models.bench.protocol import ablations, b0, b1, slower, strategy
+from models.bench.run import run
+from tests.bench.control_page import page
+
+WEEKS = ("azure-code-2024", "azure-conv-2024")
+OTHERS = ("azure-code-2023", "azure-conv-2023", "servegen-m-large", "servegen-m-small")
+STRATEGIES = ("conservative", "balanced", "aggressive", "ml-driven")
+DELAYS_S = ((0.1, 0.0), (0.5, 0.1), (1.5, 0.5), (5.0, 1.5), (40.0, 40.0))
+Json = dict[str, Any]
+
+
+def setup(name: str, *, days: float | None, seeds: int, kappas: tuple[str, ...] = ("mid",)) -> Setup:
+    """A shipped workload."""
+    load = workload(
+        Namespace(workload=name, requests=None, rates=None, lengths=None), kv_limit=truth_of("mid").kv_limit_tokens
+    )
+    return Setup(name, load.curve, load.stream, days, seeds if load.curve is not None else 1, kappas)
+
+
+def say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def main_part(name: str, args: Namespace) -> Json:
+    """Strategies against both baselines and the reference."""
+    found = setup(name, days=args.days, seeds=args.seeds)
+    return report(
+        found,
+        STRATEGIES,
+        shown="all",
+        with_rivals=False,
+        with_reference=("aggressive",) if args.reference else (),
+        say=say,
+    )
+
+
+def rivals_part(name: str, args: Namespace) -> Json:
+    found = setup(name, days=args.side_days, seeds=1)
+    return report(found, STRATEGIES[:3], shown="rivals", with_rivals=True, with_reference=(), say=say)
+
+
+def kappa_part(name: str, args: Namespace) -> Json:
+    found = setup(name, days=args.side_days, seeds=1, kappas=("low", "mid", "high"))
+    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
+
+
+def other_part(name: str, args: Namespace) -> Json:
+    found = setup(name, days=args.side_days, seeds=1)
+    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
+
+
+def ablation_part(name: str, args: Namespace) -> Json:
+    compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
+    found: Json = {}
+    for strategy_name in ("balanced", "aggressive"):
+        labels = [policy.name for policy in ablations(strategy_name, compare.base("mid"))]
+        for k, label in enumerate(labels):
+            policy = replace(
+                ablations(strategy_name, compare.base("mid"))[k],
+                name=f"{strategy_name} {label}" if k else strategy_name,
+            )
+            found[policy.name] = compare.row(lambda _, policy=policy: policy)  # type: ignore[misc]
+    return found
+
+
+def delay_part(name: str, args: Namespace) -> Json:
+    """Aggressive at slower and slower loops; the controller knows its own delay."""
+    compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
+    whole = strategy("aggressive", compare.base("mid"))
+    found: Json = {}
+    for tick_s, delay_s in DELAYS_S:
+        policy = replace(whole, name=f"{tick_s:g} s + {delay_s:g} s", local=slower(whole.local, tick_s, delay_s))
+        found[policy.name] = compare.row(lambda _, policy=policy: policy)  # type: ignore[misc]
+    return found
+
+
+def wrong_part(name: str, args: Namespace) -> Json:
+    """The truth is not what the controller believes; the right model beside it, both against B0 of that truth."""
+    found: Json = {}
+    belief = truth_of("mid")
+    slow = belief._replace(flop_share=belief.flop_share * 0.75, flop_inverse=belief.flop_inverse / 0.75)
+    compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
+    case = compare.case("mid", 0)
+    stream = case.stream
+    longer = replace(stream, prompt=(stream.prompt * 1.5).astype("i4"), output=(stream.output * 1.5).astype("i4"))
+    cases = {
+        "prefill a quarter slower": (replace(case, truth=slow), slow),
+        "kappa low": (replace(case, truth=truth_of("low")), truth_of("low")),
+        "kappa high": (replace(case, truth=truth_of("high")), truth_of("high")),
+        "lengths x1.5": (replace(case, stream=longer), belief),
+        "another model in mid-run": (replace(case, later=(stream.seconds / 2, slow)), belief),
+    }
+    policy = strategy("aggressive", compare.base("mid"))
+    for label, (wrong, right) in cases.items():
+        say(label)
+        zero, one = run(wrong, b0()), run(wrong, b1())
+        mine = mean_of([cell(run(wrong, policy), zero, one, None)])
+        known = mean_of([cell(run(replace(wrong, belief=right), policy), zero, one, None)])
+        found[label] = {"b0": mean_of([cell(zero, zero, one, None)]), "wrong": mine, "right": known}
+    return found
+
+
+PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
+    "main": (WEEKS, main_part),
+    "rivals": (WEEKS, rivals_part),
+    "ablation": (WEEKS, ablation_part),
+    "other": (OTHERS, other_part),
+    "kappa": (WEEKS, kappa_part),
+    "delay": (WEEKS[:1], delay_part),
+    "wrong": (WEEKS[1:], wrong_part),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the protocol of docs/benchmarks/control.md")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmark-control"))
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; PART:WORKLOAD for one")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--days", type=lambda t: None if t == "all" else float(t), default=None)
+    parser.add_argument("--side-days", type=lambda t: None if t == "all" else float(t), default=None)
+    parser.add_argument("--no-reference", dest="reference", action="store_false")
+    parser.add_argument("--write", type=Path, default=None)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for wanted in args.parts.split(",") if args.parts else ():
+        part, _, only = wanted.partition(":")
+        names, make = PARTS[part]
+        for name in names:
+            target = args.out / f"{part}.{name}.json"
+            if target.exists() or (only and name != only):
+                continue
+            print(f"{part} {name}", file=sys.stderr, flush=True)
+            target.write_text(json.dumps(make(name, args), indent=1) + "\n")
+    if args.write is not None:
+        page(args.out, args.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Makes docs/benchmarks/control.md and its plots from the JSON of the parts that were run. Measures nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+TITLES = {"azure-code-2024": "code", "azure-conv-2024": "conversation"}
+HEAD = (
+    "| policy | GPU below B0 | wall below B0 | GPU below B1 | p99 first / between / end-to-end against B0 "
+    "| worst hour: first, between | hours outside the SLO | missed | J/request | replicas, clock |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
+)
+TARGETS = (
+    # strategy, workload, what, path, at least
+    ("aggressive", "azure-code-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.60),
+    ("aggressive", "azure-code-2024", "wall below B0", ("wall_saving_ratio", "b0"), 0.57),
+    ("aggressive", "azure-code-2024", "GPU below B1", ("gpu_saving_ratio", "b1"), 0.40),
+    ("aggressive", "azure-code-2024", "share of the reference, GPU", ("reference_share", "gpu"), 0.95),
+    ("aggressive", "azure-code-2024", "share of the reference, wall", ("reference_share", "wall"), 0.92),
+    ("aggressive", "azure-conv-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.60),
+    ("aggressive", "azure-conv-2024", "wall below B0", ("wall_saving_ratio", "b0"), 0.57),
+    ("aggressive", "azure-conv-2024", "GPU below B1", ("gpu_saving_ratio", "b1"), 0.40),
+    ("aggressive", "azure-conv-2024", "share of the reference, GPU", ("reference_share", "gpu"), 0.95),
+    ("aggressive", "azure-conv-2024", "share of the reference, wall", ("reference_share", "wall"), 0.92),
+    ("balanced", "azure-code-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.33),
+    ("balanced", "azure-code-2024", "wall below B0", ("wall_saving_ratio", "b0"), 0.42),
+    ("balanced", "azure-conv-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.27),
+    ("conservative", "azure-code-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.28),
+    ("conservative", "azure-conv-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.16),
+)
+BOUNDS = {"balanced": (0.05, 0.05, 0.10), "ml-driven": (0.05, 0.05, 0.10), "conservative": (0.05, 0.05, 0.05)}
+
+
+def page(folder: Path, target: Path) -> None:
+    """Replaces what lies between the marks of the page; the words around it are written by people."""
+    text = target.read_text()
+    before, _, rest = text.partition("<!-- figures: begin -->")
+    _, _, after = rest.partition("<!-- figures: end -->")
+    plots = target.parent / "control"
+    plots.mkdir(exist_ok=True)
+    body = "\n".join(sections(folder, plots))
+    target.write_text(f"{before}<!-- figures: begin -->\n{body}\n<!-- figures: end -->{after}")
+
+
+def parts(folder: Path, name: str) -> dict[str, Json]:
+    """Workload -> result of a part, as far as it was run."""
+    found = {}
+    for path in sorted(folder.glob(f"{name}.*.json")):
+        found[path.name.removeprefix(f"{name}.").removesuffix(".json")] = json.loads(path.read_text())
+    return found
+
+
+def sections(folder: Path, plots: Path) -> list[str]:
+    """All tables, in the order of the page."""
+    main = parts(folder, "main")
+    lines = targets(main)
+    for name, found in main.items():
+        lines += ["", f"### {name}: strategies", *_setting(found), "", HEAD]
+        lines += [row(n, found["baselines"][n]) for n in found["baselines"]]
+        lines += [row(n, r) for n, r in found["results"].items()]
+    for name, found in parts(folder, "rivals").items():
+        lines += ["", f"### {name}: rivals", *_setting(found), "", HEAD]
+        lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
+        lines += [row(r["name"], r) for r in found["rivals"]]
+    for title, part in (("ablation", "ablation"), ("loop delay", "delay")):
+        for name, found in parts(folder, part).items():
+            lines += ["", f"### {name}: {title}", "", HEAD, *(row(n, r) for n, r in found.items())]
+    for name, found in parts(folder, "other").items():
+        lines += ["", f"### {name}: nothing retuned", *_setting(found), "", HEAD]
+        lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
+    lines += _kappa(parts(folder, "kappa")) + _wrong(parts(folder, "wrong"))
+    return lines + _plots(folder, plots)
+
+
+def targets(main: dict[str, Json]) -> list[str]:
+    """Each aim beside what was seen; a missed one says so."""
+    lines = [
+        "",
+        "### Aims and what was seen",
+        "",
+        "| strategy | service | what | aim | seen | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, workload, what, (group, key), least in TARGETS:
+        result = main.get(workload, {}).get("results", {}).get(name)
+        value = None if result is None else result[group][key]
+        seen = "not run" if value is None else f"{value:.1%}"
+        word = "" if value is None else ("reached" if value >= least else "**missed**")
+        lines.append(f"| {name} | {TITLES[workload]} | {what} | {least:.0%} | {seen} | {word} |")
+    for workload, found in main.items():
+        for name, result in found["results"].items():
+            lines.append(_bound(name, TITLES.get(workload, workload), result))
+    return lines
+
+
+def _bound(name: str, service: str, result: Json) -> str:
+    if name not in BOUNDS:
+        outside, hours = result["hours_outside_slo"], result["hours"]
+        word = "reached" if outside == 0 else "**missed**"
+        return f"| {name} | {service} | every hour inside 2 s and 100 ms | 0 outside | {outside} of {hours} | {word} |"
+    change = [result["p99_change_ratio"][m] for m in ("ttft", "tbt", "e2e")]
+    aim = " / ".join(f"+{b:.0%}" for b in BOUNDS[name])
+    kept = all(c <= b for c, b in zip(change, BOUNDS[name], strict=True))
+    seen = " / ".join(f"{c:+.1%}" for c in change)
+    word = "reached" if kept else "**missed**"
+    return f"| {name} | {service} | p99 first / between / end-to-end | {aim} | {seen} | {word} |"
+
+
+def _setting(found: Json) -> list[str]:
+    fleet = found["fleet"]
+    return [
+        "",
+        f"{fleet['replicas']} replicas ({fleet['gpus']} GPUs), load x{fleet['scale']:g}, days: {found['days']}, "
+        f"seeds: {found['seeds']}, kappa {found['kappa']}; {found['seconds']:.0f} s of CPU. Simulated.",
+    ]
+
+
+def row(name: str, r: Json) -> str:
+    """One policy."""
+    worst, change = r["worst_hour"], r["p99_change_ratio"]
+    changes = " / ".join(_ratio(change[m], "+.1%") for m in ("ttft", "tbt", "e2e"))
+    return (
+        f"| {name} | {_ratio(r['gpu_saving_ratio']['b0'])} | {_ratio(r['wall_saving_ratio']['b0'])} "
+        f"| {_ratio(r['gpu_saving_ratio']['b1'])} | {changes} "
+        f"| {_whole(worst['p99_ttft_ms'])} ms, {_whole(worst['p99_tbt_ms'])} ms "
+        f"| {r['hours_outside_slo']} of {r['hours']} | {_ratio(r['missed_ratio'], '.3%')} "
+        f"| {_whole(r['joules_per_request'])} | {r['mean_replicas']:.1f}, {r['mean_clock_ratio']:.2f} |"
+    )
+
+
+def _kappa(found: dict[str, Json]) -> list[str]:
+    lines: list[str] = []
+    for name, result in found.items():
+        lines += [
+            "",
+            f"### {name}: what is not known of the device",
+            "",
+            "| strategy | GPU below B0, kappa low to high | wall |",
+        ]
+        lines += ["|---|---|---|"]
+        for strategy, r in result["results"].items():
+            span = r["saving_interval"]
+            low, high = span["gpu"], span["wall"]
+            lines.append(f"| {strategy} | {low[0]:.1%} to {low[1]:.1%} | {high[0]:.1%} to {high[1]:.1%} |")
+    return lines
+
+
+def _wrong(found: dict[str, Json]) -> list[str]:
+    lines: list[str] = []
+    for name, result in found.items():
+        lines += ["", f"### {name}: a wrong model, aggressive", ""]
+        lines += [
+            "| truth | missed: B0, wrong model, right model | GPU below B0: wrong, right | worst hour first, between |"
+        ]
+        lines += ["|---|---|---|---|"]
+        for label, r in result.items():
+            missed = ", ".join(_ratio(r[k]["missed_ratio"], ".3%") for k in ("b0", "wrong", "right"))
+            saved = ", ".join(_ratio(r[k]["gpu_saving_ratio"]["b0"]) for k in ("wrong", "right"))
+            worst = r["wrong"]["worst_hour"]
+            lines.append(
+                f"| {label} | {missed} | {saved} "
+                f"| {_whole(worst['p99_ttft_ms'])} ms, {_whole(worst['p99_tbt_ms'])} ms |"
+            )
+    return lines
+
+
+def _plots(folder: Path, plots: Path) -> list[str]:
+    """Energy against latency, one plot a service; rivals and strategies as points."""
+    lines: list[str] = []
+    for name, found in (parts(folder, "rivals") or parts(folder, "main")).items():
+        path = plots / f"pareto-{name}.svg"
+        _scatter(path, name, {**found["baselines"], **found["results"], **{r["name"]: r for r in found["rivals"]}})
+        lines += ["", f"![energy against latency, {name}](control/{path.name})"]
+    for name, found in parts(folder, "delay").items():
+        path = plots / f"delay-{name}.svg"
+        _delay(path, found)
+        lines += ["", f"![saving and first token against loop delay, {name}](control/{path.name})"]
+    return lines
+
+
+def _axes() -> tuple[Any, Any, Any]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "control"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.0, 4.2), layout="constrained")
+    axes.grid(visible=True, linewidth=0.4, alpha=0.5)
+    return pyplot, figure, axes
+
+
+def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
+    pyplot, figure, axes = _axes()
+    ours = {"conservative", "balanced", "aggressive", "ml-driven"}
+    for name, r in rows.items():
+        x, y = r["p99_ms"]["ttft"], r["wall_joules_per_request"]
+        axes.plot(x, y, "o" if name in ours else "x", color="tab:green" if name in ours else "tab:gray")
+        axes.annotate(name, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    axes.axvline(2_000.0, color="tab:red", linewidth=0.8)
+    axes.set(
+        xscale="log", xlabel="p99 time to first token, ms (SLO 2 s)", ylabel="J per request at the wall", title=title
+    )
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _delay(path: Path, rows: dict[str, Json]) -> None:
+    pyplot, figure, axes = _axes()
+    delays = [sum(float(part.removesuffix(" s")) for part in name.split(" + ")) for name in rows]
+    axes.plot(delays, [100 * r["gpu_saving_ratio"]["b0"] for r in rows.values()], "o-", label="GPU energy below B0, %")
+    axes.plot(
+        delays,
+        [r["worst_hour"]["p99_ttft_ms"] / 20 for r in rows.values()],
+        "x--",
+        label="worst hour's p99 first token, % of 2 s",
+    )
+    axes.set(xscale="log", xlabel="loop period + delay, s")
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _ratio(value: float | None, form: str = ".1%") -> str:
+    return "unknown" if value is None else format(value, form)
+
+
+def _whole(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f}"

@@ -1,0 +1,188 @@
+"""`eo bench control` as a user calls it: the answer's keys, odd traces, and every refusal's sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.cli.bench_inputs import workload
+from agents.cli.main import main
+
+HEAD = "timestamp_s,input_tokens,output_tokens"
+
+
+def _trace(path: Path, seconds: float = 240.0, rate: float = 6.0, seed: int = 2) -> Path:
+    rng, t = random.Random(seed), 1_000.0
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(HEAD.split(","))
+        while t < 1_000.0 + seconds:
+            t += rng.expovariate(rate)
+            rows.writerow([f"{t:.3f}", rng.randint(50, 4_000), rng.randint(1, 200)])
+    return path
+
+
+def _run(*args: str) -> int:
+    return main(["bench", "control", *args])
+
+
+def _answer(tmp_path: Path, *args: str) -> dict[str, Any]:
+    out = tmp_path / "out.json"
+    assert _run(*args, "--json", str(out)) == 0
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def test_a_recording_gives_every_key_of_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba")
+    found = _answer(tmp_path, "--requests", str(_trace(tmp_path / "t.csv")), "--strategy", "aggressive", "--pareto")
+    assert {
+        "workload",
+        "strategy",
+        "days",
+        "seeds",
+        "kappa",
+        "fleet",
+        "result",
+        "baselines",
+        "rivals",
+        "seconds",
+    } <= set(found)
+    result = found["result"]
+    for name in ("gpu_saving_ratio", "wall_saving_ratio"):
+        assert set(result[name]) == {"b0", "b1"}
+    assert set(result["p99_change_ratio"]) == {"ttft", "tbt", "e2e"}
+    assert set(result["worst_hour"]) == {"p99_ttft_ms", "p99_tbt_ms", "at"}
+    assert {"saving_interval", "hours_outside_slo", "missed_ratio", "joules_per_request", "joules_per_token"} <= set(
+        result
+    )
+    assert set(result["reference_share"]) == {"gpu", "wall"}
+    b0 = found["baselines"]["b0"]
+    assert b0["gpu_saving_ratio"]["b0"] == 0.0 and b0["p99_ms"]["ttft"] > 0.0
+    assert result["gpu_saving_ratio"]["b0"] == pytest.approx(
+        1 - result["joules_per_request"] / b0["joules_per_request"]
+    )
+    assert 0.2 < result["gpu_saving_ratio"]["b0"] < 0.9
+    assert found["quality"] == "simulated"
+    assert {"aggressive", "b0", "b1"} == {p["name"] for p in found["pareto"]}
+    assert "SIMULATED" in capsys.readouterr().out
+
+
+def test_same_arguments_same_answer(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    trace = str(_trace(tmp_path / "t.csv", seconds=90.0))
+    one, two = (_answer(tmp_path, "--requests", trace, "--strategy", "balanced", "--no-reference") for _ in range(2))
+    assert one["result"] == two["result"]
+    assert one["result"]["reference_share"] == {"gpu": None, "wall": None}
+
+
+def test_gaps_bursts_odd_lengths_and_a_clock_that_goes_back_are_counted_and_served(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    rows = [HEAD, *(f"{i * 0.5},800,20" for i in range(60)), "20.0,0,0", "21.0,500,90000", "22.0,900000,5"]
+    rows += [f"{3_000 + (i % 3) * 0.001},3000,40" for i in range(150)] + ["oops,1,1", "3100,700"]
+    trace = tmp_path / "odd.csv"
+    trace.write_text("\n".join(rows) + "\n")
+    found = _answer(tmp_path, "--requests", str(trace), "--strategy", "aggressive", "--no-reference")
+    notes = found["notes"]
+    assert notes["rows_unreadable"] == 2
+    assert notes["refused_over_kv_limit"] == 1
+    assert notes["output_clipped"] == 1
+    assert notes["prompt_raised_to_1"] == notes["output_raised_to_1"] == 1
+    assert notes["clock_went_back"] >= 1
+    assert found["result"]["joules_per_request"] > 0.0
+
+
+def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    rates, lengths = tmp_path / "r.csv", tmp_path / "l.csv"
+    rates.write_text("timestamp_s,requests_per_s\n0,4\n120,0\n240,8\n")
+    lengths.write_text(
+        "quantity,cdf,tokens\n"
+        + "".join(f"{q},0,10\n{q},1,{n}\n" for q, n in (("input_tokens", 3000), ("output_tokens", 90)))
+    )
+    found = _answer(
+        tmp_path,
+        "--rates",
+        str(rates),
+        "--lengths",
+        str(lengths),
+        "--strategy",
+        "aggressive",
+        "--no-reference",
+        "--seeds",
+        "2",
+    )
+    assert found["result"]["saving_interval"]["over"].startswith("seeds")
+    assert found["seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--workload", "azure-code-2042"], "no workload is called 'azure-code-2042'; did you mean azure-code-2024?"),
+        (["--workload", "servegen-tiny"], "ServeGen has no model 'tiny' here; one of m-large, m-small."),
+        ([], "give exactly one of --workload NAME, --requests FILE and --rates FILE"),
+        (["--workload", "azure-code-2024", "--days", "0"], "--days 0 is neither all nor a number above 0"),
+        (["--workload", "azure-code-2024", "--seeds", "0"], "--seeds 0 is outside 1..50"),
+        (["--workload", "azure-code-2024", "--baseline", "b7"], "--baseline 'b7' names no baseline"),
+        (["--workload", "azure-code-2024", "--lengths", "x.csv"], "--lengths goes with --rates"),
+        (["--requests", "/nowhere.csv"], "/nowhere.csv is not a file"),
+    ],
+)
+def test_refusals_say_what_is_wrong_and_what_to_do(
+    args: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*args) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "lacks the column 'timestamp_s'; its first line must name timestamp_s, input_tokens"),
+        (HEAD + "\n1,2,3\n", "the trace holds 1 readable requests; give at least 2"),
+        (HEAD + "\n1,500000,3\n2,500000,3\n", "only 0 requests fit the KV limit of 400000 tokens"),
+    ],
+)
+def test_a_recording_that_cannot_be_served_is_refused(
+    tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    assert _run("--requests", str(path)) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("timestamp_s,requests_per_s\n0,1\n5,x\n", "line 3: 'x' is not a number; correct the line or take it out"),
+        ("timestamp_s,requests_per_s\n0,1\n5,-2\n", "has a rate of -2 requests/s; rates are 0 or more"),
+        ("timestamp_s,requests_per_s\n0,0\n5,0\n", "has no rate above 0; nothing would be served"),
+        ("timestamp_s,requests_per_s\n0,1\n", "has 1 rows; give at least 2"),
+    ],
+)
+def test_a_rate_curve_that_says_nothing_is_refused(
+    tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rates.csv"
+    path.write_text(text)
+    assert _run("--rates", str(path)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_shipped_traces_have_the_published_totals() -> None:
+    class Args:
+        workload: str | None = None
+        requests = rates = lengths = None
+
+    for name, total in (("azure-conv-2024", 27_303_999), ("azure-code-2024", 16_803_695)):
+        Args.workload = name
+        curve = workload(Args, kv_limit=4e5).curve
+        assert curve is not None
+        assert float(curve.rate.mean()) * 7 * 86_400 == pytest.approx(total, rel=0.006)

@@ -1,0 +1,142 @@
+"""The fleet rule, the streams that are drawn or repaired, and the figures that are made of a run's counters."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from agents.cli.bench_inputs import workload
+from models.bench import state as st
+from models.bench.compare import busiest_s, cell, hours_outside, interval, mean_of, truth_of, worst_hour
+from models.bench.fleet import curve_work, scale_for, size, stream_work
+from models.bench.load import Curve, Lengths, Stream, draw, recorded
+from models.bench.plantparts import Node
+from models.bench.run import Outcome, mean_s, quantile
+
+PLANT = truth_of("mid")
+UNIT = Lengths(np.array([0.0, 1.0]), np.array([100.0, 300.0]), np.array([0.0, 1.0]), np.array([10.0, 30.0]))
+
+
+@pytest.mark.parametrize(("name", "replicas"), [("azure-conv-2024", 12), ("azure-code-2024", 17)])
+def test_fleet_of_the_azure_weeks_at_half_scale(name: str, replicas: int) -> None:
+    args = Namespace(workload=name, requests=None, rates=None, lengths=None)
+    curve = workload(args, kv_limit=4e5).curve
+    assert curve is not None
+    scale = scale_for(curve, PLANT)
+    assert scale == 0.5
+    assert size(curve_work(curve.scaled(scale)), PLANT) == replicas
+
+
+def test_fleet_grows_with_the_peak_and_never_falls_below_four() -> None:
+    assert size(0.0, PLANT) == 4
+    assert size(1e5, PLANT) == pytest.approx(size(2e5, PLANT) / 2, abs=1)
+    burst = Stream(np.array([0.0, 599.0, 5_000.0]), np.full(3, 600, np.int32), np.full(3, 150, np.int32), 5_001.0)
+    assert stream_work(burst) == pytest.approx(2 * 1_200 / 600)
+
+
+def test_same_seed_same_stream_with_the_curves_rate_and_lengths() -> None:
+    curve = Curve(np.array([0.0, 3_600.0]), np.array([4.0, 8.0]), UNIT, 0.1)
+    one, two, other = (draw(curve, from_s=0.0, to_s=3_600.0, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(one.arrival_s, two.arrival_s) and np.array_equal(one.prompt, two.prompt)
+    assert len(one.arrival_s) != len(other.arrival_s)
+    assert len(one.arrival_s) == pytest.approx(6.0 * 3_600, rel=0.05)
+    assert np.all(np.diff(one.arrival_s) >= 0.0)
+    assert one.prompt.mean() == pytest.approx(200, rel=0.03) and one.output.mean() == pytest.approx(20, rel=0.03)
+
+
+def test_modulation_makes_minutes_burstier_than_a_poisson_stream() -> None:
+    def spread(sigma: float) -> float:
+        curve = Curve(np.array([0.0, 36_000.0]), np.array([30.0, 30.0]), UNIT, sigma)
+        arrival = draw(curve, from_s=0.0, to_s=36_000.0, seed=3).arrival_s
+        counts = np.bincount((arrival // 60).astype(int), minlength=600)
+        return float(counts.std() / counts.mean())
+
+    assert spread(0.0) == pytest.approx(1 / np.sqrt(1_800), rel=0.15)
+    assert spread(0.15) == pytest.approx(0.15 * 0.86, rel=0.2)
+
+
+def test_recording_is_repaired_and_every_repair_is_counted() -> None:
+    t = np.array([5.0, 3.0, np.nan, 4.0, 100.0, 6.0])
+    prompt = np.array([10.0, 0.0, 5.0, 400_000.0, 7.0, -4.0])
+    output = np.array([1.0, 2.0, 5.0, 1.0, 99_999.0, 0.0])
+    found = recorded(t, prompt, output, kv_limit=400_000.0)
+    assert found.notes == {
+        "rows_unreadable": 1,
+        "clock_went_back": 2,
+        "prompt_raised_to_1": 2,
+        "output_raised_to_1": 1,
+        "output_clipped": 1,
+        "refused_over_kv_limit": 1,
+    }
+    assert found.arrival_s.tolist() == [0.0, 2.0, 3.0, 97.0]
+    assert found.prompt.tolist() == [1, 10, 1, 7]
+
+
+def _outcome(*, gpu_j: float, ttft_ms: tuple[float, float], missed: float = 0.0) -> Outcome:
+    """Two hours of 1,000 requests each, all with the given first token."""
+    hours = np.zeros((2, st.H_COLUMNS))
+    hours[:, st.H_GPU_J], hours[:, st.H_REQUESTS], hours[:, st.H_OUTPUT] = gpu_j / 8, 1_000.0, 20_000.0
+    hours[0, st.H_MISSED] = missed
+    hist = np.zeros((3, 2, st.BINS))
+    for hour, ms in enumerate(ttft_ms):
+        for metric in range(3):
+            hist[metric, hour, int(np.log(ms) / st.BIN_WIDTH)] = 1_000.0
+    return Outcome("x", hours, hist, 4.0, Node(), 1, 0.0, 0, 0.0)
+
+
+def test_saving_change_and_worst_hour_are_what_their_names_say() -> None:
+    zero = _outcome(gpu_j=1_000.0, ttft_ms=(50.0, 50.0))
+    mine = _outcome(gpu_j=600.0, ttft_ms=(55.0, 2_500.0), missed=20.0)
+    found = cell(mine, zero, zero, zero)
+    assert found["gpu_saving_ratio"]["b0"] == pytest.approx(0.4)
+    assert found["joules_per_request"] == pytest.approx(0.3)
+    assert found["joules_per_token"] == pytest.approx(0.015)
+    assert found["missed_ratio"] == pytest.approx(0.01)
+    assert found["worst_hour"]["at"] == 1
+    assert found["worst_hour"]["p99_ttft_ms"] == pytest.approx(2_500.0, rel=0.01)
+    assert hours_outside(mine) == 1 and hours_outside(zero) == 0
+    assert found["reference_share"] == {"gpu": None, "wall": None}  # a reference that saves nothing has no share
+
+
+def test_an_hour_with_too_few_requests_is_not_judged() -> None:
+    mine = _outcome(gpu_j=600.0, ttft_ms=(55.0, 9_000.0))
+    mine.hours[1, st.H_REQUESTS] = 99
+    assert worst_hour(mine)["at"] == 0
+    assert hours_outside(mine) == 0
+
+
+def test_means_and_intervals_over_seeds_and_kappas() -> None:
+    zero = _outcome(gpu_j=1_000.0, ttft_ms=(50.0, 50.0))
+    cells = [cell(_outcome(gpu_j=j, ttft_ms=(55.0, 60.0)), zero, zero, None) for j in (500.0, 600.0)]
+    found = mean_of(cells)
+    assert found["gpu_saving_ratio"]["b0"] == pytest.approx(0.45)
+    seeds = interval(cells, cells, False)
+    assert seeds["gpu"][0] < 0.45 < seeds["gpu"][1]
+    assert interval(cells, cells, True) == {
+        "over": "kappa",
+        "gpu": [pytest.approx(0.4), pytest.approx(0.5)],
+        "wall": seeds_range(cells),
+    }
+    assert interval(cells[:1], cells[:1], False)["gpu"] is None
+
+
+def seeds_range(cells: list[dict[str, dict[str, float]]]) -> list[object]:
+    values = [c["wall_saving_ratio"]["b0"] for c in cells]
+    return [pytest.approx(min(values)), pytest.approx(max(values))]
+
+
+def test_quantile_and_mean_of_a_histogram() -> None:
+    counts = np.zeros(st.BINS)
+    counts[700], counts[900] = 99.0, 1.0
+    assert quantile(counts, 0.5) == pytest.approx(np.exp(700.5 * st.BIN_WIDTH) * 1e-3, rel=0.003)
+    assert quantile(counts, 0.999) == pytest.approx(np.exp(900.9 * st.BIN_WIDTH) * 1e-3, rel=0.003)
+    assert mean_s(counts) == pytest.approx(0.99 * np.exp(700.5 * 0.005) * 1e-3 + 0.01 * np.exp(900.5 * 0.005) * 1e-3)
+
+
+def test_reference_hours_are_the_busiest_before_the_judged_days() -> None:
+    t = np.arange(0.0, 5 * 86_400.0, 600.0)
+    rate = np.where((t >= 100_000.0) & (t < 130_000.0), 9.0, 1.0) + np.where(t > 300_000.0, 50.0, 0.0)
+    begin = busiest_s(Curve(t, rate, UNIT, 0.1), 3 * 86_400.0, 6 * 3_600.0)
+    assert begin + 600.0 >= 100_000.0 and begin + 6 * 3_600.0 <= 131_000.0

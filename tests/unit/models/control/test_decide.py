@@ -1,0 +1,168 @@
+"""The controller's core: deadlines of a backlog, chunk size, the mean gap, and a model that stops predicting."""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import pytest
+
+from models.control import decide as core
+from models.control.decide import Bounds, Load, Tuning
+from models.control.equations import iteration_s, prefill_fit
+from models.control.predict import plant_of
+from models.control.profiles import LLAMA_70B_H100X4
+from models.control.steady import Flow, cheapest, steady
+
+PLANT = plant_of(LLAMA_70B_H100X4)
+TUNE = Tuning(react_s=0.15, dwell_s=0.3, chunk_min=128.0, chunk_max=512.0, rush_ratio=2.0)
+FREE = Bounds(0.09, 1.5, inf, 0.6, 1.0, 1.0)
+
+
+class Engine:
+    """An engine as the core sees it: a tenth of a second a step, 2,000 prompt tokens a second."""
+
+    def __init__(self, tune: Tuning = TUNE) -> None:
+        self.tune, self.now = tune, 10.0
+        self.memory = [0.0] * core.S_SIZE
+        core.begin(self.memory, PLANT, 2_000.0)
+
+    def step(
+        self, *, queued: float = 0.0, running: float = 10.0, to: Bounds = FREE, factor: float = 1.0, **other: float
+    ) -> int:
+        self.now += 0.1
+        kv = running * 1_700.0
+        x, chunk = self.memory[core.S_X], self.memory[core.S_CHUNK]
+        room = core.room_of(PLANT, chunk, running)
+        mixed = iteration_s(PLANT, x, running, kv, room) * factor
+        decode = iteration_s(PLANT, x, running, kv, 0.0) * factor
+        mean = decode / (1.0 - 200.0 / room / 0.1 * (mixed - decode))  # 200 tokens prefilled in a tenth of a second
+        seen = {"prefilled": 200.0, "mean_s": mean, "tail_s": mixed, "generated": 40.0} | other
+        load = Load(
+            running, queued, kv, seen["prefilled"], nan, seen["generated"], seen["mean_s"], seen["tail_s"], x, nan
+        )
+        _, _, why = core.decide(PLANT, self.tune, self.memory, load, to, self.now)
+        return why
+
+    def settle(self, steps: int = 400, **how: float) -> float:
+        for _ in range(steps):
+            self.step(**how)  # type: ignore[arg-type]
+        return self.memory[core.S_X]
+
+
+def test_a_backlog_raises_the_clock_to_what_its_deadline_needs_and_no_higher() -> None:
+    calm = Engine()
+    low = calm.settle()
+    calm.step(queued=12_500.0)
+    some = calm.memory[core.S_X]
+    other = Engine()
+    other.settle()
+    other.step(queued=14_500.0)
+    assert low < some < other.memory[core.S_X] <= 1.0
+
+
+def test_a_burst_is_cleared_at_full_speed_although_its_deadline_would_allow_less() -> None:
+    patient, eager = Engine(TUNE._replace(rush_ratio=9.0)), Engine(TUNE._replace(rush_ratio=0.3))
+    for engine in (patient, eager):
+        engine.settle()
+        engine.step(queued=9_000.0)
+    assert patient.memory[core.S_X] < 0.95 < eager.memory[core.S_X]  # the power limit allows no more
+
+
+def test_tokens_that_have_waited_are_due_sooner() -> None:
+    engine = Engine()
+    engine.settle()
+    engine.step(queued=6_000.0, prefilled=0.0)
+    first = core.needed_rate(engine.memory, engine.now, 6_000.0, 1.5, TUNE)
+    for _ in range(6):
+        engine.step(queued=6_000.0, prefilled=0.0)
+    assert core.needed_rate(engine.memory, engine.now, 6_000.0, 1.5, TUNE) > 1.5 * first
+
+
+def test_what_was_prefilled_is_no_longer_due() -> None:
+    engine = Engine()
+    engine.settle()
+    engine.step(queued=6_000.0, prefilled=0.0)
+    engine.step(queued=0.0, prefilled=6_000.0)
+    assert core.needed_rate(engine.memory, engine.now, 0.0, 1.5, TUNE) == 0.0
+
+
+def test_backlog_that_default_clocks_cannot_serve_in_time_releases() -> None:
+    engine = Engine()
+    engine.settle()
+    assert engine.step(queued=40_000.0) == core.WAIT
+    assert engine.memory[core.S_X] == 1.0
+
+
+def test_chunk_shrinks_with_the_clock_so_that_its_iteration_keeps_the_gap() -> None:
+    for x in (0.6, 0.8, 1.0):
+        chunk = core.chunk_at(PLANT, TUNE, x, 10.0, 17_000.0, 0.045)
+        assert iteration_s(PLANT, x, 10.0, 17_000.0, core.room_of(PLANT, chunk, 10.0)) <= 0.045 * 1.001
+    assert core.chunk_at(PLANT, TUNE, 0.6, 10.0, 17_000.0, 0.045) < core.chunk_at(
+        PLANT, TUNE, 1.0, 10.0, 17_000.0, 0.045
+    )
+    assert prefill_fit(PLANT, 0.6, 10.0, 17_000.0, 0.001) == -10.0
+
+
+def test_without_a_chunk_knob_the_engine_keeps_its_own() -> None:
+    engine = Engine(TUNE._replace(chunk_min=0.0, chunk_max=0.0))
+    engine.settle()
+    assert engine.memory[core.S_CHUNK] == PLANT.chunk_tokens
+
+
+def test_a_gap_bound_costs_clock() -> None:
+    free, bound = Engine(), Engine()
+    low = free.settle()
+    tight = FREE._replace(gap_s=0.0245)
+    for _ in range(600):
+        bound.step(to=tight)
+    assert bound.memory[core.S_X] > low or bound.memory[core.S_CHUNK] < free.memory[core.S_CHUNK]
+
+
+def test_measured_gaps_above_target_tighten_the_plan() -> None:
+    engine = Engine()
+    for _ in range(1_000):
+        engine.step(to=FREE._replace(gap_s=0.02), mean_s=0.024)
+    assert engine.memory[core.S_TRIM] == core.TRIM_MIN
+
+
+def test_a_model_that_stops_predicting_gives_default_clocks_within_two_seconds_and_is_learned_anew() -> None:
+    engine = Engine()
+    engine.settle()
+    assert engine.memory[core.S_X] < 0.8
+    steps = 0
+    while engine.step(factor=1.6) != core.DRIFT:
+        steps += 1
+        assert steps < 20
+    assert engine.memory[core.S_X] == 1.0
+    assert all(engine.step(factor=1.6) == core.DRIFT for _ in range(45))
+    later = [engine.step(factor=1.6) for _ in range(300)]
+    assert core.DRIFT not in later[60:]
+    assert engine.memory[core.S_PREFILL] == pytest.approx(1.6, rel=0.01)
+
+
+def test_a_model_that_predicts_never_recalibrates() -> None:
+    engine = Engine()
+    assert all(engine.step() != core.DRIFT for _ in range(600))
+    assert engine.memory[core.S_PREFILL] == pytest.approx(1.0, abs=0.02)
+    assert engine.memory[core.S_DECODE] == pytest.approx(1.0, abs=0.02)
+
+
+def test_one_ratio_moves_both() -> None:
+    engine = Engine(TUNE._replace(learns=2.0))
+    engine.settle(factor=1.1)
+    assert engine.memory[core.S_DECODE] == engine.memory[core.S_PREFILL] > 1.03
+
+
+def test_steady_load_obeys_little_and_more_load_means_more_of_everything() -> None:
+    low, high = (steady(PLANT, Flow(1_600.0 * r, 100.0 * r, 1_700.0, 1.0, 1.0), 0.8, 512.0) for r in (1.0, 4.0))
+    assert high.running == pytest.approx(400.0 * high.gap_s, rel=0.1)
+    assert high.busy > low.busy and high.gap_s > low.gap_s and high.gpu_w > low.gpu_w
+
+
+def test_cheapest_keeps_the_bounds_and_says_when_none_can() -> None:
+    flow = Flow(5_000.0, 300.0, 1_700.0, 1.0, 1.0)
+    x, chunk, watts = cheapest(PLANT, flow, 0.05, 0.03, 0.9, 0.6, 128.0, 512.0)
+    found = steady(PLANT, flow, x, chunk)
+    assert found.mixed_s <= 0.05 and found.gap_s <= 0.03 and watts == found.gpu_w
+    assert cheapest(PLANT, flow, 0.01, 0.03, 0.9, 0.6, 128.0, 512.0)[2] == inf
+    assert cheapest(PLANT, flow, 0.09, 1.0, 0.9, 0.6, 128.0, 512.0)[2] <= watts

@@ -1,0 +1,145 @@
+"""How many replicas: forecast, packing, N+1, hysteresis, the trade of clocks against replicas, and unknown input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import nan, pi, sin
+
+import pytest
+
+from models.control.predict import plant_of
+from models.control.profiles import LLAMA_70B_H100X4
+from models.policy.forecast import DAY_S, RateForecast
+from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
+
+PLANT = plant_of(LLAMA_70B_H100X4)
+WISHES = Wishes(tbt_s=0.09, gap_s=1e9, min_x=0.6, chunk_min=192.0, chunk_max=512.0)
+SEEN = Seen(rate=20.0, prompt_tokens=1_600.0, output_tokens=100.0, kv_each=1_700.0, serving=12, total=12)
+
+
+def _planner(packing: Packing | None = None, wishes: Wishes = WISHES) -> ReplicaPlanner:
+    return ReplicaPlanner(PLANT, packing or Packing(), wishes, NodeCost())
+
+
+def _settled(planner: ReplicaPlanner, seen: Seen, minutes: int = 30, start_s: float = 0.0) -> Seen:
+    for minute in range(minutes):
+        want = planner.step(start_s + 60.0 * (minute + 1), 60.0, seen).replicas
+        seen = replace(seen, serving=want)
+    return seen
+
+
+def test_settles_at_the_fewest_replicas_that_carry_the_upper_bound() -> None:
+    planner = _planner()
+    found = _settled(planner, SEEN).serving
+    ahead = planner.forecast.ahead(1_900.0, 480.0)
+    assert found == planner.least(ahead, SEEN) < 12
+    assert ahead.upper > 20.0
+
+
+def test_goes_up_at_once_and_down_only_after_it_held() -> None:
+    planner = _planner(Packing(down_after_s=600.0))
+    low = _settled(planner, SEEN)
+    up = planner.step(2_000.0, 120.0, replace(low, rate=40.0))
+    assert up.replicas > low.serving
+    assert "serve from now on" in up.reason
+    held = [planner.step(2_060.0 + 60 * k, 60.0, replace(low, rate=20.0, serving=up.replicas)) for k in range(6)]
+    assert {d.replicas for d in held[:5]} == {up.replicas}
+
+
+def test_one_lost_replica_leaves_enough_for_the_present_rate() -> None:
+    """N+1 decides where the forecast's upper bound does not."""
+    loose = Packing(busy_upper=5.0, busy_spare=0.95)
+    planner = _planner(loose)
+    found = _settled(planner, SEEN).serving
+    rate = 20.0 * 1_600.0
+    assert (found - 1) * planner._capacity(SEEN) * 0.95 >= rate * 0.999
+    assert (found - 2) * planner._capacity(SEEN) * 0.95 < rate
+
+
+def test_minimum_warm_and_the_fleet_are_never_left() -> None:
+    quiet = replace(SEEN, rate=0.01)
+    assert _settled(_planner(Packing(min_warm=3)), quiet, minutes=60).serving == 3
+    assert _settled(_planner(), replace(SEEN, rate=900.0, serving=2)).serving == 12
+
+
+@pytest.mark.parametrize("rate", [nan, -1.0, float("inf")])
+def test_unknown_rate_changes_nothing(rate: float) -> None:
+    decision = _planner().step(60.0, 60.0, replace(SEEN, rate=rate, serving=7))
+    assert decision.replicas == 7
+    assert "unknown" in decision.reason
+
+
+def test_fewer_replicas_at_a_higher_clock_cost_less_at_the_wall() -> None:
+    planner = _planner()
+    _settled(planner, SEEN, minutes=3)
+    prices = {n: planner.price(n, 20.0, SEEN) for n in (6, 8, 12)}
+    assert prices[6] < prices[8] < prices[12]
+
+
+def test_the_price_of_a_number_that_cannot_keep_the_bounds_is_infinite() -> None:
+    planner = _planner(wishes=replace(WISHES, tbt_s=0.015))
+    _settled(planner, SEEN, minutes=3)
+    assert planner.price(12, 20.0, SEEN) == float("inf")
+
+
+def test_every_decision_is_one_sentence_with_its_numbers() -> None:
+    planner = _planner()
+    decision = planner.step(60.0, 60.0, SEEN)
+    assert decision.reason.endswith(".") and decision.reason.count(". ") == 0
+    assert {"rate", "expected", "upper", "least", "best", "wall_w"} <= set(decision.fields)
+
+
+def test_forecast_knows_yesterdays_rise_before_it_comes() -> None:
+    def day(t: float) -> float:
+        return 10.0 + 8.0 * sin(2 * pi * t / DAY_S)
+
+    known, new = RateForecast(), RateForecast(past_weight=0.0)
+    t = 0.0
+    while t < 1.9 * DAY_S:
+        t += 60.0
+        known.observe(t, day(t), 60.0)
+        new.observe(t, day(t), 60.0)
+    ahead = known.ahead(t, 3_600.0)
+    assert ahead.expected > day(t) * 1.05
+    assert "earlier days" in ahead.basis
+    assert new.ahead(t, 3_600.0).expected >= new.ahead(t, 60.0).now
+
+
+def test_forecast_ignores_a_clock_that_goes_back() -> None:
+    forecast = RateForecast()
+    forecast.observe(1_000.0, 5.0, 60.0)
+    forecast.observe(10.0, 500.0, 60.0)
+    assert forecast.ahead(1_000.0, 60.0).now == 5.0
+
+
+def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
+    calm, wild = RateForecast(), RateForecast()
+    for minute in range(600):
+        t = 60.0 * minute
+        calm.observe(t, 10.0, 60.0)
+        wild.observe(t, 14.0 if minute % 20 >= 10 else 10.0, 60.0)
+        calm.ahead(t, 480.0), wild.ahead(t, 480.0)
+    assert wild.ahead(36_000.0, 480.0).error_ratio > 2 * calm.ahead(36_000.0, 480.0).error_ratio
+
+
+def test_gaps_that_stay_above_target_ask_for_more_replicas() -> None:
+    wishes = replace(WISHES, gap_s=0.024)
+    calm, late = _planner(wishes=wishes), _planner(wishes=wishes)
+    few = _settled(calm, SEEN).serving
+    more = _settled(late, replace(SEEN, trim=0.85)).serving
+    assert more > few
+
+
+def test_where_nothing_keeps_the_bounds_no_capacity_is_taken_away() -> None:
+    planner = _planner(wishes=replace(WISHES, tbt_s=0.015))
+    assert _settled(planner, replace(SEEN, serving=9), minutes=60).serving == 9
+
+
+def test_bursts_are_remembered_for_an_hour() -> None:
+    forecast = RateForecast()
+    for minute in range(12):
+        forecast.observe(60.0 * (minute + 1), 30.0 if minute == 5 else 2.0, 60.0)
+    assert forecast.ahead(720.0, 480.0).expected == 30.0
+    for minute in range(12, 70):
+        forecast.observe(60.0 * (minute + 1), 2.0, 60.0)
+    assert forecast.ahead(4_200.0, 480.0).expected < 5.0
