@@ -34,6 +34,9 @@ Mode = Literal["fixed", "reactive", "planned", "perfect", "template"]
 SLOW_S: Final = 60.0
 REACTIVE_MARGIN: Final = 1.15
 REACTIVE_DOWN_S: Final = 900.0
+GUARD_S: Final = 3600.0
+GUARD_LEAST: Final = 50.0
+GUARD_SHARE: Final = 0.01
 METRICS: Final = ("ttft", "tbt", "e2e")
 
 
@@ -157,12 +160,17 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     sim.clock[st.C_BUDGET_W] = case.budget_w
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
+    guard, local = _Guard(), policy.local
     while now < whole + 60.0:
         now = min(now + SLOW_S, whole + 60.0)
         truth = case.truth if case.later is None or now <= case.later[0] else case.later[1]
-        machine.advance(sim, truth, case.belief, case.node, policy.local, now)
+        machine.advance(sim, truth, case.belief, case.node, local, now)
         if policy.mode != "fixed" and now < whole:
             want = slow.want(now, sim)
+            if policy.local.kind == OURS and policy.mode in ("planned", "perfect"):
+                held = guard.holds(now, sim)
+                local = _default_clocks(policy.local, case.belief) if held else policy.local
+                want = case.replicas if held else want
             starts += apply(sim, want, now, case.node.boot_s)
     return Outcome(
         name=policy.name,
@@ -205,6 +213,26 @@ def apply(sim: Sim, want: int, now_s: float, boot_s: float) -> int:
         sim.x[r] = 1.0
         sim.next_x[r] = -1.0
     return len(booted)
+
+
+class _Guard:
+    """Rolls back to B0 for an hour when over one request in a hundred missed the SLO: nothing is saved at that price."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
+
+    def holds(self, now_s: float, sim: Sim) -> bool:
+        total = sim.hours.sum(axis=0)
+        self._seen.append((now_s, float(total[st.H_REQUESTS]), float(total[st.H_MISSED])))
+        while self._seen[0][0] < now_s - GUARD_S:
+            self._seen.pop(0)
+        requests, missed = (self._seen[-1][k] - self._seen[0][k] for k in (1, 2))
+        return requests >= GUARD_LEAST and missed > GUARD_SHARE * requests
+
+
+def _default_clocks(local: Local, plant: Plant) -> Local:
+    tune = local.tune._replace(chunk_min=plant.chunk_tokens, chunk_max=plant.chunk_tokens)
+    return local._replace(min_x=1.0, tune=tune)
 
 
 class _Slow:
