@@ -216,7 +216,7 @@ def apply(sim: Sim, want: int, now_s: float, boot_s: float) -> int:
 
 
 class _Guard:
-    """Rolls back to B0 for an hour when over one request in a hundred missed the SLO: nothing is saved at that price."""
+    """Rolls back to B0 for an hour when over one request in a hundred missed the SLO: nothing is worth that."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
