@@ -39,6 +39,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
     "read": ("read", "one normalised reading of a source"),
     "metrics": ("metrics", "where each process serves its metrics, for Prometheus"),
+    "whatif": ("whatif", "what a strategy would have cost and saved, on your own archive"),
     "bench": ("bench", "measure: loop, stream, twin, limit, control"),
 }
 

@@ -139,7 +139,7 @@ def ask(
         try:
             columns, types, rows = _run(connection, sql, params, limit_rows=limit_rows, timeout_s=timeout_s)
         except duckdb.Error as error:
-            if not _is_data(error) or not (found := _unreadable(archive, only) - broken):
+            if not is_data(error) or not (found := unreadable(archive, only) - broken):
                 raise _explained(error, timeout_s) from error
             return ask(archive, sql, params, limit_rows=limit_rows, timeout_s=timeout_s, leave_out=broken | found)
     notes = [f"left out {path}: {reason}; move it out of the archive" for path, reason in opened.left_out]
@@ -177,7 +177,7 @@ def _deadline(connection: duckdb.DuckDBPyConnection, timeout_s: float) -> Iterat
         timer.join()
 
 
-def _is_data(error: duckdb.Error) -> bool:
+def is_data(error: duckdb.Error) -> bool:
     """Whether a broken or vanished file may be behind the error, and not the SQL."""
     import duckdb
 
@@ -185,7 +185,7 @@ def _is_data(error: duckdb.Error) -> bool:
     return not isinstance(error, (*sql_faults, duckdb.OutOfMemoryException, duckdb.PermissionException))
 
 
-def _unreadable(archive: Path, views: list[str]) -> set[Path]:
+def unreadable(archive: Path, views: list[str]) -> set[Path]:
     """Files of these views that cannot be read to the end."""
     import pyarrow as pa
     import pyarrow.parquet as pq

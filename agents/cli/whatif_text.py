@@ -1,0 +1,99 @@
+"""The result of `eo whatif` as text. Nothing is computed here; unknown prints as "unknown"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.cli.base import table
+
+
+def page(result: dict[str, Any]) -> str:
+    """Everything a reader must know, the twin's error before its saving."""
+    span, shares = result["range"], result["shares"]
+    rows = ", ".join(f"{share:.0%} {name}" for name, share in shares["archive_rows"].items() if share)
+    lines = [
+        f"what-if [SIMULATED]: strategy {result['strategy']} on {span['from']} to {span['to']}",
+        f"archive rows: {rows}; what really ran: {', '.join(result['really_ran']) or 'no strategy'}",
+        f"replayed: {result['engines']['replayed']} of {result['engines']['in_range']} engines, "
+        f"{_share(shares['replayed_of_engine_time'])} of their time",
+    ]
+    for stack in result["stacks"]:
+        lines += ["", *_stack(stack)]
+    for one in result["refused"]:
+        lines += ["", f"refused {one['stack']}: {one['reason']}"]
+    if (budget := result["budget"]) is not None:
+        lines += [
+            "",
+            f"budget {budget['asked_w']:,.0f} W: highest sum of ceilings {budget['highest_sum_of_ceilings_w']:,} W, "
+            f"{budget['engine_s_without_ceiling']:,.0f} engine seconds without a ceiling",
+            f"  ({budget['note']})",
+        ]
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(lines)
+
+
+def _stack(one: dict[str, Any]) -> list[str]:
+    what, ran = one["whatif"], one["measured"]
+    ratios = one["ratios"]
+    beyond = " EXTRAPOLATED" if what["extrapolated"]["ratio"] > 0 else ""
+    saving, interval = what["saving_ratio"], what["interval"]
+    checks = [
+        (
+            row["quantity"],
+            _number(row["measured"]),
+            _number(row["predicted"]),
+            _share(row["error_ratio"]),
+            _share(row["bound"]),
+            "yes" if row["passed"] else "no",
+        )
+        for row in one["check"]
+    ]
+    latency = [
+        (kind, _number(ran["p99_ms"][kind]), *(_number(row[name]) for name in _COLUMNS))
+        for kind, row in what["p99_ms"].items()
+    ]
+    commands = one["commands"]
+    return [
+        f"{one['stack']} on {one['gpu']} ({one['engines']} engines, {one['holdout_engines']} held out by "
+        f"{one['holdout_from']}; profile {one['profile']})",
+        f"calibrated on {one['calibrated_s']:.0f} s: time x{ratios['decode']:.3f} decode, x{ratios['prefill']:.3f} "
+        f"prefill; power x{ratios['power']:.3f}; kappa {one['kappa']} ({one['kappa_from']})",
+        f"checked on {one['checked_s']:.0f} s of what really ran:",
+        table(checks, ("quantity", "measured", "twin", "error", "bound", "passed")),
+        f"replayed on {one['replayed_s']:.0f} s ({one['replayed']}):",
+        f"  energy {ran['energy_j'] / 3.6e6:,.3f} kWh measured -> {what['energy_j'] / 3.6e6:,.3f} kWh [SIMULATED]; "
+        f"{ran['power_w']:.0f} -> {what['power_w']:.0f} W per GPU",
+        f"  saving against default clocks {_saving(saving['against_default'], interval['against_default'])}{beyond}",
+        f"  saving against what really ran {_saving(saving['against_what_ran'], interval['against_what_ran'])}{beyond}",
+        *([] if not beyond else [f"  EXTRAPOLATED: {_beyond(what['extrapolated'])}"]),
+        table(latency, ("p99 ms", "measured, all", "strategy", "default", "what ran")),
+        "  (strategy, default and what ran: simulated, controlled engines)",
+        f"  commands: {commands['envelopes']} envelopes, {commands['clock_changes']} clock changes "
+        f"({commands['clock_changes_per_engine_hour']:.0f} per engine and hour), {commands['limit_changes']} limit "
+        f"changes, granted {commands['granted_ratio']:.0%} of the time",
+    ]
+
+
+_COLUMNS = ("strategy_controlled", "default_controlled", "ran_controlled")
+
+
+def _saving(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "unknown"
+    spread = "interval unknown: range too short" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
+    return f"{value:.1%} ({spread}) [SIMULATED]"
+
+
+def _beyond(found: dict[str, Any]) -> str:
+    return (
+        f"{found['ratio']:.0%} of the engines' time at clocks down to {found['lowest_mhz']:.0f} MHz, and the archive "
+        f"shows none below {found['lowest_shown_mhz']:.0f} MHz before the replay"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.1f}"

@@ -1,0 +1,142 @@
+"""`eo whatif`: its result on a recorded strategy, and one sentence for every archive that it cannot use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.cli.main import main
+from agents.cli.whatif import ceilings
+from agents.cli.whatif_archive import read
+from models.twin.params import TwinParams
+from tests.fakes import archive as plain
+from tests.fakes import twin_archive as twin
+
+
+@pytest.fixture(scope="module")
+def truth() -> twin.Truth:
+    return twin.run(TwinParams(), name="aggressive")
+
+
+@pytest.fixture(scope="module")
+def archive(truth: twin.Truth, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return twin.write(tmp_path_factory.mktemp("ran") / "archive", truth)
+
+
+def test_the_strategy_that_really_ran_is_reproduced(
+    archive: Path, truth: twin.Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "whatif.json"
+    assert main(["whatif", "--archive", str(archive), "--strategy", "aggressive", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    [stack] = result["stacks"]
+    power = next(row for row in stack["check"] if row["quantity"] == "power_w")
+    assert power["error_ratio"] < 0.05 and power["passed"]
+    warm = 75 - int(stack["replayed_s"])
+    measured_j = truth.power_w[:, warm:].sum() * twin.GPUS
+    assert stack["measured"]["energy_j"] == pytest.approx(measured_j, rel=0.02)
+    assert stack["whatif"]["energy_j"] == pytest.approx(measured_j, rel=max(2 * power["error_ratio"], 0.03))
+    assert stack["whatif"]["saving_ratio"]["against_default"] > 0.2
+    low, high = stack["whatif"]["interval"]["against_default"]
+    assert low < stack["whatif"]["saving_ratio"]["against_default"] < high
+    assert [row["kappa"] for row in stack["variants"]] == ["low", "mid", "high"]
+    assert stack["whatif"]["extrapolated"]["ratio"] < 0.05  # the archive shows these clocks
+    assert result["really_ran"] == ["aggressive"] and result["label"].startswith("SIMULATED")
+    assert result["shares"]["archive_rows"] == {"measured": 0.0, "estimated": 0.0, "simulated": 1.0}
+    shown = capsys.readouterr().out
+    assert "what-if [SIMULATED]: strategy aggressive" in shown and "twin at default" in shown
+    assert "saving against default clocks" in shown and "clock changes" in shown
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 3) -> str:
+    assert main(["whatif", *words]) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("eo whatif: ")
+    return error
+
+
+def test_archives_without_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is no folder; name the archive" in _refused(capsys, "--archive", str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no readable rows; `eo demo`" in _refused(capsys, "--archive", str(tmp_path / "empty"))
+    hour = tmp_path / "torn" / "topic=engine.reading" / "date=2025-01-15" / "hour=10"
+    hour.mkdir(parents=True)
+    (hour / "p0-0-9.parquet").write_bytes(b"PAR1 cut off")
+    assert "holds no readable rows: 1 files are broken" in _refused(capsys, "--archive", str(tmp_path / "torn"))
+
+
+def test_archives_that_cannot_tell_load_or_latency_are_refused(
+    truth: twin.Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for missing, sentence in (
+        ("engines", "has no rows of a serving engine, so neither load nor latency is known"),
+        ("tbt", "no histogram of tbt, so arrivals and latency are unknown"),
+        ("prompt_tokens_total", "no engine counts its prompt tokens, so the load is unknown"),
+    ):
+        folder = twin.write(tmp_path / missing, truth, without=frozenset({missing}))
+        assert sentence in _refused(capsys, "--archive", str(folder))
+    holes = twin.write(tmp_path / "holes", truth, silent=range(10, 60))
+    assert "s without a gap, 60 s are needed" in _refused(capsys, "--archive", str(holes))
+
+
+def test_ranges_budgets_and_names_are_checked(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ("--archive", str(archive))
+    sentence = _refused(capsys, *base, "--from", "2025-01-15T10:59:00Z")
+    assert (
+        "the range holds 44 s of engine rows, 60 s are needed; the archive goes from 2025-01-15T10:58:30Z" in sentence
+    )
+    assert "the range holds 0 s" in _refused(capsys, *base, "--to", "2025-01-14T00:00:00Z")
+    sentence = _refused(capsys, *base, "--budget-w", "2000")
+    assert "--budget-w 2000 is below the floor" in sentence and "the least feasible budget is 2400 W" in sentence
+    assert "strategy 'bold' does not exist; one of" in _refused(capsys, *base, "--strategy", "bold", code=2)
+    assert "is not above 0 and finite" in _refused(capsys, *base, "--budget-w", "nan", code=2)
+    assert "is below 600; give more" in _refused(capsys, *base, "--engine-seconds", "5", code=2)
+    assert "'noon' is no time" in _refused(capsys, *base, "--from", "noon", code=2)
+    words = ("--from", "2025-01-02T00:00:00Z", "--to", "2025-01-01T00:00:00Z")
+    assert "give a range that goes forward" in _refused(capsys, *base, *words, code=2)
+
+
+def test_a_broken_file_is_left_out_and_named(truth: twin.Truth, tmp_path: Path) -> None:
+    folder = twin.write(tmp_path / "archive", truth)
+    [spoilt] = (folder / "topic=power.desired").rglob("*.parquet")
+    plain.spoil(spoilt, "scrambled")
+    material = read(folder, start_ns=None, end_ns=None, engine_seconds=20_000)
+    assert material.strategies == () and len(material.series) == 1
+    assert any(str(spoilt) in note for note in material.notes)
+
+
+def test_a_long_range_is_cut_into_blocks(archive: Path) -> None:
+    material = read(archive, start_ns=None, end_ns=None, engine_seconds=60 * 3)
+    [series] = material.series
+    assert series.slots == 60 and np.count_nonzero(series.seam) > 1
+    assert "60 s of 75 s are used, in blocks" in material.notes[0]
+
+
+def test_a_budget_is_a_sum_of_ceilings_over_the_whole_cluster(archive: Path) -> None:
+    material = read(archive, start_ns=None, end_ns=None, engine_seconds=20_000)
+    material.others_w, material.weights = 500.0, [2.0]  # every engine stands for two, of 4 GPUs each
+    assert ceilings(material, 500 + 24 * 450.0) == [pytest.approx(450.0)]
+    assert ceilings(material, 1e9) == [700.0] and ceilings(material, None) == [None]
+    material.series = [replace(material.series[0], holdout=np.array([True, False, False]))]
+    assert ceilings(material, 500 + 8 * 700.0 + 16 * 450.0) == [pytest.approx(450.0)]
+
+
+def test_an_archive_of_hold_outs_only_takes_the_twin_as_reference(truth: twin.Truth, tmp_path: Path) -> None:
+    held = twin.Truth(truth.power_w, [twin.all_held(record) for record in truth.records])
+    folder = twin.write(tmp_path / "archive", held)
+    material = read(folder, start_ns=None, end_ns=None, engine_seconds=20_000)
+    assert material.flagged == [False] and not material.series[0].holdout.any()
+
+
+def test_an_archive_of_broken_pages_only_is_refused(
+    truth: twin.Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = twin.write(tmp_path / "archive", truth)
+    for path in folder.rglob("*.parquet"):
+        plain.spoil(path, "scrambled")
+    sentence = _refused(capsys, "--archive", str(folder))
+    assert "has no rows of a serving engine (3 broken files are left out), so neither load nor latency" in sentence
