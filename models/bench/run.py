@@ -20,7 +20,7 @@ from models.bench import state as st
 from models.bench.compiled import compiled
 from models.bench.fleet import OUTPUT_WEIGHT, SHARE, replica_rate
 from models.bench.load import DAY_S, Curve, Stream
-from models.bench.local import LEVELS, LOADS, OURS, Local
+from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.decide import S_DECODE, S_PREFILL, S_SIZE, S_TRIM
@@ -156,6 +156,8 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     if policy.local.kind == OURS:
         for row in sim.ctl:
             machine.begin(row, case.belief, case.long_prompt)
+    first_x = policy.local.min_x if policy.local.kind == STATIC else 1.0
+    sim.x[:] = first_x
     sim.clock[st.C_NEXT_TICK] = policy.local.tick_s
     sim.clock[st.C_BUDGET_W] = case.budget_w
     slow = _Slow(case, policy, machine)
@@ -171,7 +173,7 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
                 held = guard.holds(now, sim)
                 local = _default_clocks(policy.local, case.belief) if held else policy.local
                 want = case.replicas if held else want
-            starts += apply(sim, want, now, case.node.boot_s)
+            starts += apply(sim, want, now, case.node.boot_s, first_x)
     return Outcome(
         name=policy.name,
         hours=sim.hours,
@@ -194,7 +196,7 @@ def _ratios(sim: Sim) -> tuple[float, float]:
     return float(sim.ctl[live, S_DECODE].mean()), float(sim.ctl[live, S_PREFILL].mean())
 
 
-def apply(sim: Sim, want: int, now_s: float, boot_s: float) -> int:
+def apply(sim: Sim, want: int, now_s: float, boot_s: float, first_x: float = 1.0) -> int:
     """Brings the number of serving replicas to `want`: drained ones first, then a boot. Nodes fill from the left."""
     serving = np.flatnonzero((sim.state == ON) | (sim.state == LOADING))
     if want < len(serving):
@@ -210,7 +212,7 @@ def apply(sim: Sim, want: int, now_s: float, boot_s: float) -> int:
         sim.state[r] = LOADING
         sim.ready_s[r] = now_s + boot_s
         sim.t[r] = now_s
-        sim.x[r] = 1.0
+        sim.x[r] = first_x
         sim.next_x[r] = -1.0
     return len(booted)
 
