@@ -36,7 +36,10 @@ def _change(value: float | None, base: float | None) -> str:
     return "-" if value is None or not base else f"{(value / base - 1) * 100:+.1f} %"
 
 
-def _p99(state: LiveState, group: str, kind: str) -> float | None:
+def _p99(state: LiveState, group: str, kind: str, now_ns: int) -> float | None:
+    """None when nobody is heard: an old number is no number."""
+    if not state.heard(now_ns):
+        return None
     window = (state.tbt if kind == "tbt" else state.ttft).get(group)
     return window.p99_ms() if window else None
 
@@ -57,17 +60,17 @@ def panel(state: LiveState, facts: Facts) -> RenderableType:
         ("bound", "right"),
     ):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    watts = state.mean_power_w("controlled"), state.mean_power_w("hold-out")
+    now_ns = time.time_ns()
+    watts = state.mean_power_w("controlled", now_ns), state.mean_power_w("hold-out", now_ns)
     table.add_row("GPUs", str(state.gpus("controlled")), str(state.gpus("hold-out")), "", "")
     table.add_row("watts per GPU", _number(watts[0], " W"), _number(watts[1], " W"), _change(*watts), "less")
     for label, kind, bound in (
         ("p99 between tokens", "tbt", facts.tbt_bound_ratio),
         ("p99 first token", "ttft", facts.ttft_bound_ratio),
     ):
-        ours, base = _p99(state, "controlled", kind), _p99(state, "hold-out", kind)
+        ours, base = _p99(state, "controlled", kind, now_ns), _p99(state, "hold-out", kind, now_ns)
         limit = "-" if bound is None else f"{(bound - 1) * 100:+.0f} %"
         table.add_row(label, _number(ours, " ms"), _number(base, " ms"), _change(ours, base), limit)
-    now_ns = time.time_ns()
     figures = Table.grid(padding=(0, 3))
     figures.add_row(
         f"caps in force {state.caps_in_force()}",
@@ -105,12 +108,13 @@ def _api(facts: Facts) -> str:
 
 def line(state: LiveState, facts: Facts) -> str:
     """The same in one line, where there is no terminal."""
-    watts = state.mean_power_w("controlled"), state.mean_power_w("hold-out")
-    tbt = _p99(state, "controlled", "tbt"), _p99(state, "hold-out", "tbt")
+    now_ns = time.time_ns()
+    watts = state.mean_power_w("controlled", now_ns), state.mean_power_w("hold-out", now_ns)
+    tbt = _p99(state, "controlled", "tbt", now_ns), _p99(state, "hold-out", "tbt", now_ns)
     return (
-        f"[SIMULATED] {facts.elapsed_s:5.0f} s  nodes {len(state.nodes)}/{facts.nodes}"
+        f"[SIMULATED] {facts.elapsed_s:5.0f} s  nodes {state.heard(now_ns)}/{facts.nodes}"
         f"  W/GPU {_number(watts[0], digits=1)} vs hold-out {_number(watts[1], digits=1)} ({_change(*watts)})"
         f"  p99 TBT {_number(tbt[0], ' ms', 1)} vs {_number(tbt[1], ' ms', 1)}  caps {state.caps_in_force()}"
-        f"  lag {_number(state.lag_s(time.time_ns()), ' s', 1)}"
+        f"  lag {_number(state.lag_s(now_ns), ' s', 1)}"
         f"  loop p99 {_number(state.loop_quantile_ms(0.99), ' ms')}"
     )

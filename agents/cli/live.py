@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message, TopicPartition
 
 WINDOW_S: Final = 60
+STALE_NS: Final = 30 * 1_000_000_000  # a node that is silent for longer has no current number
 BATCH: Final = 500
 Group = str  # "controlled", "hold-out" or "default"
 RECORDS: Final[dict[str, type[Record]]] = {
@@ -149,11 +150,16 @@ class LiveState:
         if record.event == "command" and record.sample_ts_ns is not None and "applied" in columns.status:
             self.loop_ms.append((record.ts_ns - record.sample_ts_ns) / 1e6)
 
-    def mean_power_w(self, group: Group) -> float | None:
-        """Mean watts per GPU of one group, from the newest sample of each node."""
+    def heard(self, now_ns: int) -> int:
+        """Nodes whose newest sample is no older than STALE_NS."""
+        return sum(view.window_end_ns >= now_ns - STALE_NS for view in self.nodes.values())
+
+    def mean_power_w(self, group: Group, now_ns: int | None = None) -> float | None:
+        """Mean watts per GPU of one group, from the newest sample of each node; with `now_ns` old ones do not count."""
         values = [
             watts
             for view in self.nodes.values()
+            if now_ns is None or view.window_end_ns >= now_ns - STALE_NS
             for uuid, watts in view.power_w.items()
             if watts is not None and view.group.get(uuid, "default") == group
         ]

@@ -7,6 +7,7 @@ columns, and the reason of everything that is missing.
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from agents.node.errors import SettingsError, SourceError
     from agents.node.sources import registry
 
+    # A source's own log lines are for the agent's journal: here the error's one sentence says the same.
+    for name in ("agents.node", "eo.agent"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     if args.source == "list":
         return _list(args)
     try:

@@ -18,7 +18,7 @@ from agents.gateway.feed import Feed, Reader
 from agents.gateway.idempotency import Idempotency
 from agents.gateway.keys import KeyStore
 from agents.gateway.limits import BodyLimit, Measured
-from agents.gateway.metrics import GatewayMetrics
+from agents.gateway.metrics import GatewayMetrics, Look
 from agents.gateway.openapi import guarded_routes
 from agents.gateway.push import Hub
 from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, stream
@@ -57,6 +57,11 @@ def make_context(
     views = Views(state, stale_s=settings.stale_s, monotonic=monotonic)
     hub = Hub(f"{started_ns:x}{os.getpid():x}", most_clients=settings.stream_clients)
     after = Ticks(state, views, hub, monotonic=monotonic)
+
+    def look() -> Look:
+        undecodable = state.counts["undecodable"]
+        return Look(views.picture().totals, hub.clients, state.sample_age_s(wall_ns()), undecodable)
+
     return Context(
         settings=settings,
         state=state,
@@ -65,7 +70,7 @@ def make_context(
         feed=Feed(state, open_reader, history_s=settings.history_s, after=after),
         archive=ArchiveDoor(layout.archive, timeout_s=settings.archive_timeout_s, monotonic=monotonic),
         keys=KeyStore(layout.keys / "api_keys.json"),
-        metrics=GatewayMetrics(),
+        metrics=GatewayMetrics(look),
         idempotency=Idempotency(layout.root / "gateway" / "idempotency.json", wall_ns=wall_ns),
         publish=publish,
         wall_ns=wall_ns,

@@ -139,6 +139,13 @@ def _invalid(error: Any) -> Problem:
         return Problem(
             400, f"the body is not JSON: {why}.", fix="send one JSON object with Content-Type application/json"
         )
+    unlabelled = isinstance(found[0].get("input"), bytes) and tuple(found[0]["loc"]) == ("body",)
+    if unlabelled:  # curl -d calls it a form unless told otherwise
+        return Problem(
+            422,
+            "body: it does not call itself JSON, so it was not read as JSON.",
+            fix="send the header Content-Type: application/json",
+        )
     errors = [{"where": _where(one), "problem": _wrong(one)} for one in found]
     first = errors[0]
     return Problem(422, f"{first['where']}: {first['problem']}", fix=_fix(found[0]), errors=errors)

@@ -82,7 +82,8 @@ def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        note = run_note.write(settings.layout, "gateway", role="gateway", address=address, metrics=f"{host}:{port}")
+        metrics = context.metrics.serve(settings.metrics_host, settings.metrics_port)
+        note = run_note.write(settings.layout, "gateway", role="gateway", address=address, metrics=metrics)
         told(address)
         uvicorn.Server(config).run(sockets=[opened])
     finally:

@@ -26,6 +26,18 @@ class GatewaySettings(BaseSettings):
     archive_timeout_s: float = Field(10.0, gt=0, le=600, description="longest time of one question to the archive")
     stale_s: float = Field(30.0, gt=0, description="a node that is silent for longer has no current numbers")
     history_s: float = Field(60.0, ge=0, le=3600, description="how far back the topics are read at the start")
+    metrics_host: str = Field(
+        "127.0.0.1",
+        validation_alias=AliasChoices("EO_METRICS_HOST", "metrics_host"),
+        description="where /metrics listens without a key; a container needs 0.0.0.0",
+    )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("EO_METRICS_PORT", "metrics_port"),
+        description="0 = any free one, named in run/gateway.json",
+    )
     cluster: str = Field(
         "default",
         pattern=r"^[A-Za-z0-9._-]{1,80}$",

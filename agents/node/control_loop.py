@@ -15,7 +15,7 @@ from agents.node import refusal
 from agents.node.capper_client import CapperPort
 from agents.node.engine_signal import Columns, Window, state_of
 from agents.node.envelope import GRANTED, NO_TARGETS, LiveEnvelope, granted
-from agents.node.errors import CapperUnavailable
+from agents.node.errors import CapperSilent, CapperUnavailable
 from models.control.profiles import profile_for
 from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
 from streams.contract import codec
@@ -112,7 +112,10 @@ class ControlLoop:
                 ack = self._capper.grant(raw, received_ns=received_ns)
         except CapperUnavailable as error:
             self._lost(error)
-            ack = refusal.of(raw, str(error), node=self.node, cluster=self.cluster, now_ns=self._wall_ns())
+            silent = isinstance(error, CapperSilent)
+            ack = refusal.of(
+                raw, str(error), node=self.node, cluster=self.cluster, now_ns=self._wall_ns(), silent=silent
+            )
         hit("agent.cmd_after_verify")
         self._acks.append(ack)
         self._take_up(raw, ack, received_s)

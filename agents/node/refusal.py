@@ -1,13 +1,17 @@
-"""The acknowledgement that the node agent writes itself when no capper answers: refused on every GPU, with a reason."""
+"""The acknowledgement that the node agent writes itself when no capper answers: refused on every GPU, with a reason.
+
+Its `capper_id` says what that is worth: NO_CAPPER = nobody took the command; SILENT_CAPPER = a capper took it and did
+not answer, so that "refused" only says that nothing may be counted on.
+"""
 
 from __future__ import annotations
 
 from streams.contract import codec
 from streams.contract.errors import ContractError
-from streams.contract.records import AckColumns, AckStatus, PowerApplied, PowerDesired
+from streams.contract.records import NO_CAPPER, SILENT_CAPPER, AckColumns, AckStatus, PowerApplied, PowerDesired
 
 
-def of(raw: bytes, reason: str, *, node: str, cluster: str, now_ns: int) -> PowerApplied:
+def of(raw: bytes, reason: str, *, node: str, cluster: str, now_ns: int, silent: bool = False) -> PowerApplied:
     """A refusal of a command that nobody verified; an unreadable command names no GPU."""
     try:
         desired: PowerDesired | None = codec.decode(PowerDesired, raw)
@@ -35,7 +39,7 @@ def of(raw: bytes, reason: str, *, node: str, cluster: str, now_ns: int) -> Powe
             measured_w=unknown,
         ),
         quality="measured",
-        capper_id="none",
+        capper_id=SILENT_CAPPER if silent else NO_CAPPER,
         ack_seq=now_ns,  # no capper counted it; the time keeps it apart from others
         issued_at_ns=None if desired is None else desired.issued_at_ns,
         sample_ts_ns=None if desired is None else desired.sample_ts_ns,

@@ -2,7 +2,8 @@
 
 Promises: order of numbers is order of appending; what was written survives a killed process, what is older than the
 fsync interval survives a power cut; the folder stays below `max_bytes`; what has to be dropped is counted one by one.
-What a damaged tail lost is counted exactly up to the last sync, and as one record beyond it: there, a lower bound.
+What a damaged tail lost is counted exactly up to the last sync, and as one record beyond it: there, a lower bound (a
+record whose delivery the cursor did not say yet counts as well).
 Records may be read twice after a crash (the cursor may lag), never silently lost. One thread only.
 """
 
@@ -86,16 +87,19 @@ class Spool:
             self._recover()
         except OSError as error:
             raise SpoolUnusable(
-                f"spool folder {self.folder} cannot be read ({error.strerror}); check the disk, or move it away"
+                f"spool folder {self.folder} cannot be read or made durable ({error.strerror}); check the disk, or "
+                "move it away"
             ) from error
         last = max((s.last for s in self._segments), default=0)
+        self._written = max(self._written, last)
         self._next = max(last, self.acked, max((b for _, b in self._gaps.ranges), default=0)) + 1
         self._gaps.forget(self.acked)
         self._depth = self._next - 1 - self.acked - self._gaps.within(self.acked + 1, self._next - 1)
         self._tail_first = self._next
         self._cursor_saved = cursor
-        if self.lost_total:
-            self._save_cursor()  # or the next start would count the same damage again
+        if self.lost_total or self._written > cursor.written:
+            # Or the next start would count the same damage again, or miss what it loses of the records just synced.
+            self._save_cursor()
 
     def _guess(self) -> Cursor:
         """Without a cursor: what lies before the oldest segment was trimmed, so it is not ours to count as lost."""

@@ -68,7 +68,11 @@ def segments(folder: Path) -> list[Path]:
 
 
 def recover(path: Path, *, newest: bool) -> tuple[Segment, list[Frame], bool]:
-    """Reads a segment after a start: its frames, and whether the newest one had a torn tail, which is cut off here."""
+    """Reads a segment after a start: its frames, and whether the newest one had a torn tail, which is cut off here.
+
+    The newest is made durable: a killed process may have left its last interval in the kernel's memory only, and
+    nobody writes to this file any more. Older ones were synced when the next began.
+    """
     data = path.read_bytes()
     frames = list(scan(data))
     first = int(path.stem)
@@ -77,6 +81,8 @@ def recover(path: Path, *, newest: bool) -> tuple[Segment, list[Frame], bool]:
     if torn:
         with path.open("r+b") as file:
             file.truncate(end)
+    if newest and frames:
+        sync_file(path)
     last = frames[-1].number if frames else first - 1
     return Segment(path, first, last, end if torn else len(data)), frames, torn
 
@@ -127,6 +133,15 @@ def create(path: Path) -> int:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     sync_folder(path.parent)
     return fd
+
+
+def sync_file(path: Path) -> None:
+    """Makes what a file holds durable, whoever wrote it. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:

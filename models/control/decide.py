@@ -86,6 +86,7 @@ class Tuning(NamedTuple):
     gain_down: float = 0.03
     deadline_ratio: float = 0.9  # share of the first-token target by which the backlog must be gone
     learns: float = 1.0  # 0: the model is taken as it is; 1: two ratios; 2: one ratio for both
+    rush_ratio: float = 0.5  # a backlog of this share of the first-token target is cleared at full speed
     plan_s: float = 2.0  # how often the set point for the mean load is sought
     busy_max: float = 0.85  # share of time in prefill that a set point may come to
 
@@ -418,6 +419,9 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         if need > s[S_TOP]:
             release(s, to, now_s)
             return WAIT if s[S_WAIT] > to.ttft_s else TTFT
+        if s[S_WAIT] > u.rush_ratio * to.ttft_s:
+            # A burst: just in time for these would be too late for the next ones.
+            need = s[S_TOP]
         if need > planned_rate(p, s, load):
             wanted = max(wanted, urgent(p, u, s, load, to, need, low, steps))
     s[S_WANTED] = wanted

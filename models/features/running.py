@@ -10,14 +10,14 @@ the state of many GPUs does not stay in the processor's cache, so what counts is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.terms import INDEX, PLAUSIBLE, TERMS, Floats, Ints, Mask, Samples, table
-from models.features.window import COLUMNS, NEVER_NS, SPAN_NS, WIDTH, Window
+from models.features.window import COLUMNS, NEVER_NS, WIDTH, Window, before_ns
 
 Rows = NDArray[np.intp]
 RING: Final = 2 * WIDTH
@@ -31,10 +31,12 @@ _LINE_BYTES: Final = 64
 
 
 class Running:
-    """State of GPUs by row; rows are taken with `row()` and never given back."""
+    """State of GPUs by row; rows are taken with `row()` and given back with `release()`."""
 
     def __init__(self) -> None:
         self._used = 0
+        self._free: list[int] = []
+        self._released: list[int] = []  # free after the next samples: until then somebody may still add to them
         self._ring = _aligned(FIRST_ROWS)
         self._sums = np.zeros((FIRST_ROWS, len(TERMS)), np.int64)
         self._newest = np.zeros(FIRST_ROWS, np.int64)  # number of the newest sample
@@ -42,11 +44,24 @@ class Running:
         self._back = np.full(FIRST_ROWS, LONG_AGO, np.int64)  # number of the last sample older than the one before it
 
     def row(self) -> int:
-        """A new row, without samples."""
+        """A row without samples."""
+        if self._free:
+            row = self._free.pop()
+            self.clear(np.array([row], np.intp))
+            return row
         if self._used == len(self._ring):
             self._grow()
         self._used += 1
         return self._used - 1
+
+    def release(self, rows: Iterable[int]) -> None:
+        """Gives rows back; they serve again after the next `append`, which may still add to them."""
+        self._released += rows
+
+    @property
+    def held(self) -> int:
+        """Rows in use."""
+        return self._used - len(self._free) - len(self._released)
 
     def clear(self, rows: Rows) -> None:
         """Forgets the samples of these rows."""
@@ -72,6 +87,8 @@ class Running:
         self._back[at] = back[last]
         in_order = np.empty_like(order)
         in_order[order] = np.arange(len(order))
+        self._free += self._released
+        self._released = []
         return RunningWindows(
             self,
             rows,
@@ -103,7 +120,7 @@ class Running:
 
     def _starts(self, run: _Runs, number: Ints, ts_ns: Ints) -> Ints:
         """The first sample younger than 60 s: mostly one further than for the sample before, else by halving."""
-        oldest_ns = ts_ns - SPAN_NS
+        oldest_ns = before_ns(ts_ns)
         low = np.maximum(self._start[run.rows], number - (WIDTH - 1))
         guess: Ints = np.clip(self._start[run.rows] + run.turn + 1, low, number)
         wrong: Mask = (self.time(run.rows, guess) <= oldest_ns) | (

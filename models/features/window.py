@@ -27,6 +27,7 @@ __all__ = [
     "Mask",
     "Window",
     "Windows",
+    "before_ns",
     "count",
     "mean",
     "of_series",
@@ -37,6 +38,7 @@ Number = TypeVar("Number", np.float64, np.int64)
 
 WIDTH: Final = 64  # samples; 60 at 1 Hz and a few to spare
 SPAN_NS: Final = 60_000_000_000
+LEAST_NS: Final = -(2**63) + SPAN_NS
 NEVER_NS: Final = 0  # the time of a place where no sample is: outside every window
 
 # Quantities that features may ask for. `tokens` is this GPU's share of its engine's generated tokens.
@@ -84,7 +86,7 @@ class Window:
         newest = ts_ns[:, -1:]
         self.ts_ns = ts_ns
         self.columns = columns
-        self.inside: Mask = (ts_ns > newest - SPAN_NS) & (ts_ns <= newest)
+        self.inside: Mask = (ts_ns > before_ns(newest)) & (ts_ns <= newest)
         self._samples = Samples(ts_ns, columns)
 
     @property
@@ -121,6 +123,11 @@ class Window:
     def _gained(self, column: str, usable: Mask, begin: Places, end: Places) -> Floats:
         rows, values = np.arange(len(usable)), self._samples.values(column)
         return np.where(usable, values[rows, end] - values[rows, begin], np.nan)
+
+
+def before_ns(end_ns: Ints) -> Ints:
+    """The last moment before the window that ends then; a broken clock near the least 64 bits must not wrap around."""
+    return np.maximum(end_ns, LEAST_NS) - SPAN_NS
 
 
 def _last(known: Mask, width: int) -> Places:

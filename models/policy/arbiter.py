@@ -1,8 +1,9 @@
 """Arbitration: what one GPU is granted, and the one sentence that says why.
 
 Order: safety > a human's hold > latency > power budget > energy. Each layer either ends the matter or leaves it to the
-next one; a lower layer never undoes a higher one. An anomaly enters as `frozen` and can only take a grant away, which
-puts the GPU back to its own default: there is no path by which it lowers a value.
+next one; a lower layer never undoes a higher one. An anomaly enters as `frozen` and can only take away what this
+program chose, which puts the GPU back to its own default: there is no path by which it lowers a value. A score is no
+safety rule, so it stands below what a human said: a freeze takes the clocks and leaves a human's cap or power budget.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Facts:
     holdout: bool = False
     canary: bool = True  # inside the share that may be granted; always true outside mode canary
     blocked: str | None = None  # safety: foreign change, not actuatable, telemetry too old
-    frozen: str | None = None  # safety: an anomaly verdict
+    frozen: str | None = None  # an anomaly verdict: takes away what this program chose, not what a human did
     paused: str | None = None  # a human's pause
     cap_w: float | None = None  # a human's cap
     cap_reason: str = ""
@@ -67,6 +68,9 @@ def decide(facts: Facts, strategy: Strategy) -> Grant:
         return _capped(facts, strategy)
     if facts.latency is not None:
         return _nothing("latency", facts.latency)
+    if facts.frozen is not None and facts.budget_w is not None:
+        limit = within(facts.budget_w, facts.device)
+        return Grant(None, None, limit, "budget", f"Power budget: at most {limit:.0f} W for this GPU. {facts.frozen}")
     clocks, watts = _clocks(facts, strategy), _ceiling_w(facts.device, strategy)
     if facts.budget_w is not None and (watts is None or facts.budget_w < watts):
         limit = within(facts.budget_w, facts.device)
@@ -86,10 +90,10 @@ def _refusal(facts: Facts) -> Grant | None:
         return _nothing("safety", facts.blocked)
     if facts.holdout:
         return _nothing("holdout", "Hold-out: this GPU stays at default for ever, savings are measured against it.")
-    if facts.frozen is not None:
-        return _nothing("safety", facts.frozen)
     if facts.paused is not None:
         return _nothing("human", facts.paused)
+    if facts.frozen is not None and facts.cap_w is None and facts.budget_w is None:
+        return _nothing("safety", facts.frozen)
     if not facts.canary and facts.cap_w is None:
         return _nothing("canary", "Mode canary: this GPU is outside the share that is granted, so it stays at default.")
     return None
@@ -99,9 +103,13 @@ def _capped(facts: Facts, strategy: Strategy) -> Grant:
     assert facts.cap_w is not None
     watts = within(facts.cap_w, facts.device)
     changed = "" if watts == facts.cap_w else f" (asked {facts.cap_w:.0f} W, outside the device's range)"
-    clocks = (None, None) if facts.latency is not None or not facts.canary else _clocks(facts, strategy)
+    free = facts.latency is not None or facts.frozen is not None or not facts.canary
+    clocks = (None, None) if free else _clocks(facts, strategy)
     why = f": {facts.cap_reason}" if facts.cap_reason else ""
-    return Grant(*clocks, watts, "human", f"A human's cap of {watts:.0f} W{changed}{why}".rstrip(".") + ".")
+    reason = f"A human's cap of {watts:.0f} W{changed}{why}".rstrip(".") + "."
+    if facts.frozen is not None:
+        reason += f" {facts.frozen} The cap stays, because a score does not undo a human's hold."
+    return Grant(*clocks, watts, "human", reason)
 
 
 def _clocks(facts: Facts, strategy: Strategy) -> tuple[int | None, int | None]:

@@ -15,6 +15,8 @@ DAY_S: Final = 86_400.0
 WEEK_S: Final = 7 * DAY_S
 RECENT_S: Final = 120.0  # the present rate is a mean of about this long
 TREND_S: Final = 900.0
+BURST: Final = 2.0  # a minute this far above the expectation is a burst, and bursts come back
+BURST_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class RateForecast:
     _sum: dict[int, float] = field(default_factory=dict)
     _count: dict[int, int] = field(default_factory=dict)
     _recent: deque[tuple[float, float]] = field(default_factory=deque)
+    _peaks: deque[tuple[float, float]] = field(default_factory=deque)  # falling: the highest of the last hour is first
     _now: float = 0.0
     _level: float = 1.0  # present rate over the same time yesterday
     _error2: float = 0.0
@@ -55,6 +58,11 @@ class RateForecast:
         self._recent.append((now_s, rate))
         while self._recent and self._recent[0][0] < now_s - TREND_S:
             self._recent.popleft()
+        while self._peaks and (self._peaks[0][0] < now_s - BURST_S or self._peaks[0][1] <= rate):
+            self._peaks.popleft()
+        while self._peaks and self._peaks[-1][1] <= rate:
+            self._peaks.pop()
+        self._peaks.append((now_s, rate))
         at = int(now_s // BIN_S)
         self._sum[at] = self._sum.get(at, 0.0) + rate
         self._count[at] = self._count.get(at, 0) + 1
@@ -77,6 +85,9 @@ class RateForecast:
         if shape is not None and self.past_weight > 0.0 and shape > expected:
             expected, basis = shape, "the same time of earlier days"
         error = max(self.error_floor, sqrt(self._error2))
+        peak = max((rate for _, rate in self._peaks), default=0.0)
+        if peak > BURST * expected:
+            expected, basis = peak, "the highest minute of the last hour"
         self._waiting.append((now_s + horizon_s, expected))
         return Forecast(self._now, expected, expected * (1.0 + self.z * error), error, basis)
 

@@ -24,5 +24,6 @@ SELECT
     round(count_if(quality = 'simulated') / count(*), 4) AS simulated_ratio
 FROM commands
 WHERE status = 'refused'
+    AND capper_id IS DISTINCT FROM 'silent' -- it took the command and did not answer: whether it refused is unknown
 GROUP BY reason
 ORDER BY refusals DESC, reason

@@ -19,7 +19,8 @@
 --   power_w_max: highest power, W
 --   covered_s: time that the samples stand for, s: the first to the last, extended by one sample; null = one sample
 --   energy_j: energy, J: the counter's difference, extended by one sample; where the counter is unknown or was reset,
---       mean power times the time from the first to the last, extended in the same way; null = fewer than two samples
+--       mean power times the time from the first to the last, extended in the same way; null = fewer than two samples,
+--       because one sample does not say for how long it stands (covered_s is null there too, so means stay right)
 --   counted_samples: samples with an energy counter
 --   util_samples: samples whose utilisation is known
 --   util_ratio_sum: sum of utilisation, 0..1 each

@@ -7,7 +7,7 @@ or dropped.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -281,6 +281,10 @@ class AckColumns(Record, frozen=True, kw_only=True):
     requested_sm_mhz: Ints
     effective_sm_mhz: Ints  # clock lock in force, null = none
     measured_w: Floats
+
+
+NO_CAPPER: Final = "none"  # `capper_id` of an answer that the agent wrote itself: no capper took the command
+SILENT_CAPPER: Final = "silent"  # the same where a capper took it and did not answer: the outcome is unknown
 
 
 class PowerApplied(Record, frozen=True, kw_only=True):

@@ -174,12 +174,14 @@ class ActuationJob:
         node.boot_id, node.seq, node.window_end_ns = record.boot_id, record.seq, record.window_end_ns
         node.uuid, node.name, node.device, node.engines = record.uuid, record.name, record.device, record.engines
         part.enrol(node)
-        self._event_s = max(self._event_s, record.window_end_ns / 1e9)
+        # A clock that runs ahead must not age everybody's latency away, nor keep its own for ever.
+        event_s = min(record.window_end_ns, self._ctx.wall_ns()) / 1e9
+        self._event_s = max(self._event_s, event_s)
         for engine in record.engines:
             if any(part.held_out(uuid, self._options) for uuid in engine.gpu_uuid):
-                self._pools.add(record.window_end_ns / 1e9, "holdout", engine)
+                self._pools.add(event_s, "holdout", engine)
             elif node.granted.issuperset(engine.gpu_uuid):
-                self._pools.add(record.window_end_ns / 1e9, "controlled", engine)
+                self._pools.add(event_s, "controlled", engine)
         return node
 
     def _drafts(self, part: PartitionState, nodes: Iterable[NodeState]) -> list[PowerDesired]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from streams.contract.records import AnomalyVerdict, PowerApplied
+from streams.contract.records import NO_CAPPER, SILENT_CAPPER, AnomalyVerdict, PowerApplied
 
 LEFT_ALONE: Final = {
     "foreign_change": "Somebody else changed this GPU: {}. It is left alone until `eo resume` or a new capper run.",
@@ -45,8 +45,11 @@ class Restraints:
     blocked: dict[str, Block] = field(default_factory=dict)
 
     def verdict(self, verdict: AnomalyVerdict, now_ns: int, *, freeze_s: float) -> bool:
-        """Takes a verdict in; only a fresh one with action freeze matters."""
-        until_ns = verdict.ts_ns + int(freeze_s * 1e9)
+        """Takes a verdict in; only a fresh one with action freeze matters.
+
+        Its time is a node's clock: one that runs ahead does not freeze for longer than `freeze_s` from now.
+        """
+        until_ns = min(verdict.ts_ns, now_ns) + int(freeze_s * 1e9)
         known = self.frozen.get(verdict.gpu_uuid)
         if verdict.action != "freeze" or until_ns <= now_ns or (known is not None and known.until_ns >= until_ns):
             return False
@@ -65,6 +68,8 @@ class Restraints:
                 text = LEFT_ALONE[ack.event].format(reason.rstrip("."))
                 self.blocked[uuid] = Block(ack.ts_ns, ack.capper_id, text, ack.node, until)
             return True
+        if ack.capper_id in (NO_CAPPER, SILENT_CAPPER):
+            return False  # the agent's own word: the capper that asked to be left alone may well be running
         return self._free(lambda b: b.node == ack.node and b.capper_id != ack.capper_id and ack.ts_ns > b.ts_ns)
 
     def expire(self, now_ns: int, resumed_ns: Callable[[str], int]) -> bool:

@@ -105,7 +105,9 @@ class AnomalyJob:
         if not nodes:
             return
         part.changed = True
-        part.newest_ns = max(part.newest_ns, *(node.window_end_ns for node in nodes))
+        # A node's clock that runs ahead must not make every other node look gone.
+        newest_ns = min(max(node.window_end_ns for node in nodes), self._ctx.wall_ns())
+        part.newest_ns = max(part.newest_ns, newest_ns)
         batch = Batch(nodes)
         for verdict in (*_by_past(part, batch), *self._by_forest(part, batch), *_by_work(part, nodes)):
             self._ctx.log.info("verdict %s: %s on %s", verdict.verdict_id, verdict.metric, verdict.gpu_uuid)
@@ -153,7 +155,7 @@ class AnomalyJob:
 
 def _by_past(part: PartitionState, batch: Batch) -> Iterator[AnomalyVerdict]:
     """Robust z-scores of all GPUs of the batch at once."""
-    rows = np.concatenate([part.rows(node.uuid, node.window_end_ns) for node in batch.nodes])
+    rows = np.concatenate([part.rows(node.uuid, part.newest_ns) for node in batch.nodes])
     values = batch.metrics()
     z, confirmed = part.robust.update(rows, values)
     for row, column in np.argwhere(confirmed).tolist():

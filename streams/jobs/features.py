@@ -30,7 +30,7 @@ NAME: Final = "features"
 CHUNK: Final = 256  # messages computed at once: below it the fixed cost of 130 numpy calls shows, above it the cache
 STATE_VERSION: Final = 1
 PLAIN: Final = len(wire.HEADERS)  # headers of a message that is not traced: no other one is looked at
-SILENT_NS: Final = 600_000_000_000  # a node silent for ten minutes begins a new window after a restart of the worker
+SILENT_S: Final = 600.0  # a node silent for ten minutes begins a new window after a restart of the worker
 
 
 class SavedMarks(msgspec.Struct):
@@ -41,6 +41,7 @@ class SavedMarks(msgspec.Struct):
 
     next: int
     marks: dict[str, dict[str, int]]
+    silent_s: dict[str, float] = {}  # nodes that had said nothing for ten minutes or more, and for how long
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class FeaturesJob:
         state = self._states.get(partition)
         if state is None:
             state = self._states[partition] = self._recover(partition, records[0])
+        state.now_s = self._ctx.monotonic()
         for part in chunks(self._samples(partition, state, records)):
             self._emit(state, part)
         state.next = records[-1].offset + 1
@@ -183,22 +185,26 @@ class FeaturesJob:
 
     def _save(self, partition: int) -> None:
         state = self._states[partition]
-        back, marks = state.marks(SILENT_NS)
+        state.now_s = self._ctx.monotonic()
+        state.forget()
+        silent_s = state.silent_s(SILENT_S)
+        back, marks = state.marks(silent_s)
         if back is not None:
-            saved = SavedMarks(next=state.next, marks=marks)
+            saved = SavedMarks(next=state.next, marks=marks, silent_s=silent_s)
             self._ctx.state.save(NAME, partition, saved, {TELEMETRY.name: back}, STATE_VERSION)
 
     def _recover(self, partition: int, first: ConsumerRecord) -> PartitionState:
         """Windows as they stood before this record, from the snapshot's offset or from ten minutes of records."""
         begun, state = self._ctx.monotonic(), PartitionState()
+        state.now_s = begun
         saved = self._saved(partition, first.offset)
         with Replay(self._ctx.settings.bootstrap, f"{self._ctx.settings.group(NAME)}-recovery") as replay:
             low, _ = replay.bounds(TELEMETRY.name, partition)
             if saved is not None:
-                start, marks = saved
-                state.load_marks(marks)
+                start = saved[0]
+                state.load_marks(saved[1].marks, saved[1].silent_s)
             elif first.offset > low:
-                start = replay.offset_at(TELEMETRY.name, partition, first.timestamp - SILENT_NS // 1_000_000)
+                start = replay.offset_at(TELEMETRY.name, partition, first.timestamp - int(SILENT_S * 1000))
             else:
                 start = first.offset
             for chunk in replay.read(TELEMETRY.name, partition, start=max(low, start), end=first.offset):
@@ -213,13 +219,21 @@ class FeaturesJob:
         )
         return state
 
-    def _saved(self, partition: int, first: int) -> tuple[int, dict[str, dict[str, int]]] | None:
+    def _saved(self, partition: int, first: int) -> tuple[int, SavedMarks] | None:
         """Offset to read again from and the marks there; None when no snapshot serves a reader at `first`."""
         found = self._ctx.state.load(NAME, partition)
         if found is None or found.data_version != STATE_VERSION:
             return None
-        saved = msgspec.json.decode(found.data, type=SavedMarks)
-        return (found.offsets[TELEMETRY.name], saved.marks) if saved.next <= first else None
+        try:
+            saved = msgspec.json.decode(found.data, type=SavedMarks)
+            back = found.offsets[TELEMETRY.name]
+        except (msgspec.MsgspecError, KeyError) as error:
+            # Ten minutes of records serve as well: a worker that ends here would end at every start.
+            self._ctx.log.warning(
+                "snapshot of partition %d is not readable (%s); reading ten minutes again", partition, error
+            )
+            return None
+        return (back, saved) if saved.next <= first else None
 
     def _remember(self, state: PartitionState, records: Sequence[ConsumerRecord]) -> None:
         samples = []

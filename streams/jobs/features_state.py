@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,8 @@ from streams.jobs.features_wire import Sample, TelemetryUsed
 
 __all__ = ["MOST_AT_ONCE", "PartitionState"]
 OLD_BOOTS: Final = 4  # boots of a node that are remembered against late duplicates
+SPARE_GPUS: Final = 64  # GPUs of a node that are away and keep their windows; MIG instances get new names for ever
+FORGET_S: Final = 172_800.0  # telemetry is kept for 48 h: a node silent for longer is forgotten
 UNKNOWN: Final = (None,)
 
 
@@ -32,6 +34,7 @@ class Node:
     uuid: list[str] = field(default_factory=list)
     rows: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     by_uuid: dict[str, int] = field(default_factory=dict)
+    heard_s: float = 0.0  # monotonic time of its last message
     recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=WIDTH))  # ts_ns, offset, seq
 
 
@@ -40,7 +43,7 @@ class PartitionState:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
-        self.newest_ns = 0
+        self.now_s = 0.0  # monotonic; the job sets it with each batch
         self.next = 0  # offset after the last record that was taken in
         self._running = Running()
 
@@ -51,6 +54,7 @@ class PartitionState:
         node = self.nodes.get(value.node)
         if node is None:
             node = self.nodes[value.node] = Node()
+        node.heard_s = self.now_s
         last = node.seqs.get(value.boot_id, -1)
         if value.seq <= last:
             return False
@@ -74,10 +78,7 @@ class PartitionState:
 
     def _note(self, samples: Sequence[Sample]) -> None:
         for offset, value, _, _ in samples:
-            ts_ns = value.ts_ns
-            self.nodes[value.node].recent.append((ts_ns, offset, value.seq))
-            if ts_ns > self.newest_ns:
-                self.newest_ns = ts_ns
+            self.nodes[value.node].recent.append((value.ts_ns, offset, value.seq))
 
     def _rows(self, sample: Sample) -> NDArray[np.intp]:
         value = sample.value
@@ -89,6 +90,8 @@ class PartitionState:
         if uuid is not node.uuid and uuid != node.uuid:
             node.rows = np.array([self._row(node, one) for one in uuid], np.intp)
             node.uuid = uuid
+            if len(node.by_uuid) > len(uuid) + SPARE_GPUS:
+                self._let_go(node)
         return node.rows
 
     def _row(self, node: Node, uuid: str) -> int:
@@ -98,23 +101,46 @@ class PartitionState:
         return row
 
     def _clear(self, node: Node) -> None:
-        """A new boot begins a new window."""
-        self._running.clear(np.array(list(node.by_uuid.values()), np.intp))
+        """A new boot begins a new window, perhaps of other GPUs."""
+        self._running.release(node.by_uuid.values())
+        node.by_uuid, node.uuid, node.rows = {}, [], np.empty(0, np.intp)
         node.recent.clear()
+
+    def _let_go(self, node: Node) -> None:
+        """Forgets the GPUs that have been away and known longest."""
+        present = set(node.uuid)
+        away = [uuid for uuid in node.by_uuid if uuid not in present]
+        self._running.release([node.by_uuid.pop(uuid) for uuid in away[:-SPARE_GPUS]])
+
+    def forget(self) -> None:
+        """Forgets nodes that have said nothing for FORGET_S: names come and go for ever, memory does not grow."""
+        for name in [name for name, node in self.nodes.items() if self.now_s - node.heard_s > FORGET_S]:
+            self._running.release(self.nodes.pop(name).by_uuid.values())
+
+    @property
+    def rows(self) -> int:
+        """GPUs that are remembered."""
+        return self._running.held
 
     # --- snapshots ---
 
-    def marks(self, silent_ns: int) -> tuple[int | None, dict[str, dict[str, int]]]:
+    def silent_s(self, longer_than_s: float) -> dict[str, float]:
+        """Nodes that have said nothing for longer than this, and for how long."""
+        ages = {name: self.now_s - node.heard_s for name, node in self.nodes.items()}
+        return {name: age for name, age in ages.items() if age > longer_than_s}
+
+    def marks(self, silent: Collection[str] = ()) -> tuple[int | None, dict[str, dict[str, int]]]:
         """Where to read again from to have every window back, and what each node had sent before that offset.
 
-        A node silent for longer than `silent_ns` does not hold the offset back: after a restart its window is new.
+        A silent node does not hold the offset back: after a restart its window is new. Who is silent is said by when
+        it was heard, not by its samples' times: one clock that runs ahead would make all others look silent.
         None when no window has a sample.
         """
         back: int | None = None
         marks: dict[str, dict[str, int]] = {}
         for name, node in self.nodes.items():
             marks[name] = dict(node.seqs)
-            if not node.recent or node.recent[-1][0] < self.newest_ns - silent_ns:
+            if not node.recent or name in silent:
                 continue
             horizon = node.recent[-1][0] - SPAN_NS
             _, offset, seq = next(entry for entry in node.recent if entry[0] > horizon)
@@ -122,10 +148,10 @@ class PartitionState:
             back = offset if back is None else min(back, offset)
         return back, marks
 
-    def load_marks(self, marks: Mapping[str, Mapping[str, int]]) -> None:
+    def load_marks(self, marks: Mapping[str, Mapping[str, int]], silent_s: Mapping[str, float]) -> None:
         """Starts from marks, before anything is read again."""
         for name, seqs in marks.items():
-            self.nodes[name] = Node(seqs=dict(seqs))
+            self.nodes[name] = Node(seqs=dict(seqs), heard_s=self.now_s - silent_s.get(name, 0.0))
 
 
 def _columns(samples: Sequence[Sample]) -> dict[str, Floats]:

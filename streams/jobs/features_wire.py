@@ -22,6 +22,7 @@ HEADERS: Final = [("content-type", CONTENT_TYPE.encode()), ("schema", str(SCHEMA
 NO_ENGINES: Final = msgspec.Raw(b"[]")
 NULL: Final = msgspec.Raw(b"null")
 MOST_BOARDS: Final = 20_000  # sets of GPUs remembered, about 3 kB each; more nodes than one worker serves
+MOST_BOARD_BYTES: Final = 64 << 20  # of what they are recognised by: a message may be 1 MB
 BROKEN: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
@@ -81,7 +82,7 @@ class EngineUsed(msgspec.Struct):
     """Of an engine: whose tokens it counts."""
 
     gpu_uuid: list[str]
-    generation_tokens_total: float | None = None
+    generation_tokens_total: Int64 | None = None
 
 
 class TelemetryUsed(msgspec.Struct):
@@ -139,10 +140,11 @@ class Sample(NamedTuple):
 
 
 class Reader:
-    """Decodes telemetry. Remembers the boards that it has parsed, at most MOST_BOARDS."""
+    """Decodes telemetry. Remembers the boards that it has parsed, at most MOST_BOARDS and MOST_BOARD_BYTES."""
 
     def __init__(self) -> None:
         self._boards: dict[bytes, Board] = {}
+        self._bytes = 0
 
     def read(self, offset: int, payload: bytes | None) -> Sample:
         """One telemetry message.
@@ -168,8 +170,10 @@ class Reader:
         board = self._boards.get(fixed)
         if board is None:
             board = _parse(fixed)
-            if len(self._boards) >= MOST_BOARDS:
+            self._bytes += len(fixed)
+            if len(self._boards) >= MOST_BOARDS or self._bytes > MOST_BOARD_BYTES:
                 self._boards.clear()
+                self._bytes = len(fixed)
             self._boards[fixed] = board
         size = len(board.uuid)
         for name, column in zip(GPU_COLUMNS, gpu.columns(), strict=True):

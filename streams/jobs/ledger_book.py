@@ -12,11 +12,21 @@ from typing import Final
 
 import msgspec
 
-from streams.contract.records import LedgerEntry, Mode, PowerApplied, PowerDesired, Quality
+from streams.contract.records import (
+    NO_CAPPER,
+    SILENT_CAPPER,
+    LedgerEntry,
+    Mode,
+    PowerApplied,
+    PowerDesired,
+    Quality,
+)
 from streams.jobs.ledger_window import NodeWindow
 
 WINDOW_NS: Final = 20 * 10**9  # before the command and after the answer
 PATIENCE_S: Final = 30.0  # beyond the window, when a node's samples stop
+UNANSWERED: Final = "unanswered"
+AGENTS_OWN: Final = frozenset({NO_CAPPER, SILENT_CAPPER})  # answers that the agent wrote itself
 REMEMBER: Final = 3  # envelopes and early answers kept per node
 
 Granted = tuple[int | None, int | None, float | None, bool, str]
@@ -40,7 +50,7 @@ class Line(msgspec.Struct, array_like=True):
     power_before_w: float | None = None
     tbt_before_ms: float | None = None
     acked_ns: int | None = None
-    status: str = "unanswered"
+    status: str = UNANSWERED
     status_reason: str = ""
     effective_limit_w: float | None = None
     previous_limit_w: float | None = None
@@ -83,7 +93,9 @@ class NodeBook(msgspec.Struct):
         """An answer, or something that happened by itself; a repeated one is left out."""
         if ack.ack_seq <= self.answered.get(ack.capper_id, -1):
             return
-        self.answered = {ack.capper_id: ack.ack_seq}  # a new capper run begins to count again; the old one is over
+        # A new capper run begins to count again; the old one is over. What the agent says itself ends no run.
+        kept = {c: n for c, n in self.answered.items() if ack.capper_id in AGENTS_OWN or c in AGENTS_OWN}
+        self.answered = kept | {ack.capper_id: ack.ack_seq}
         if ack.event != "command":
             yield from self._unasked(ack, window, now_s)
         elif (ack.epoch, ack.seq) > self.mark:
@@ -99,11 +111,11 @@ class NodeBook(msgspec.Struct):
                 _fill(line, ack, i, now_s)
             elif known is None or uuid not in known.gpu.uuid:
                 continue  # the answer to a forged or long forgotten envelope says nothing about ours
-            elif self.status.get(uuid) != ack.gpu.status[i]:
+            elif self.status.get(uuid) != _status(ack, i):
                 yield from self._supersede(uuid, known, window)
                 self.open[uuid] = line = _line(known, known.gpu.uuid.index(uuid), window, now_s)
                 _fill(line, ack, i, now_s)
-            self.status[uuid] = ack.gpu.status[i]
+            self.status[uuid] = _status(ack, i)
 
     def _unasked(self, ack: PowerApplied, window: NodeWindow, now_s: float) -> Iterator[LedgerEntry]:
         for i, uuid in enumerate(ack.gpu.uuid):
@@ -117,7 +129,7 @@ class NodeBook(msgspec.Struct):
             _fill(line, ack, i, now_s)
             line.status_reason, line.loop_ms = f"{ack.event}: {ack.gpu.reason[i]}".rstrip(": "), None
             self.open[uuid] = line
-            self.status[uuid] = ack.gpu.status[i]
+            self.status[uuid] = _status(ack, i)
             self.granted.pop(uuid, None)  # whatever is granted next changes something again
 
     def _supersede(self, uuid: str, by: PowerDesired, window: NodeWindow) -> Iterator[LedgerEntry]:
@@ -235,12 +247,17 @@ def _bare(ack: PowerApplied, uuid: str) -> Line:
     )
 
 
+def _status(ack: PowerApplied, index: int) -> str:
+    """What the answer says of a GPU. A capper that took the command and fell silent may have obeyed it."""
+    return UNANSWERED if ack.capper_id == SILENT_CAPPER else ack.gpu.status[index]
+
+
 def _fill(line: Line, ack: PowerApplied, index: int, now_s: float) -> None:
     columns = ack.gpu
     line.acked_ns, line.seen_s, line.quality = ack.ts_ns, now_s, ack.quality
-    line.status, line.status_reason = columns.status[index], columns.reason[index]
+    line.status, line.status_reason = _status(ack, index), columns.reason[index]
     line.effective_limit_w = columns.effective_limit_w[index]
     line.previous_limit_w = columns.previous_limit_w[index]
     line.effective_sm_mhz = columns.effective_sm_mhz[index]
-    if ack.sample_ts_ns is not None:
+    if ack.sample_ts_ns is not None and ack.capper_id not in AGENTS_OWN:  # nothing was read back there
         line.loop_ms = (ack.ts_ns - ack.sample_ts_ns) / 1e6

@@ -162,5 +162,8 @@ def check(url: str, allowed: Allowed, resolve: Resolver = system_resolver) -> Ta
         raise OSError(f"{host} has no address")
     for address in addresses:
         if why := forbidden(address, by_name=by_name):
-            raise Refused(f"{host}: {why}; a receiver inside needs --allow-host {host}")
+            never = by_name or forbidden(address, by_name=True) is not None
+            allow = f"a receiver inside needs --allow-host {host}"
+            step = "nothing opens it: give another receiver" if never else allow
+            raise Refused(f"{host}: {why}; {step}")
     return Target(scheme, host, port, path, addresses[0])

@@ -78,11 +78,4 @@ def _archive(folder: Path, now_ns: int) -> dict[str, Any]:
 )
 async def metrics(context: ContextDep) -> Response:
     """Prometheus text: this process and the cluster's totals by group."""
-    totals = context.views.picture().totals
-    text = context.metrics.text(
-        totals,
-        clients=context.hub.clients,
-        sample_age_s=context.state.sample_age_s(context.wall_ns()),
-        undecodable=context.state.counts["undecodable"],
-    )
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -60,6 +60,7 @@ def _mhz(number: int, column: str, *names: str, hertz: bool = False) -> Field:
 
 
 MAX_BOARD_W: Final = 5000.0  # the largest GPUs announced draw 3600 W
+OVERSHOOT: Final = 1.02  # counters and clock are not sampled at one moment: a busy GPU's ratio is 1.00002 at times
 MAX_ENERGY_MJ: Final = 1e15  # a megawatt for 31 years: above it a number is no energy of one board
 
 FIELDS: Final[tuple[Field, ...]] = (
@@ -202,6 +203,8 @@ def reading(field: Field, value: float, factor: float | None = None) -> tuple[fl
     if word is not None:
         return None, f"DCGM answers {word} for field {field.number}"
     scaled = value * (field.factor if factor is None else factor)
+    if field.column.endswith("_ratio") and field.high < scaled <= field.high * OVERSHOOT:
+        scaled = field.high
     if not field.low <= scaled <= field.high:
         if field.column == "mem_temp_c" and scaled == 0:
             return None, "0 degrees: this memory has no sensor"

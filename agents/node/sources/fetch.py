@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import ssl
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,14 +58,25 @@ def checked_url(url: str) -> str:
 
 
 def file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Text:
-    """A recorded text. Raises SourceError when it cannot be read."""
+    """A recorded text. Raises SourceError when it cannot be read.
+
+    A pipe or terminal is refused: one that nobody writes to would hold the reader for ever.
+    """
     try:
-        with Path(path).open("rb") as stream:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            found = os.fstat(stream.fileno())
+            if stat.S_ISFIFO(found.st_mode) or os.isatty(stream.fileno()):
+                raise SourceError(f"{path} is a pipe or terminal and no file; write the text to a file and give that")
             body = stream.read(max_bytes + 1)
-            age_s = max(0.0, time.time() - Path(path).stat().st_mtime)
+            age_s = max(0.0, time.time() - found.st_mtime)
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}); check the path") from error
     return Text(body, str(path), age_s)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe would wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def get(

@@ -90,7 +90,7 @@ class RedfishSource:
             raise SourceError(NOWHERE)
         found = self._once(self._poller)
         if found is None:
-            raise SourceError(self._poller.problem or "the BMC does not answer")
+            raise SourceError(f"BMC {self._poller.access.url}: {self._poller.problem or 'it does not answer'}")
         return self._reading(found, now_ns)
 
     def _reading(self, found: Snapshot, now_ns: int) -> Reading:

@@ -15,7 +15,7 @@ _ROW: Final = re.compile(
 )
 _USE: Final = re.compile(
     r"^\|\s*(?P<fan>\S+)\s+(?P<temp>-?\d+C|N/A|ERR!)\s+\S+\s+(?P<power>\S+)\s*/\s*(?P<cap>\S+)\s*\|"
-    r"\s*(?P<used>\S+)\s*/\s*(?P<total>\S+)\s*\|\s*(?P<util>\S+)"
+    r"\s*(?P<used>N/A(?!\S)|\S+)\s*(?:/\s*(?P<total>\S+)\s*)?\|\s*(?P<util>\S+)"
 )
 _GPU: Final = re.compile(r"^GPU\s+([0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)\s*$")
 # Names of `-q` that differ from the XML's, after lower case and underscores.
@@ -57,7 +57,7 @@ def _table_row(gpu: Node, row: re.Match[str], second: str) -> None:
             ("gpu_power_readings", "power_draw"): use["power"],
             ("gpu_power_readings", "current_power_limit"): use["cap"],
             ("fb_memory_usage", "used"): use["used"],
-            ("fb_memory_usage", "total"): use["total"],
+            ("fb_memory_usage", "total"): use["total"] or "N/A",
             ("utilization", "gpu_util"): use["util"],
         }
     for path, text in parts.items():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
-from agents.node.sources.dcgm_fields import MAX_BOARD_W, Field
+from agents.node.sources.dcgm_fields import MAX_BOARD_W, OVERSHOOT, Field
 
 _IN: Final = re.compile(r"\(\s*(?:in\s+)?([a-zA-Zµ%]+)\s*\)")
 # Column's kind -> unit word -> factor to the column's unit.
@@ -39,7 +39,7 @@ def scale(field: Field, values: Sequence[float], help_text: str | None = None) -
     size = [abs(value) for value in values if value]
     if field.column == "util_ratio":
         return _utilisation(field, values)
-    if not size or (median(size) * factor <= field.high):
+    if not size or (median(size) * factor <= field.high * (OVERSHOOT if field.column.endswith("_ratio") else 1.0)):
         return factor, said and f"{field.names[0]} is read as its HELP says ({said}), not in the usual unit"
     for smaller in _smaller(field):
         if median(size) * factor * smaller <= field.high:

@@ -87,6 +87,12 @@ def test_the_process_lives_without_a_broker_says_so_and_ends_in_order(folder: Pa
         assert seen.status_code == 503 and seen.json()["live"] is True
         assert seen.json()["dependencies"]["kafka"]["ok"] is False
         assert answered(f"{address}/v1/nodes").status_code == 401
+        # Prometheus has no key of the API: the address that it finds by itself answers without one.
+        (target,) = json.loads((folder / "run" / "targets" / "gateway.json").read_text())[0]["targets"]
+        metrics = answered(f"http://{target}/metrics")
+        assert metrics.status_code == 200 and target.startswith("127.0.0.1:")
+        assert 'eo_process_cpu_seconds_total{role="gateway"}' in metrics.text
+        assert "\neo_gateway_sample_age_seconds " not in metrics.text  # nothing was heard: no sample, not NaN
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(20)
@@ -94,6 +100,7 @@ def test_the_process_lives_without_a_broker_says_so_and_ends_in_order(folder: Pa
             process.stdout.close()
     assert code == 0
     assert not (folder / "run" / "gateway.json").exists()
+    assert not (folder / "run" / "targets" / "gateway.json").exists()  # else Prometheus would tell of a dead process
 
 
 def answered(url: str) -> httpx2.Response:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from agents.cli import demo_view
 from agents.cli.live import LiveState
 from streams.contract.codec import encode
 from streams.contract.histogram import bucket
@@ -15,6 +18,7 @@ from streams.contract.records import (
     PowerDesired,
 )
 from streams.contract.topics import APPLIED, DESIRED, FEATURES
+from tests.unit.jobs.support import features as telemetry
 
 SECOND = 1_000_000_000
 T0 = 1_790_000_000 * SECOND
@@ -143,3 +147,17 @@ def test_what_does_not_decode_is_counted_not_raised() -> None:
     state.fold(FEATURES.name, b"{")
     assert state.counts == {"undecodable": 1}
     assert state.lag_s(T0) is None
+
+
+def test_the_demos_line_shows_no_number_of_a_fleet_that_is_silent() -> None:
+    state, now_ns = LiveState(), time.time_ns()
+    view = demo_view.Facts(9.0, 2, 8, "broker", "balanced", None, None, None, "")
+    for node, age_s in (("n1", 1), ("n2", 60)):
+        state.take(telemetry(node, 1, ts_ns=now_ns - age_s * 1_000_000_000, gpus=4))
+    shown = demo_view.line(state, view)
+    assert "nodes 1/2" in shown and state.mean_power_w("default", now_ns) == 400.0
+    later_ns = now_ns + 40 * 1_000_000_000  # both are old now
+    assert state.heard(later_ns) == 0 and state.mean_power_w("default", later_ns) is None
+    old = LiveState()
+    old.take(telemetry("n2", 1, ts_ns=now_ns - 60_000_000_000, gpus=4))
+    assert "nodes 0/2" in demo_view.line(old, view) and "p99 TBT - vs -" in demo_view.line(old, view)

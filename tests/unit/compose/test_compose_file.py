@@ -80,7 +80,9 @@ def test_every_job_has_a_service_and_is_scraped_where_it_listens() -> None:
     }
     port = env(SERVICES["worker-features"])["EO_METRICS_PORT"]
     expected = {f"{name}:{port}": f"worker:{job}" for job, name in jobs.items()}
-    assert targets == expected | {f"fleet:{env(SERVICES['fleet'])['EO_METRICS_PORT']}": "fleet"}
+    expected |= {f"fleet:{env(SERVICES['fleet'])['EO_METRICS_PORT']}": "fleet", f"gateway:{port}": "gateway"}
+    assert targets == expected
+    assert "EO_GATEWAY_OPEN_DEMO" not in env(SERVICES["gateway"])  # a key is needed
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -38,10 +38,13 @@ def test_bodies(rig: Rig, client: TestClient, body: bytes, status: int, words: s
 
 
 def test_a_body_that_is_no_json_by_its_own_word_is_refused(rig: Rig, client: TestClient) -> None:
-    seen = client.post(
-        "/optimize", content=b"strategy=balanced", headers={**rig.key("read"), "Content-Type": "text/plain"}
-    )
-    assert seen.status_code == 422
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):  # the second is what curl -d sends
+        seen = client.post(
+            "/optimize", content=b'{"strategy": "balanced"}', headers={**rig.key("read"), "Content-Type": kind}
+        )
+        assert seen.status_code == 422
+        assert "does not call itself JSON" in seen.json()["detail"]
+        assert seen.json()["fix"] == "send the header Content-Type: application/json"
 
 
 def test_bodies_above_the_bound_are_refused_with_and_without_a_stated_length(rig: Rig, client: TestClient) -> None:

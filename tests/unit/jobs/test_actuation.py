@@ -13,12 +13,21 @@ from nacl.signing import SigningKey
 
 from streams.commands_out import Aborted, Fenced
 from streams.contract import codec
-from streams.contract.records import AnomalyVerdict, NodeFeatures, OperatorIntent, PowerDesired, Record
+from streams.contract.records import (
+    NO_CAPPER,
+    SILENT_CAPPER,
+    AnomalyVerdict,
+    NodeFeatures,
+    OperatorIntent,
+    PowerDesired,
+    Record,
+)
 from streams.contract.signing import Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, Topic
 from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation import ActuationJob
 from streams.jobs.actuation_intents import RawIntent
+from streams.jobs.actuation_latency import SLICE_S
 from streams.jobs.actuation_state import Options
 from streams.jobs.base import JobContext, Outcome
 from tests.unit.jobs.support import Clock, FakePublisher, FakeState, ack, context, features, messages
@@ -334,6 +343,33 @@ def test_a_freeze_releases_one_gpu_at_once_and_ends_by_itself(bench: Bench) -> N
     assert grants(bench.latest()[node])[uuid][0] == 1980
 
 
+def test_a_verdict_of_a_clock_that_runs_ahead_freezes_no_longer_than_another(bench: Bench) -> None:
+    bench.warm()
+    node, uuid = some_granted(bench)
+    ahead = msgspec.structs.replace(verdict(bench, node, uuid), ts_ns=bench.clock.wall_ns() + 86_400 * 10**9)
+    bench.feed(ANOMALY, ahead)
+    (command,) = [c for c in bench.beat() if c.node == node]
+    assert grants(command)[uuid][0] is None
+    bench.beat(121)
+    for _ in range(3):
+        bench.beat()
+    assert grants(bench.latest()[node])[uuid][0] == 1980
+
+
+def test_a_node_whose_clock_runs_ahead_does_not_move_the_latency_window(bench: Bench) -> None:
+    """Its histograms would stay in the window until that day, and everybody else's would be trimmed at every look."""
+    bench.warm()
+    nodes = [f"n{k}" for k in range(9, 20)]  # some of them held out, some granted
+    for step in range(3):
+        ahead_ns = bench.clock.wall_ns() + 86_400 * 10**9
+        bench.feed(FEATURES, *(features(node, step, ts_ns=ahead_ns) for node in nodes))
+        bench.beat()
+    slices = [number for counts in bench.job._pools._counts.values() for number, _ in counts.slices]
+    now_s = bench.clock.wall_ns() / 1e9
+    assert slices and max(slices) * SLICE_S <= now_s
+    assert bench.job._event_s <= now_s
+
+
 def test_an_alert_verdict_changes_nothing(bench: Bench) -> None:
     bench.warm()
     node, uuid = some_granted(bench)
@@ -373,6 +409,19 @@ def test_a_new_capper_run_ends_being_left_alone(bench: Bench) -> None:
     bench.feed(APPLIED, ack(command, ts_ns=later, event="restore", capper_id="capper-2"))
     bench.beat(6)
     assert grants(bench.latest()[node])[uuid][0] == 1980
+
+
+@pytest.mark.parametrize("own", [NO_CAPPER, SILENT_CAPPER])
+def test_an_answer_of_the_agent_itself_is_no_new_capper_run(bench: Bench, own: str) -> None:
+    """A capper that is slow for once has not forgotten whom it yielded to."""
+    bench.warm()
+    node, uuid = some_granted(bench)
+    command = bench.latest()[node]
+    bench.feed(APPLIED, ack(command, ts_ns=bench.clock.wall_ns(), event="foreign_change"))
+    bench.beat()
+    bench.feed(APPLIED, ack(command, ts_ns=bench.clock.wall_ns() + 1, status="refused", capper_id=own))
+    bench.beat(6)
+    assert grants(bench.latest()[node])[uuid][0] is None
 
 
 def test_a_pause_sends_one_empty_envelope_and_then_none(bench: Bench) -> None:

@@ -100,6 +100,26 @@ def test_a_replay_gives_the_same_verdicts(tmp_path: Path, faulty: Beats) -> None
     assert [v.verdict_id for v in first] == [v.verdict_id for v in second] and first
 
 
+def test_a_node_whose_clock_runs_ahead_blinds_nobody(tmp_path: Path, faulty: Beats) -> None:
+    """It used to make every other GPU look gone, so that no detector ever had a past to judge by."""
+    bench = Bench(tmp_path)
+    bench.clock.now_s += SECONDS
+    ahead_ns = bench.clock.wall_ns() + 86_400 * 10**9
+    strange = [
+        msgspec.structs.replace(
+            nodes[0],
+            node="ahead",
+            uuid=tuple(f"A-{u}" for u in nodes[0].uuid),
+            engines=(),
+            window_end_ns=ahead_ns + nodes[0].window_end_ns - T0_NS,
+        )
+        for nodes in faulty
+    ]
+    found = bench.feed([[*nodes, one] for nodes, one in zip(faulty, strange, strict=True)])
+    named = {(v.gpu_uuid, v.metric) for v in found if v.action == "freeze" and not v.gpu_uuid.startswith("A-")}
+    assert named == {("GPU-n0-3", "power_ratio_to_peers"), ("GPU-n1-1", "temp_slope_c_per_min_over_peers")}
+
+
 def test_repeated_records_change_nothing(tmp_path: Path, faulty: Beats) -> None:
     doubled = [nodes for nodes in faulty for _ in (0, 1)]
     ids = [v.verdict_id for v in Bench(tmp_path).feed(faulty)]

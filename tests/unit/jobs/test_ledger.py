@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from nacl.signing import SigningKey
 
-from streams.contract.records import EnvelopeColumns, LedgerEntry, PowerDesired, Record
+from streams.contract.records import NO_CAPPER, SILENT_CAPPER, EnvelopeColumns, LedgerEntry, PowerDesired, Record
 from streams.contract.signing import Signer
 from streams.contract.topics import APPLIED, DESIRED, FEATURES, Topic
 from streams.jobs.base import Outcome
@@ -143,6 +143,27 @@ def test_an_unanswered_command_is_said_to_be(bench: Bench) -> None:
     (line,) = bench.lines()
     assert (line.status, line.acked_ns, line.effect_w) == ("unanswered", None, None)
     assert line.status_reason == "no answer within 20 s"
+
+
+def test_a_capper_that_took_the_command_and_fell_silent_is_unanswered_not_refused(bench: Bench) -> None:
+    command = bench.command(1)
+    bench.feed(DESIRED, command)
+    gpu = ack(command, ts_ns=0, status="refused").gpu
+    bench.answer(command, gpu=gpu, capper_id=SILENT_CAPPER, ack_seq=bench.clock.wall_ns())
+    bench.samples(25, power_w=400.0)
+    (line,) = bench.lines()
+    assert (line.status, line.loop_ms) == ("unanswered", None)
+
+
+def test_the_agent_s_own_answer_does_not_make_a_repeated_one_count_again(bench: Bench) -> None:
+    command = bench.command(1)
+    event = ack(command, ts_ns=bench.clock.wall_ns(), status="restored", event="restore", ack_seq=1)
+    other = bench.command(2)
+    own = ack(other, ts_ns=bench.clock.wall_ns(), status="refused", capper_id=NO_CAPPER, ack_seq=10**18)
+    bench.feed(DESIRED, command)
+    bench.feed(APPLIED, event, own, event)
+    bench.samples(60, power_w=400.0)
+    assert [line.status for line in bench.lines()].count("restored") == 1
 
 
 def test_a_command_replaced_before_its_answer_is_unanswered(bench: Bench) -> None:

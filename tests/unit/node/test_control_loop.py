@@ -8,8 +8,9 @@ import pytest
 
 from agents.node.control_loop import ControlLoop, local_controller
 from agents.node.engine_signal import Columns, Window
+from agents.node.errors import CapperSilent
 from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
-from streams.contract.records import Histogram
+from streams.contract.records import NO_CAPPER, SILENT_CAPPER, Histogram, PowerApplied
 from tests.fakes.sources import UUIDS, FakeCapper, applied, desired, engine, gpu_columns, telemetry
 
 
@@ -235,7 +236,7 @@ def test_a_capper_that_is_gone_refuses_every_command_and_is_taken_up_again(caplo
     ack = bench.loop.on_command(desired(2), 0)
     assert set(ack.gpu.status) == {"refused"}
     assert "does not answer" in ack.gpu.reason[0]
-    assert (ack.seq, ack.ts_ns, ack.cluster) == (2, 7, "c")
+    assert (ack.seq, ack.ts_ns, ack.cluster, ack.capper_id) == (2, 7, "c", NO_CAPPER)
     assert bench.loop.on_command(b"junk", 0).gpu.uuid == ()
     assert len([r for r in caplog.records if "does not answer" in r.message]) == 1
     bench.capper.gone = False
@@ -244,6 +245,19 @@ def test_a_capper_that_is_gone_refuses_every_command_and_is_taken_up_again(caplo
     bench.loop.on_command(desired(3), 0)
     bench.step()
     assert set(bench.capper.locks.values()) == {1500}
+
+
+def test_a_capper_that_took_a_command_and_fell_silent_is_told_from_one_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+
+    def grant(raw: bytes, *, received_ns: int) -> PowerApplied:
+        raise CapperSilent("the capper did not answer; what it did is unknown until its next event")
+
+    monkeypatch.setattr(bench.capper, "grant", grant)
+    ack = bench.loop.on_command(desired(1), 0)
+    assert ack.capper_id == SILENT_CAPPER and "unknown" in ack.gpu.reason[0]
 
 
 def test_throttle_bits_of_any_gpu_reach_the_controller() -> None:

@@ -307,6 +307,16 @@ def test_help_may_name_the_unit() -> None:
     assert "HELP says mW" in missing["gpus.power_w"]
 
 
+def test_a_ratio_a_little_above_one_is_one_and_no_percentage() -> None:
+    known = dcgm_text.Units()
+    gpu, missing = columns(series("DCGM_FI_PROF_SM_ACTIVE", "1.000021", "0.999"), known)
+    assert gpu.sm_active_ratio == (1.0, 0.999) and "gpus.sm_active_ratio" not in missing
+    gpu, _ = columns(series("DCGM_FI_PROF_SM_ACTIVE", "0.5", "1.3"), known)  # far above is no reading
+    assert gpu.sm_active_ratio == (0.5, None)
+    gpu, _ = columns(series("DCGM_FI_PROF_SM_ACTIVE", "1.000021"))  # a single busy GPU at the start
+    assert gpu.sm_active_ratio == (1.0,)
+
+
 def test_ratios_in_percent_and_utilisation_as_a_fraction() -> None:
     text = series("DCGM_FI_PROF_SM_ACTIVE", 62.0, 80.0) + series("DCGM_FI_DEV_GPU_UTIL_RATIO", 0.87, 1)
     gpu, missing = columns(text)

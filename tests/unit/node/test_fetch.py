@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
 import subprocess
@@ -118,6 +119,12 @@ def test_a_file_and_its_age(tmp_path: Path) -> None:
     )  # one more than allowed, so that the reader sees it is cut
     with pytest.raises(SourceError, match=r"no.txt cannot be read \(No such file"):
         fetch.file(tmp_path / "no.txt")
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe is a pipe or terminal and no file; write the text to a file"):
+        fetch.file(tmp_path / "pipe")
 
 
 def test_tls_is_verified_and_an_authority_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

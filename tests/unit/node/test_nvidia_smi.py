@@ -478,3 +478,15 @@ def test_no_program_is_absent(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert main(["read", "nvidia_smi"]) == FAILED
     assert "/nowhere/nvidia-smi is not installed here; install it, or go on without" in capsys.readouterr().err
     assert "cannot be run (Permission denied)" in (NvidiaSmiSource(str(DATA / "README.md")).probe().reason or "")
+
+
+def test_a_table_cell_that_says_na_is_not_read_as_two_values(tmp_path: Path) -> None:
+    path = tmp_path / "smi.txt"
+    path.write_text(
+        "|   1  NVIDIA H100 80GB HBM3          On  |   00000000:9B:00.0 Off |                   On |\n"
+        "| N/A   31C     P0            86W /  700W |                  N/A   |     N/A      Default |\n"
+    )
+    reading = NvidiaSmiSource(file=str(path)).read(0)
+    assert reading.gpu is not None and (reading.gpu.power_w, reading.gpu.temp_c) == ((86.0,), (31.0,))
+    missing = dict(reading.missing)
+    assert missing["gpus.mem_used_mb"] == missing["gpus.mem_total_mb"] == "nvidia-smi says 'N/A'"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -286,7 +288,21 @@ def test_no_bmc_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["read", "redfish"]) == USAGE
     assert "source redfish needs a BMC or a recorded tree" in capsys.readouterr().err
     assert main(["read", "redfish", "--url", "https://127.0.0.1:1"]) == FAILED
-    assert "127.0.0.1:1 takes no connection (connection refused)" in capsys.readouterr().err
+    told = "eo read: BMC https://127.0.0.1:1: 127.0.0.1:1 takes no connection (connection refused)\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_bmc_that_is_none_gives_one_sentence_that_names_it() -> None:
+    done = subprocess.run(  # a process of its own: the log lines of this one are kept by pytest
+        [sys.executable, "-m", "agents", "read", "redfish", "--url", "https://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == FAILED
+    assert done.stderr.splitlines() == [
+        "eo read: BMC https://127.0.0.1:1: 127.0.0.1:1 takes no connection (connection refused)"
+    ]
 
 
 # --- the breaker -----------------------------------------------------------------------------------------------------

@@ -109,6 +109,42 @@ def test_numbers_go_on_when_everything_was_delivered(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_a_killed_process_left_unsynced_is_made_durable_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make(tmp_path)
+    fill(spool, 1, 5)
+    crash(spool)
+    newest = spool_disk.segments(tmp_path)[-1].stat().st_ino
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    again = make(tmp_path)
+    assert newest in synced
+    assert numbers(again) == [1, 2, 3, 4, 5] and again.lost_total == 0
+    again.close()
+
+
+def test_a_disk_that_cannot_sync_what_was_recovered_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make(tmp_path)
+    fill(spool, 1, 5)
+    crash(spool)
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(SpoolUnusable, match=r"cannot be read or made durable \(Input/output error\); check the disk"):
+        make(tmp_path)
+
+
 def test_a_lagging_cursor_costs_duplicates_and_counts_no_loss(tmp_path: Path) -> None:
     spool = make(tmp_path)
     fill(spool, 1, 200)

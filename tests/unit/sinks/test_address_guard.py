@@ -225,6 +225,13 @@ def test_a_receiver_inside_is_allowed_by_its_name_only(address: str) -> None:
         check("https://other.example/", Allowed(frozenset({"inside.example"})), lambda host, port: [address])
 
 
+@pytest.mark.parametrize("hosts", [frozenset(), frozenset({"meta.example"})])
+def test_no_switch_is_named_for_an_address_that_no_switch_opens(hosts: frozenset[str]) -> None:
+    with pytest.raises(Refused, match="nothing opens it: give another receiver") as told:
+        check("https://meta.example/", Allowed(hosts), lambda host, port: ["169.254.169.254"])
+    assert "--allow-host" not in str(told.value)
+
+
 @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
 def test_a_public_address_is_allowed(address: str) -> None:
     assert check("https://hook.example/", Allowed(), lambda host, port: [address]).address == address

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from streams.contract import records as r
 from streams.contract.topics import FEATURES as OUTPUT
 from streams.contract.topics import TELEMETRY
 from streams.jobs import features as features_module
+from streams.jobs import features_wire as wire
 from streams.jobs.features import CHUNK, FeaturesJob, chunks
-from streams.jobs.features_state import MOST_AT_ONCE
+from streams.jobs.features_state import FORGET_S, MOST_AT_ONCE, SPARE_GPUS
 from streams.jobs.features_wire import Reader, Sample
 from tests.unit.streams.support import MemoryPublisher, MemoryReplay, MemoryState, Record, context
 
@@ -69,7 +72,7 @@ def message(node: str, seq: int, *, boot: str = "b1", ts_ns: int | None = None, 
     )
 
 
-def partition(messages: list[r.NodeTelemetry | bytes | None]) -> list[Record]:
+def partition(messages: Sequence[r.NodeTelemetry | bytes | None]) -> list[Record]:
     return [
         Record(offset, codec.encode(one) if isinstance(one, r.Record) else one, timestamp=offset * 1000)
         for offset, one in enumerate(messages)
@@ -122,33 +125,33 @@ def values(found: list[r.NodeFeatures]) -> Values:
 
 def offline(log: list[Record]) -> Values:
     """The same features from whole series of each GPU and boot, by the shared window rule."""
-    series: dict[tuple[str, str, int], list[r.NodeTelemetry]] = {}
+    series: dict[tuple[str, str, str], list[r.NodeTelemetry]] = {}
     for record in log:
         one = codec.decode(r.NodeTelemetry, record.value)
         assert one.gpu is not None
-        for at in range(len(one.gpu.uuid)):
-            kept = series.setdefault((one.node, one.boot_id, at), [])
+        for uuid in one.gpu.uuid:
+            kept = series.setdefault((one.node, one.boot_id, uuid), [])
             if not kept or kept[-1].seq < one.seq:
                 kept.append(one)
     out: Values = {}
-    for (node, boot, at), kept in series.items():
-        columns = {name: np.array([_value(one, name, at) for one in kept], np.float64) for name in COLUMNS}
+    for (node, boot, uuid), kept in series.items():
+        columns = {name: np.array([_value(one, name, uuid) for one in kept], np.float64) for name in COLUMNS}
         window = of_series(np.array([one.ts_ns for one in kept], np.int64), columns)
         computed = {feature.name: feature.compute(window).tolist() for feature in FEATURES}
         for index, one in enumerate(kept):
-            assert one.gpu is not None
-            out[node, boot, one.seq, one.gpu.uuid[at]] = {
+            out[node, boot, one.seq, uuid] = {
                 name: None if column[index] != column[index] else column[index] for name, column in computed.items()
             }
     return out
 
 
-def _value(one: r.NodeTelemetry, name: str, at: int) -> float | None:
+def _value(one: r.NodeTelemetry, name: str, uuid: str) -> float | None:
     assert one.gpu is not None
+    at = one.gpu.uuid.index(uuid)
     if name != "tokens":
         column = getattr(one.gpu, name)
         return None if column is None else column[at]
-    total = one.engines[0].generation_tokens_total
+    total = one.engines[0].generation_tokens_total if one.engines else None
     return total / 2 if total is not None and at < 2 else None
 
 
@@ -329,3 +332,136 @@ def test_parts_are_bounded() -> None:
     assert [len(part) for part in parts] == [MOST_AT_ONCE, 1]
     many = chunks(samples(*((f"n{number}", 1, "b1") for number in range(CHUNK + 1))))
     assert [len(part) for part in many] == [CHUNK, 1]
+
+
+# --- what must not grow, and clocks that lie ---
+
+
+class Time:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def timed(job: FeaturesJob) -> Time:
+    time = Time()
+    job._ctx = dataclasses.replace(job._ctx, monotonic=time)
+    return time
+
+
+def renamed(seq: int, uuid: tuple[str, ...], **more: Any) -> r.NodeTelemetry:
+    one = message("n", seq, **more)
+    assert one.gpu is not None
+    return msgspec.structs.replace(one, gpu=msgspec.structs.replace(one.gpu, uuid=uuid), engines=())
+
+
+def test_gpus_with_ever_new_names_do_not_fill_the_memory(job: Any) -> None:
+    """MIG instances are named anew with each division of a GPU, while node and boot stay."""
+    log = partition([renamed(seq, tuple(f"MIG-{seq}-{k}" for k in range(GPUS))) for seq in range(300)])
+    made, publisher = job(log)
+    feed(made, log)
+    state = made._states[0]
+    assert state.rows == GPUS + SPARE_GPUS
+    assert values(outputs(publisher)) == offline(log)
+
+
+def test_rows_of_an_ended_boot_serve_again(job: Any) -> None:
+    boots = [message("n", seq, boot=f"b{boot}", ts_ns=T0 + boot * 3600 * S) for boot in range(50) for seq in range(3)]
+    log = partition(boots)
+    made, publisher = job(log)
+    feed(made, log)
+    assert made._states[0].rows == GPUS
+    assert values(outputs(publisher)) == offline(log)
+
+
+def test_a_node_silent_for_two_days_is_forgotten_and_no_other(job: Any) -> None:
+    log = partition([message("gone", 1), message("stays", 1), message("stays", 2), message("gone", 2)])
+    state = MemoryState(ready=True)
+    made, publisher = job(log, state)
+    time = timed(made)
+    feed(made, log[:2])
+    time.now_s += FORGET_S + 1
+    made.process(TELEMETRY, 0, log[2:3])
+    list(made.tick())
+    assert set(made._states[0].nodes) == {"stays"} and made._states[0].rows == GPUS
+    assert b"gone" not in bytes(state.saved["features", 0].data)
+    made.process(TELEMETRY, 0, log[3:])
+    assert [(one.node, one.seq) for one in outputs(publisher)][-1] == ("gone", 2)
+
+
+def test_how_long_a_node_was_silent_outlives_the_process(job: Any) -> None:
+    log = partition([message("gone", 1), message("stays", 1), message("stays", 2), message("stays", 3)])
+    state = MemoryState(ready=True)
+    first, _ = job(log, state)
+    time = timed(first)
+    feed(first, log[:2])
+    time.now_s += FORGET_S - 10
+    first.process(TELEMETRY, 0, log[2:3])
+    list(first.tick())
+    second, _ = job(log, state)
+    time = timed(second)
+    second.process(TELEMETRY, 0, log[3:])
+    time.now_s += 20
+    list(second.tick())
+    assert set(second._states[0].nodes) == {"stays"}
+
+
+def test_one_clock_far_ahead_costs_the_others_nothing_at_a_restart(job: Any) -> None:
+    def at(seq: int) -> list[r.NodeTelemetry]:
+        return [message("n", seq), message("ahead", seq, ts_ns=T0 + 10**9 * S + seq * S)]
+
+    log = partition([one for seq in range(100) for one in at(seq)])
+    state = MemoryState()
+    first, before = job(log, state)
+    feed(first, log[:120])
+    first.revoke(frozenset({0}))
+    second, after = job(log, state)
+    feed(second, log[120:])
+    assert values(outputs(before)) | values(outputs(after)) == offline(log)
+
+
+@pytest.mark.parametrize("broken", ["data", "offsets"])
+def test_a_snapshot_that_cannot_be_read_does_not_stop_the_worker(job: Any, broken: str) -> None:
+    log, state = mixed(), MemoryState()
+    if broken == "data":
+        state.save("features", 0, {"next": "soon"}, {TELEMETRY.name: 0})
+    else:
+        state.save("features", 0, {"next": 0, "marks": {}}, {"another": 0})
+    made, publisher = job(log, state)
+    feed(made, log)
+    assert values(outputs(publisher)) == offline(log)
+
+
+def test_boards_that_never_repeat_are_forgotten_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MOST_BOARD_BYTES", 10_000)
+    reader = Reader()
+    for seq in range(50):
+        reader.read(seq, codec.encode(renamed(seq, tuple(f"{'x' * 300}-{seq}-{k}" for k in range(GPUS)))))
+        assert sum(map(len, reader._boards)) <= 10_000
+    assert len(reader._boards) > 1
+
+
+def test_tokens_beyond_the_contract_are_dead_letters_here_too(job: Any) -> None:
+    """What is passed on as bytes must decode at its readers."""
+    raw = codec.encode(message("n", 1)).replace(b'"generation_tokens_total":100', b'"generation_tokens_total":1e300')
+    log = partition([raw, message("n", 2)])
+    made, publisher = job(log)
+    feed(made, log)
+    assert len(publisher.dead) == 1 and [one.seq for one in outputs(publisher)] == [2]
+
+
+def test_unknown_is_null_on_the_wire(job: Any) -> None:
+    first = message("n", 1)
+    assert first.gpu is not None
+    gpu = msgspec.structs.replace(first.gpu, power_w=(1e308, None, -0.0), temp_c=None)
+    log = partition([msgspec.structs.replace(first, gpu=gpu, engines=())])
+    made, publisher = job(log)
+    feed(made, log)
+    features = json.loads(publisher.sent[0][2])["features"]
+    assert features["power_w_last"] == [None, None, 0.0]
+    assert features["temp_slope_c_per_min"] == [None] * GPUS
+    assert b"NaN" not in publisher.sent[0][2] and b"nan" not in publisher.sent[0][2]

@@ -14,7 +14,7 @@ from models.control.profiles import LLAMA_70B_H100X4
 from models.control.steady import Flow, cheapest, steady
 
 PLANT = plant_of(LLAMA_70B_H100X4)
-TUNE = Tuning(react_s=0.15, dwell_s=0.3, chunk_min=128.0, chunk_max=512.0)
+TUNE = Tuning(react_s=0.15, dwell_s=0.3, chunk_min=128.0, chunk_max=512.0, rush_ratio=2.0)
 FREE = Bounds(0.09, 1.5, inf, 0.6, 1.0, 1.0)
 
 
@@ -58,6 +58,14 @@ def test_a_backlog_raises_the_clock_to_what_its_deadline_needs_and_no_higher() -
     other.settle()
     other.step(queued=14_500.0)
     assert low < some < other.memory[core.S_X] <= 1.0
+
+
+def test_a_burst_is_cleared_at_full_speed_although_its_deadline_would_allow_less() -> None:
+    patient, eager = Engine(TUNE._replace(rush_ratio=9.0)), Engine(TUNE._replace(rush_ratio=0.3))
+    for engine in (patient, eager):
+        engine.settle()
+        engine.step(queued=9_000.0)
+    assert patient.memory[core.S_X] < 0.95 < eager.memory[core.S_X]  # the power limit allows no more
 
 
 def test_tokens_that_have_waited_are_due_sooner() -> None:

@@ -92,16 +92,38 @@ def test_every_grant_is_within_the_device_and_has_one_reason(one: Facts, name: s
 
 @given(facts, names)
 def test_an_anomaly_never_lowers_a_value(one: Facts, name: str) -> None:
-    """With a freeze a GPU has what it had without, or its own default: never a lower bound."""
+    """With a freeze a GPU has what it had without, more, or its own default: never a lower bound."""
     chosen = STRATEGIES[name]
     calm, frozen = decide(replace(one, frozen=None), chosen), decide(replace(one, frozen="anomaly"), chosen)
-    assert frozen.empty or frozen == calm
+    assert frozen.max_sm_mhz is None
+    assert frozen.max_power_w is None or (calm.max_power_w is not None and frozen.max_power_w >= calm.max_power_w)
+
+
+@given(facts, names)
+def test_an_anomaly_never_undoes_a_human_s_hold(one: Facts, name: str) -> None:
+    """What a human capped or paused stays so under any score: a freeze would otherwise raise the power."""
+    chosen = STRATEGIES[name]
+    calm, frozen = decide(replace(one, frozen=None), chosen), decide(replace(one, frozen="anomaly"), chosen)
+    if calm.layer == "human":
+        assert (frozen.layer, frozen.max_power_w) == ("human", calm.max_power_w)
+    if calm.layer == "budget":
+        assert (frozen.layer, frozen.max_power_w) == ("budget", calm.max_power_w)
+
+
+def test_a_cap_under_a_freeze_says_both() -> None:
+    grant = decide(replace(READY, frozen="Frozen: hot.", cap_w=500.0, cap_reason="breaker (ann)"), BALANCED)
+    assert (grant.max_power_w, grant.max_sm_mhz, grant.min_sm_mhz) == (500.0, None, None)
+    assert grant.reason == (
+        "A human's cap of 500 W: breaker (ann). Frozen: hot. The cap stays, because a score does not undo a human's "
+        "hold."
+    )
 
 
 @given(facts, names)
 def test_safety_and_the_hold_out_grant_nothing(one: Facts, name: str) -> None:
     grant = decide(one, STRATEGIES[name])
-    if one.blocked or one.frozen or one.holdout or one.paused:
+    human = one.cap_w is not None or one.budget_w is not None
+    if one.blocked or one.holdout or one.paused or (one.frozen and not human):
         assert grant.empty
 
 
@@ -117,6 +139,8 @@ def test_the_order_of_arbitration() -> None:
         decide(Facts(H100, "e1", blocked="foreign", holdout=True, frozen="x", paused="p", cap_w=500.0), BALANCED),
         decide(replace(READY, holdout=True, frozen="x", paused="p", cap_w=500.0), BALANCED),
         decide(replace(READY, frozen="x", paused="p", cap_w=500.0), BALANCED),
+        decide(replace(READY, frozen="x", cap_w=500.0), BALANCED),
+        decide(replace(READY, frozen="x", latency="no target"), BALANCED),
         decide(replace(READY, paused="p", cap_w=500.0, latency="no target"), BALANCED),
         decide(replace(READY, cap_w=500.0, latency="no target", budget_w=400.0), BALANCED),
         decide(replace(READY, latency="no target", budget_w=400.0), BALANCED),
@@ -126,6 +150,8 @@ def test_the_order_of_arbitration() -> None:
     assert [g.layer for g in layers] == [
         "safety",
         "holdout",
+        "human",
+        "human",
         "safety",
         "human",
         "human",
@@ -133,7 +159,7 @@ def test_the_order_of_arbitration() -> None:
         "budget",
         "energy",
     ]
-    assert [g.max_power_w for g in layers] == [None, None, None, None, 500.0, None, 400.0, None]
+    assert [g.max_power_w for g in layers] == [None, None, None, 500.0, None, None, 500.0, None, 400.0, None]
 
 
 def test_a_cap_overrides_the_ceiling_in_both_directions() -> None:

@@ -117,7 +117,7 @@ def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
     for minute in range(600):
         t = 60.0 * minute
         calm.observe(t, 10.0, 60.0)
-        wild.observe(t, 20.0 if minute % 20 >= 10 else 8.0, 60.0)
+        wild.observe(t, 14.0 if minute % 20 >= 10 else 10.0, 60.0)
         calm.ahead(t, 480.0), wild.ahead(t, 480.0)
     assert wild.ahead(36_000.0, 480.0).error_ratio > 2 * calm.ahead(36_000.0, 480.0).error_ratio
 
@@ -133,3 +133,13 @@ def test_gaps_that_stay_above_target_ask_for_more_replicas() -> None:
 def test_where_nothing_keeps_the_bounds_no_capacity_is_taken_away() -> None:
     planner = _planner(wishes=replace(WISHES, tbt_s=0.015))
     assert _settled(planner, replace(SEEN, serving=9), minutes=60).serving == 9
+
+
+def test_bursts_are_remembered_for_an_hour() -> None:
+    forecast = RateForecast()
+    for minute in range(12):
+        forecast.observe(60.0 * (minute + 1), 30.0 if minute == 5 else 2.0, 60.0)
+    assert forecast.ahead(720.0, 480.0).expected == 30.0
+    for minute in range(12, 70):
+        forecast.observe(60.0 * (minute + 1), 2.0, 60.0)
+    assert forecast.ahead(4_200.0, 480.0).expected < 5.0
