@@ -31,11 +31,12 @@ class ReplayRecord:
 class Replay:
     """A short-lived reader over any partitions, one stretch at a time. Use as a context manager."""
 
-    def __init__(self, bootstrap: str, client_id: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, bootstrap: str, client_id: str, *, timeout_s: float = 30.0, quiet: bool = False) -> None:
+        """`quiet`: errors are raised and nothing else is written to stderr, for commands that people read."""
         from confluent_kafka import Consumer
 
         config = assigned_consumer_config(bootstrap, client_id)
-        self._consumer: Consumer = Consumer(config | {"enable.partition.eof": True, "log_level": 3})
+        self._consumer: Consumer = Consumer(config | {"enable.partition.eof": True, "log_level": 0 if quiet else 3})
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Replay:

@@ -18,6 +18,7 @@ from streams.contract.layout import Layout
 if TYPE_CHECKING:
     from agents.cli.gpu_lookup import Place
 
+MOST_GPUS: Final = 16  # of one node under a common cap
 HIGHEST_W: Final = 2000.0  # per GPU: above any board made, so more is a slip of milliwatts
 
 
@@ -38,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
         return _show(args)
     if args.target is None or (args.what == "set") == (args.watts is None):
         raise EoError("write `eo cap set GPU WATTS` or `eo cap clear GPU`.", USAGE)
+    if args.what == "set":
+        named = args.target.startswith(("GPU-", "MIG-"))
+        _check_watts(args.watts, 1 if named else MOST_GPUS)  # before anybody is asked, and again when it is known
     layout = Layout.from_env()
     bootstrap = resolve_bootstrap(layout)
     place, held_out = _find(bootstrap, args.target)
@@ -50,10 +54,13 @@ def _scope(place: Place) -> str:
     return f"gpu/{place.uuid}" if place.uuid else f"node/{place.node}"
 
 
+def _check_watts(watts: float, gpus: int) -> None:
+    if not 0 < watts <= HIGHEST_W * gpus:
+        raise EoError(f"{watts:g} W is outside 0 to {HIGHEST_W * gpus:g} W; give watts, not milliwatts.", USAGE)
+
+
 def _set(args: argparse.Namespace, layout: Layout, bootstrap: str, place: Place, held_out: bool) -> int:
-    highest = HIGHEST_W * (1 if place.uuid else 16)
-    if not 0 < args.watts <= highest:
-        raise EoError(f"{args.watts:g} W is outside 0 to {highest:g} W; give watts, not milliwatts.", USAGE)
+    _check_watts(args.watts, 1 if place.uuid else MOST_GPUS)
     if held_out:
         raise EoError(
             f"{place.uuid} belongs to the hold-out, which stays at default for ever as the meter of savings; cap "
@@ -122,11 +129,12 @@ def _find(bootstrap: str, target: str) -> tuple[Place, bool]:
     """Where the target is and whether its newest envelope calls it hold-out."""
     from agents.cli.explain_topics import newest_command
     from agents.cli.gpu_lookup import find
+    from agents.cli.kafka_read import ASK_S
     from streams.errors import StreamsError
     from streams.replay import Replay
 
     try:
-        with Replay(bootstrap, "eo-cap") as replay:
+        with Replay(bootstrap, "eo-cap", timeout_s=ASK_S, quiet=True) as replay:
             place = find(replay, target, intents.cluster_name())
             command = newest_command(replay, place.node)
     except StreamsError as error:

@@ -24,11 +24,12 @@ LOOK_BACK = 512  # offsets of the node's partition looked at first for its newes
 
 def gather(bootstrap: str, target: str, *, cluster: str, since_s: float, now_ns: int) -> Story:
     """The story of a GPU or node from the topics; raises EoError when it is unknown or the broker does not answer."""
+    from agents.cli.kafka_read import ASK_S
     from streams.errors import StreamsError
     from streams.replay import Replay
 
     try:
-        with Replay(bootstrap, "eo-explain") as replay:
+        with Replay(bootstrap, "eo-explain", timeout_s=ASK_S, quiet=True) as replay:
             place = find(replay, target, cluster)
             stories = _stories(replay, place.node, cluster=cluster, since_ms=int(now_ns / 1e6 - since_s * 1e3))
     except StreamsError as error:

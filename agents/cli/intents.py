@@ -190,13 +190,14 @@ def as_dict(intent: OperatorIntent, *, sent: bool) -> dict[str, object]:
 def note_unknown_node(bootstrap: str, node: str | None) -> None:
     """Says on stderr when a node has not reported lately: it may be misspelt, and a word for it then reaches nobody."""
     from agents.cli.gpu_lookup import find
+    from agents.cli.kafka_read import ASK_S
     from streams.errors import StreamsError
     from streams.replay import Replay
 
     if node is None:
         return
     try:
-        with Replay(bootstrap, "eo-operator") as replay:
+        with Replay(bootstrap, "eo-operator", timeout_s=ASK_S, quiet=True) as replay:
             known = find(replay, node, cluster_name()).node == node
     except (EoError, StreamsError):
         known = False

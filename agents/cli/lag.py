@@ -23,7 +23,8 @@ def partition_lags(bootstrap: str, group: str, job: str) -> dict[tuple[str, int]
     """Messages between the group's commit and the end of each partition; a transaction marker counts as one."""
     from confluent_kafka import Consumer, TopicPartition
 
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, **security()})
+    quiet = {"enable.auto.commit": False, "log_level": 0}  # what fails is raised: the client's own lines hide it
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **quiet, **security()})
     try:
         metadata = consumer.list_topics(timeout=10)
         wanted = [

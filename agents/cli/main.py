@@ -112,12 +112,20 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(
-            f"eo {top.verb}: {type(error).__name__}: {error}. Run it again with --debug to see where.", file=sys.stderr
-        )
+        print(f"eo {top.verb}: {_said(error)}", file=sys.stderr)
         return FAILED
 
 
 def entry() -> None:
     """The console script."""
     sys.exit(main())
+
+
+def _said(error: Exception) -> str:
+    """An error that no verb expected, in one sentence. Kafka's client has one kind for whatever the broker did."""
+    if type(error).__name__ == "KafkaException" and error.args and hasattr(error.args[0], "str"):
+        where = os.environ.get("KAFKA_BOOTSTRAP") or "the local address"
+        return (
+            f"the broker at {where} does not answer as it should ({error.args[0].str()}); `eo doctor kafka` says why."
+        )
+    return f"{type(error).__name__}: {error}. Run it again with --debug to see where."

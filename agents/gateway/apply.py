@@ -114,7 +114,9 @@ def outcome(sent: Sequence[OperatorIntent], found: Sequence[Recommendation], str
         "caps": len(sent),
         "expires_ns": sent[0].expires_ns,
         "intent_ids": [word.intent_id for word in sent],
-        "reason": f"{len(sent)} GPUs are to keep their cap; {left_out} were left out. `eo explain GPU` tells more.",
+        "reason": (
+            f"{len(sent)} GPUs are to keep their cap; {left_out} were left out. `eo explain GPU` says how one went."
+        ),
     }
 
 

@@ -84,6 +84,16 @@ def test_acknowledged_records_are_gone_and_their_files_too(tmp_path: Path) -> No
     spool.close()
 
 
+def test_an_acknowledgement_beyond_what_was_appended_acknowledges_no_later_record(tmp_path: Path) -> None:
+    spool = make(tmp_path)
+    fill(spool, 1, 5)
+    spool.ack(9)
+    assert (spool.acked, spool.depth) == (5, 0)
+    fill(spool, 6, 9)
+    assert (numbers(spool), spool.depth) == ([6, 7, 8, 9], 4)
+    spool.close()
+
+
 def test_numbers_go_on_after_a_restart_and_nothing_is_lost(tmp_path: Path) -> None:
     spool = make(tmp_path)
     first_boot = spool.boot_id
