@@ -30,7 +30,7 @@ KAFKA_NAMES: Final = frozenset(
     SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL SASL_OAUTHBEARER_SCOPE
     """.split()  # noqa: SIM905 - one name per line would hide the other half of the module
 )
-TEST_NAMES: Final = frozenset({"EO_TEST_KAFKA", "EO_FAKE_NVML_STATE"})  # read by the test suite alone
+TEST_NAMES: Final = frozenset({"EO_TEST_KAFKA", "EO_TEST_PEERS", "EO_FAKE_NVML_STATE"})  # read by the test suite alone
 _NAME = re.compile(r"\bEO_[A-Z0-9_]*")
 
 

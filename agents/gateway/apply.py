@@ -110,11 +110,13 @@ def outcome(sent: Sequence[OperatorIntent], found: Sequence[Recommendation], str
         }
     left_out = sum(len(one.gpus) for one in found) - len(sent)
     return {
-        "state": "applied",
+        "state": "sent",
         "caps": len(sent),
         "expires_ns": sent[0].expires_ns,
         "intent_ids": [word.intent_id for word in sent],
-        "reason": f"{len(sent)} GPUs are to keep their cap; {left_out} were left out. `eo explain GPU` shows one.",
+        "reason": (
+            f"{len(sent)} GPUs are to keep their cap; {left_out} were left out. `eo explain GPU` says how one went."
+        ),
     }
 
 

@@ -226,7 +226,7 @@ class AdviceTotals(Shape):
 
 
 class Applied(Shape):
-    state: Literal["not_asked", "applied", "nothing_to_apply"]
+    state: Literal["not_asked", "sent", "nothing_to_apply"]
     caps: int
     expires_ns: int | None
     intent_ids: list[str]

@@ -74,9 +74,9 @@ class Aim:
 # Tuned on days 0-2 only.
 _TIGHT: Final = FAST._replace(deadline_ratio=0.8, slack_ratio=0.04, rush_ratio=0.8)
 AIMS: Final[dict[str, Aim]] = {
-    "conservative": Aim(1.04, 0.953, 1.03, Packing(busy_upper=0.50), _TIGHT),
-    "balanced": Aim(1.04, 0.953, 1.065, Packing(busy_upper=0.65), _TIGHT),
-    "ml-driven": Aim(1.04, 0.953, 1.065, Packing(busy_upper=0.65), _TIGHT),
+    "conservative": Aim(1.04, 0.91, 1.02, Packing(busy_upper=0.50), _TIGHT),
+    "balanced": Aim(1.04, 0.91, 1.05, Packing(busy_upper=0.65), _TIGHT),
+    "ml-driven": Aim(1.04, 0.91, 1.05, Packing(busy_upper=0.65), _TIGHT),
     "aggressive": Aim(0.092, 1.6, inf, Packing(busy_upper=0.80), FAST._replace(chunk_max=768.0)),
 }
 

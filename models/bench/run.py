@@ -20,7 +20,7 @@ from models.bench import state as st
 from models.bench.compiled import compiled
 from models.bench.fleet import OUTPUT_WEIGHT, SHARE, replica_rate
 from models.bench.load import DAY_S, Curve, Stream
-from models.bench.local import LEVELS, LOADS, OURS, Local
+from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.decide import S_DECODE, S_PREFILL, S_SIZE, S_TRIM
@@ -34,6 +34,9 @@ Mode = Literal["fixed", "reactive", "planned", "perfect", "template"]
 SLOW_S: Final = 60.0
 REACTIVE_MARGIN: Final = 1.15
 REACTIVE_DOWN_S: Final = 900.0
+GUARD_S: Final = 3600.0
+GUARD_LEAST: Final = 50.0
+GUARD_SHARE: Final = 0.01
 METRICS: Final = ("ttft", "tbt", "e2e")
 
 
@@ -153,17 +156,24 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     if policy.local.kind == OURS:
         for row in sim.ctl:
             machine.begin(row, case.belief, case.long_prompt)
+    first_x = policy.local.min_x if policy.local.kind == STATIC else 1.0
+    sim.x[:] = first_x
     sim.clock[st.C_NEXT_TICK] = policy.local.tick_s
     sim.clock[st.C_BUDGET_W] = case.budget_w
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
+    guard, local = _Guard(), policy.local
     while now < whole + 60.0:
         now = min(now + SLOW_S, whole + 60.0)
         truth = case.truth if case.later is None or now <= case.later[0] else case.later[1]
-        machine.advance(sim, truth, case.belief, case.node, policy.local, now)
+        machine.advance(sim, truth, case.belief, case.node, local, now)
         if policy.mode != "fixed" and now < whole:
             want = slow.want(now, sim)
-            starts += apply(sim, want, now, case.node.boot_s)
+            if policy.local.kind == OURS and policy.mode in ("planned", "perfect"):
+                held = guard.holds(now, sim)
+                local = _default_clocks(policy.local, case.belief) if held else policy.local
+                want = case.replicas if held else want
+            starts += apply(sim, want, now, case.node.boot_s, first_x)
     return Outcome(
         name=policy.name,
         hours=sim.hours,
@@ -186,7 +196,7 @@ def _ratios(sim: Sim) -> tuple[float, float]:
     return float(sim.ctl[live, S_DECODE].mean()), float(sim.ctl[live, S_PREFILL].mean())
 
 
-def apply(sim: Sim, want: int, now_s: float, boot_s: float) -> int:
+def apply(sim: Sim, want: int, now_s: float, boot_s: float, first_x: float = 1.0) -> int:
     """Brings the number of serving replicas to `want`: drained ones first, then a boot. Nodes fill from the left."""
     serving = np.flatnonzero((sim.state == ON) | (sim.state == LOADING))
     if want < len(serving):
@@ -202,9 +212,29 @@ def apply(sim: Sim, want: int, now_s: float, boot_s: float) -> int:
         sim.state[r] = LOADING
         sim.ready_s[r] = now_s + boot_s
         sim.t[r] = now_s
-        sim.x[r] = 1.0
+        sim.x[r] = first_x
         sim.next_x[r] = -1.0
     return len(booted)
+
+
+class _Guard:
+    """Rolls back to B0 for an hour when over one request in a hundred missed the SLO: nothing is worth that."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
+
+    def holds(self, now_s: float, sim: Sim) -> bool:
+        total = sim.hours.sum(axis=0)
+        self._seen.append((now_s, float(total[st.H_REQUESTS]), float(total[st.H_MISSED])))
+        while self._seen[0][0] < now_s - GUARD_S:
+            self._seen.pop(0)
+        requests, missed = (self._seen[-1][k] - self._seen[0][k] for k in (1, 2))
+        return requests >= GUARD_LEAST and missed > GUARD_SHARE * requests
+
+
+def _default_clocks(local: Local, plant: Plant) -> Local:
+    tune = local.tune._replace(chunk_min=plant.chunk_tokens, chunk_max=plant.chunk_tokens)
+    return local._replace(min_x=1.0, tune=tune)
 
 
 class _Slow:

@@ -99,10 +99,10 @@ class _Run:
 
 
 def _filled(series: Series) -> tuple[list[float], float]:
-    """Unknown values between known ones are drawn as a line; at the ends they are left out."""
+    """Unknown values between known ones are drawn as a line; at the ends they are left out. One value is no history."""
     known = [index for index, value in enumerate(series.values) if value is not None and isfinite(value)]
     if len(known) < 2:
-        raise TooShort(f"{len(known)} known values are too little for any forecast: at least 2 are needed")
+        return [], 1.0
     missing = 1.0 - len(known) / (known[-1] - known[0] + 1)
     if missing > GAP_RATIO_MAX:
         raise TooShort(

@@ -21,6 +21,7 @@ from models.twin.workload import Workload, replay
 from models.whatif.control import StrategyControl
 from models.whatif.replay import Readings
 from models.whatif.series import KINDS, Array, Hits, Kind, Machine, Series
+from streams.contract import histogram
 from streams.contract import records as r
 from tests.fakes import archive as plain
 
@@ -110,6 +111,30 @@ def write(
         kept.append(record)
     plain.write(archive, kept)
     return archive
+
+
+def coarser(truth: Truth, every: int) -> Truth:
+    """The same told every so many seconds: counters of the last of them, histograms of all."""
+    telemetry = [record for record in truth.records if isinstance(record, r.NodeTelemetry)]
+    told: list[r.Record] = []
+    for last in range(every - 1, len(telemetry), every):
+        span = telemetry[last - every + 1 : last + 1]
+        engines = tuple(
+            msgspec.structs.replace(
+                one, **{kind: _merged([getattr(row.engines[place], kind) for row in span]) for kind in KINDS}
+            )
+            for place, one in enumerate(span[-1].engines)
+        )
+        told.append(msgspec.structs.replace(span[-1], engines=engines))
+    return Truth(truth.power_w, told)
+
+
+def _merged(histograms: list[r.Histogram]) -> r.Histogram:
+    counts = sorted(histogram.pool(histograms).items())
+    total_ms = sum(one.sum_ms for one in histograms)
+    return r.Histogram(
+        index=tuple(place for place, _ in counts), count=tuple(hits for _, hits in counts), sum_ms=total_ms
+    )
 
 
 def all_held(record: r.Record) -> r.Record:

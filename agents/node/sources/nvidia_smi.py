@@ -15,6 +15,8 @@ from agents.node.sources.smi_tree import Node
 from streams.contract.records import GpuColumns, GpuState
 
 DEADLINE_S: Final = 10.0  # a node without persistence mode takes seconds to answer
+# How the program begins when it lists no GPU.
+_SAYS: Final = ("NVIDIA-SMI has failed", "Failed to initialize NVML", "Unable to determine", "No devices were found")
 # capability word -> the column that proves it
 _CAPABILITY: Final = (
     ("gpu.power", "power_w"),
@@ -82,9 +84,17 @@ class NvidiaSmiSource:
         """(where from, text, what a program without XML said)."""
         if self._file:
             text = fetch.file(self._file, max_bytes=smi_tree.MAX_BYTES)
-            return text.origin, text.body, "is it the output of `nvidia-smi -q -x`?"
+            return text.origin, text.body, _asked(text.body)
         done = program.run([self._program, "-q", "-x"], deadline_s=self._deadline_s, max_bytes=smi_tree.MAX_BYTES)
         return self._program, done.out, f"it ended with code {done.code} ({done.first_line()})"
+
+
+def _asked(body: bytes) -> str:
+    """What to ask of a text without a GPU; where the program itself says why there is none, its own words."""
+    first = next((line.strip() for line in smi_tree.decoded(body[:4096]).splitlines() if line.strip()), "")
+    if first.startswith(_SAYS):
+        return printable(first, 200)
+    return "is it the output of `nvidia-smi -q -x`?"
 
 
 def _nodes(text: str) -> tuple[list[Node], str | None]:

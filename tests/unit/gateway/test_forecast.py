@@ -86,7 +86,7 @@ def test_too_little_history_is_said_and_nothing_is_invented(rig: Rig, client: Te
     assert seen.status_code == 409
     assert "h of history are too little for a horizon of 24 h" in seen.json()["detail"]
     none = ask(client, rig, {"metric": "tokens_per_s", "horizon_hours": 1})
-    assert none.status_code == 409 and "0 known values are too little" in none.json()["detail"]
+    assert none.status_code == 409 and "0.00 h of history are too little for a horizon of 1 h" in none.json()["detail"]
 
 
 @pytest.mark.parametrize(

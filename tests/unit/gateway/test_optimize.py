@@ -80,7 +80,7 @@ def test_applying_sends_signed_caps_that_end_and_never_to_the_holdout(rig: Rig, 
     ensure_keys(rig.context.settings.layout)
     headers = rig.key("operate")
     told = ask(client, headers, {**APPLY, "duration_s": 600}, **{"Idempotency-Key": "k1"}).json()
-    assert told["applied"]["state"] == "applied"
+    assert told["applied"]["state"] == "sent"
     assert told["applied"]["caps"] == len(rig.sent) == 3 * GPUS
     assert not {word.scope for word in rig.sent} & {f"gpu/{uuid}" for uuid in uuids(int(HOLDOUT[-1]))}
     ring = KeyRing.load(rig.context.settings.layout.keyring)
@@ -102,7 +102,7 @@ def test_a_repeated_key_is_answered_again_and_sends_nothing(rig: Rig, client: Te
     other = ask(client, headers, {**APPLY, "duration_s": 60}, **{"Idempotency-Key": "k1"})
     assert other.status_code == 409 and "'k1' was used before with another body" in other.json()["detail"]
     # Another caller's key of the same text is another key.
-    assert ask(client, rig.key("operate"), APPLY, **{"Idempotency-Key": "k1"}).json()["applied"]["state"] == "applied"
+    assert ask(client, rig.key("operate"), APPLY, **{"Idempotency-Key": "k1"}).json()["applied"]["state"] == "sent"
 
 
 def test_a_repeated_key_is_known_after_a_restart(rig: Rig, client: TestClient) -> None:
@@ -122,7 +122,7 @@ def test_what_was_not_sent_may_be_tried_again(rig: Rig, client: TestClient) -> N
     failed = ask(client, headers, APPLY, **{"Idempotency-Key": "k1"})
     assert failed.status_code == 503 and "did not take the word" in failed.json()["detail"]
     rig.publish_error = None
-    assert ask(client, headers, APPLY, **{"Idempotency-Key": "k1"}).json()["applied"]["state"] == "applied"
+    assert ask(client, headers, APPLY, **{"Idempotency-Key": "k1"}).json()["applied"]["state"] == "sent"
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,11 @@ def test_too_little_history_is_said_with_both_numbers() -> None:
     with pytest.raises(TooShort):
         forecast(series([1.0] * (least - 1)), 6)
     assert forecast(series([1.0] * least), 6).scores[0].windows >= LEAST_WINDOWS
-    with pytest.raises(TooShort, match="0 known values"):
-        forecast(series([None] * 500), 6)
+    told = r"0\.00 h of history are too little for a horizon of 1 h: [\d.]+ h are needed"
+    nothing: list[float | None] = [None] * 500
+    for values in (nothing, [None, 1.0, None]):  # the bound that is told is the horizon's, not "2 values"
+        with pytest.raises(TooShort, match=told):
+            forecast(series(values), 6)
 
 
 def test_gaps_are_bridged_up_to_a_bound_and_never_zero() -> None:

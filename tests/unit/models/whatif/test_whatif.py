@@ -14,7 +14,7 @@ from models.control.profiles import LLAMA_70B_H100X4, StackProfile
 from models.policy.strategies import strategy
 from models.twin.params import variant
 from models.whatif import arrivals, fit, judge
-from models.whatif.series import BUCKETS, Series, quantile_ms
+from models.whatif.series import BUCKETS, Machine, Series, quantile_ms
 from models.whatif.study import Study, Unfit, study
 from streams.contract import histogram
 from tests.fakes import twin_archive as twin
@@ -124,3 +124,23 @@ def test_silent_engines_and_cut_time_are_left_out(at_default: twin.Truth, tmp_pa
     found = read(folder, start_ns=None, end_ns=None, engine_seconds=20_000).series[0]
     assert np.flatnonzero(found.seam).tolist() == [0, 33]  # three silent seconds could be jitter
     assert found.slots == 70 and (found.prompt >= 0).all() and found.prompt[:, 45].sum() == 0
+
+
+def test_an_archive_of_five_seconds_gives_the_same_requests(at_default: twin.Truth, tmp_path: Path) -> None:
+    folder = twin.write(tmp_path / "archive", twin.coarser(at_default, 5))
+    found = read(folder, start_ns=None, end_ns=None, engine_seconds=20_000).series[0]
+    assert (found.step_s, found.slots) == (5.0, 15)
+    assert found.mean_power_w(found.settled(0.0)) == pytest.approx(at_default.mean_w(5), rel=0.02)
+    work, real = arrivals.reconstruct(found, seed=3, kv_limit_tokens=400_000).work, twin.load(3, seed=5)
+    for q in (50, 90):
+        assert np.percentile(work.output_tokens, q) == pytest.approx(np.percentile(real.output_tokens, q), rel=0.2)
+
+
+def test_an_unknown_device_is_scaled_by_its_limit() -> None:
+    a100 = Machine("NVIDIA A100-SXM4-80GB", 8, 1410.0, 400.0, 100.0, 400.0)
+    stack = fit.base(a100, None, "mid", kv_limit_tokens=float("nan"))
+    assert (stack.gpus, stack.device.fmax_mhz, stack.device.limit_min_w) == (8, 1410.0, 100.0)
+    assert stack.device.idle_w == pytest.approx(LLAMA_70B_H100X4.device.idle_w * 400 / 700)
+    fitted = fit.apply(stack, fit.Ratios(decode=2.0, prefill=0.5, power=1.5, idle=0.8)).stack
+    assert fitted.overhead_s == 2 * stack.overhead_s and fitted.flop_share == 2 * stack.flop_share
+    assert fitted.device.idle_w == pytest.approx(0.8 * stack.device.idle_w)
