@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import msgspec
 import pytest
 from confluent_kafka import Producer
@@ -13,33 +10,14 @@ from streams.contract import codec
 from streams.contract.kafka import producer_config
 from streams.contract.records import AnomalyVerdict, JobState, NodeFeatures
 from streams.contract.topics import ANOMALY, FEATURES, STATE
-from tests.faults.worker_rig import Worker, read_all, until
+from tests.faults.worker_rig import read_all, until
+from tests.integration.conftest import JobWorkers
 from tests.integration.test_actuation import Site
 from tests.unit.jobs.support import T0_NS, features
 
 pytestmark = pytest.mark.integration
 S = 10**9
 WARM, FAULT = 40, 12  # evaluations, five seconds apart
-
-
-@pytest.fixture
-def site(topics: str, tmp_path: Path) -> Site:
-    return Site(topics, tmp_path)
-
-
-@pytest.fixture
-def workers(site: Site) -> Iterator[list[Worker]]:
-    started: list[Worker] = []
-    yield started
-    for worker in started:
-        worker.close()
-
-
-def begin(site: Site, workers: list[Worker]) -> Worker:
-    command = ("-m", "agents", "worker", "anomaly")
-    worker = Worker(site.bootstrap, site.layout.root, *command, cluster=site.cluster, EO_SNAPSHOT_S="1")
-    workers.append(worker)
-    return worker
 
 
 def report(site: Site, first: int, count: int, *, broken: bool = False) -> None:
@@ -67,17 +45,17 @@ def saved(site: Site) -> bool:
     return any(needle in bytes(codec.decode(JobState, v).data) for v in values if v is not None)
 
 
-def test_a_broken_gpu_is_named_even_after_a_kill(site: Site, workers: list[Worker]) -> None:
-    begin(site, workers)
-    report(site, 0, WARM)
-    until(lambda: saved(site), 90, "a snapshot of the warm detectors")
-    assert verdicts(site) == []
-    workers[0].kill()
-    begin(site, workers)
-    report(site, WARM, FAULT, broken=True)
-    until(lambda: len(verdicts(site)) > 0, 90, "the verdict")
-    assert {(v.gpu_uuid, v.metric, v.action) for v in verdicts(site)} == {
-        (f"GPU-{site.nodes[0]}-2", "power_ratio_to_peers", "freeze")
+def test_a_broken_gpu_is_named_even_after_a_kill(job_site: Site, workers: JobWorkers) -> None:
+    workers.begin("anomaly")
+    report(job_site, 0, WARM)
+    until(lambda: saved(job_site), 90, "a snapshot of the warm detectors")
+    assert verdicts(job_site) == []
+    workers.started[0].kill()
+    workers.begin("anomaly")
+    report(job_site, WARM, FAULT, broken=True)
+    until(lambda: len(verdicts(job_site)) > 0, 90, "the verdict")
+    assert {(v.gpu_uuid, v.metric, v.action) for v in verdicts(job_site)} == {
+        (f"GPU-{job_site.nodes[0]}-2", "power_ratio_to_peers", "freeze")
     }
-    assert len({v.verdict_id for v in verdicts(site)}) == 1
-    assert workers[1].stop() == 0
+    assert len({v.verdict_id for v in verdicts(job_site)}) == 1
+    assert workers.started[1].stop() == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,33 +14,14 @@ from streams.contract.records import JobState, LedgerEntry, PowerDesired
 from streams.contract.signing import Signer
 from streams.contract.topics import APPLIED, DESIRED, DLQ, FEATURES, LEDGER, STATE
 from streams.jobs.ledger_book import WINDOW_NS
-from tests.faults.worker_rig import Worker, read_all, until
+from tests.faults.worker_rig import read_all, until
+from tests.integration.conftest import JobWorkers
 from tests.integration.test_actuation import Site
 from tests.unit.cli.test_explain import command
 from tests.unit.jobs.support import ack, features
 
 pytestmark = pytest.mark.integration
 S = 10**9
-
-
-@pytest.fixture
-def site(topics: str, tmp_path: Path) -> Site:
-    return Site(topics, tmp_path)
-
-
-@pytest.fixture
-def workers(site: Site) -> Iterator[list[Worker]]:
-    started: list[Worker] = []
-    yield started
-    for worker in started:
-        worker.close()
-
-
-def begin(site: Site, workers: list[Worker]) -> Worker:
-    command_line = ("-m", "agents", "worker", "ledger")
-    worker = Worker(site.bootstrap, site.layout.root, *command_line, cluster=site.cluster, EO_SNAPSHOT_S="1")
-    workers.append(worker)
-    return worker
 
 
 def report(site: Site, start_ns: int, seconds: int, power_w: float) -> None:
@@ -77,33 +56,33 @@ def lines(site: Site) -> list[LedgerEntry]:
     return [entry for entry in found if entry.cluster == site.cluster]
 
 
-def test_lines_open_at_a_kill_are_closed_by_the_next_worker(site: Site, workers: list[Worker]) -> None:
-    begin(site, workers).wait_ready()
+def test_lines_open_at_a_kill_are_closed_by_the_next_worker(job_site: Site, workers: JobWorkers) -> None:
+    workers.begin("ledger").wait_ready()
     now = time.time_ns() // S * S
-    report(site, now - 19 * S, 20, 500.0)
-    one = envelope(site, now)
-    site.send(one, one.node)
-    until(lambda: open_lines(site) == 2, 30, "a snapshot with both lines")
-    workers[0].kill()
-    begin(site, workers)
-    site.send(msgspec.structs.replace(ack(one, ts_ns=now + S // 5), ack_seq=1), one.node)
-    report(site, now + S, 25, 430.0)
-    until(lambda: len(lines(site)) == 2, 60, "both lines closed")
-    for line in lines(site):
+    report(job_site, now - 19 * S, 20, 500.0)
+    one = envelope(job_site, now)
+    job_site.send(one, one.node)
+    until(lambda: open_lines(job_site) == 2, 30, "a snapshot with both lines")
+    workers.started[0].kill()
+    workers.begin("ledger")
+    job_site.send(msgspec.structs.replace(ack(one, ts_ns=now + S // 5), ack_seq=1), one.node)
+    report(job_site, now + S, 25, 430.0)
+    until(lambda: len(lines(job_site)) == 2, 60, "both lines closed")
+    for line in lines(job_site):
         assert (line.status, line.epoch, line.seq) == ("applied", 7, 3)
         assert (line.power_before_w, line.power_after_w) == (500.0, 430.0)
         assert line.loop_ms == 300.0 and line.closed_ns - (line.acked_ns or 0) == WINDOW_NS
-    assert workers[1].stop() == 0
-    assert len(lines(site)) == 2
+    assert workers.started[1].stop() == 0
+    assert len(lines(job_site)) == 2
 
 
-def test_poison_on_each_topic_is_dead_lettered(site: Site, workers: list[Worker]) -> None:
-    producer = Producer(producer_config(site.bootstrap, "test-poison"))
-    key = site.nodes[0].encode()
+def test_poison_on_each_topic_is_dead_lettered(job_site: Site, workers: JobWorkers) -> None:
+    producer = Producer(producer_config(job_site.bootstrap, "test-poison"))
+    key = job_site.nodes[0].encode()
     for topic in (DESIRED, APPLIED, FEATURES):
-        producer.produce(topic.name, key=key, value=b"\x00" + site.cluster.encode())
+        producer.produce(topic.name, key=key, value=b"\x00" + job_site.cluster.encode())
     assert producer.flush(30) == 0
-    begin(site, workers)
-    wanted = b"\x00" + site.cluster.encode()
-    until(lambda: sum(v == wanted for _, v in read_all(site.bootstrap, DLQ)) == 3, 60, "three dead letters")
-    assert workers[0].stop() == 0
+    workers.begin("ledger")
+    wanted = b"\x00" + job_site.cluster.encode()
+    until(lambda: sum(v == wanted for _, v in read_all(job_site.bootstrap, DLQ)) == 3, 60, "three dead letters")
+    assert workers.started[0].stop() == 0
