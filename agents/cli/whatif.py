@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agents.cli.base import DONE, REFUSED, USAGE, EoError
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from models.whatif.series import Series
     from models.whatif.study import Study, Variant
 
-LEAST_ENGINE_SECONDS = 600.0
+LEAST_ENGINE_SECONDS: Final = 600.0
+_WORDS: Final = {
+    "ml-driven": ("ml-driven is replayed by its bounds, those of balanced: what it would learn is not simulated",)
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +188,7 @@ def _result(
         "stacks": [_stack(one, material) for one, _ in done],
         "refused": refused,
         "budget": None if budget_w is None else _budget(material, done, budget_w),
-        "notes": material.notes,
+        "notes": [*material.notes, *_WORDS.get(strategy.name, ())],
     }
 
 
