@@ -6,6 +6,7 @@ two cores with a broker, a demo and the other half may miss a deadline; it is na
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import tempfile
 # Halves of about equal length: a demo waits as long as all unit tests compute.
 FIRST = ("tests/faults", "tests/integration")
 SECOND = ("tests/contracts", "tests/properties", "tests/unit", "tests/e2e")
+LIMIT_S = 1500.0  # of a half, about twice what it needs: a test that hangs must not hold CI until that is cut off
 FAILED = 1  # pytest's exit code for failed tests; anything else is no matter of a second try
 
 
@@ -22,16 +24,26 @@ def main() -> int:
         second = subprocess.Popen(
             _command("second", SECOND), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
-        codes = {"first": subprocess.run(_command("first", FIRST), stdin=subprocess.DEVNULL, check=False).returncode}
-        codes["second"] = second.wait()
+        codes = {"first": _bounded(subprocess.Popen(_command("first", FIRST), stdin=subprocess.DEVNULL), "first")}
+        codes["second"] = _bounded(second, "second")
         out.seek(0)
         sys.stdout.write(out.read().decode(errors="replace"))
     for name, paths in (("first", FIRST), ("second", SECOND)):
         if codes[name] == FAILED:
             print(f"\n=== what failed in the {name} half, once more and alone ===", flush=True)
             again = [*_command(name, paths), "--last-failed", "--last-failed-no-failures=none"]
-            codes[name] = subprocess.run(again, stdin=subprocess.DEVNULL, check=False).returncode
+            codes[name] = _bounded(subprocess.Popen(again, stdin=subprocess.DEVNULL), name)
     return max(map(abs, codes.values()))
+
+
+def _bounded(half: subprocess.Popen[bytes], name: str) -> int:
+    """The exit code of a half; one that outlasts LIMIT_S is ended, and its stacks stand in its output."""
+    try:
+        return half.wait(LIMIT_S)
+    except subprocess.TimeoutExpired:
+        half.send_signal(signal.SIGABRT)  # pytest's faulthandler writes where every thread stands
+        print(f"\n=== the {name} half did not end in {LIMIT_S:.0f} s and was ended ===", flush=True)
+        return half.wait()
 
 
 def _command(half: str, paths: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from agents.cli.brokers import processes
@@ -99,8 +99,9 @@ def test_tail_follows(topics: str) -> None:
         assert message.value == _sample("follow", 1)
 
 
-def test_tail_of_an_empty_topic(capsys: pytest.CaptureFixture[str]) -> None:
-    # The broker is shared with other tests: alerts are the topic that none of them writes.
+def test_tail_of_an_empty_topic(topics: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _produce(topics, ALERT.name, [("of another test", b"{}")])  # the broker is shared
+    _empty(topics, ALERT.name)
     assert main(["topics", "tail", "alert"]) == 0
     told = capsys.readouterr()
     assert told.out == "" and told.err == f"{ALERT.name} is empty.\n"
@@ -140,3 +141,10 @@ def _replayed(bootstrap: str) -> list[tuple[int, bytes | None, dict[str, bytes]]
 def test_an_unknown_letter_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dlq", "replay", "0@999999", "--yes"]) == 2
     assert "no dead letter lies at 0@999999" in capsys.readouterr().err
+
+
+def _empty(bootstrap: str, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    known = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    for future in admin.delete_records([TopicPartition(topic, number, OFFSET_END) for number in known]).values():
+        future.result(10)
