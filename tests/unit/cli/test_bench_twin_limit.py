@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 
 import pytest
 
-from agents.cli import bench_twin, sweep_files
+from agents.cli import bench_limit, bench_twin, sweep_files
 from agents.cli.main import main
+from models.policy.training import Rules
+from models.policy.trial_run import replay
 from models.twin.calibrated import shipped
 from models.twin.gates import Row
 
@@ -93,6 +96,28 @@ def test_stages_of_a_pipeline_are_planned(tmp_path: Path, capsys: pytest.Capture
     free, bounded = json.loads(capsys.readouterr().out)["pipelines"]
     assert free["slowdown"] == pytest.approx(0.0, abs=1e-9) and free["saving"] > 0.03
     assert bounded["slowdown"] <= 0.05 + 1e-9 and bounded["saving"] >= free["saving"]
+
+
+def test_short_runs_go_where_other_jobs_say_and_are_better_for_it() -> None:
+    """Recorded limit sweeps, 250 steps each: with what other jobs say, and walking outwards without it."""
+    found, _ = bench_limit.cases(["all"])
+    limits = [case for case in found if case.knob == "limit_w"]
+    saved = {}
+    for name, rules in (("promise", Rules()), ("walk", Rules(hoped=inf))):
+        runs = [replay(case.table, bound=0.05, run_steps=5_000, seed=3, rules=rules) for case in limits]
+        assert max(one.slowdown for one in runs) <= 0.05 and max(one.measuring_ratio for one in runs) <= 0.05
+        saved[name] = sum(one.saving for one in runs)
+    possible = sum(case.table.saving(case.table.oracle(0.05)) for case in limits)
+    assert saved["promise"] >= 0.70 * possible and saved["promise"] >= 1.1 * saved["walk"]
+
+
+def test_a_device_left_out_is_searched_with_what_the_others_say() -> None:
+    found, _ = bench_limit.cases(["all"])
+    few = [case for case in found if case.knob == "limit_w"][::6]
+    rows = bench_limit.left_out(few, bound=0.05)
+    assert {row["device"] for row in rows} >= {"v100", "a40", "p100"}
+    assert all(row["worst_slowdown"] <= 0.05 and row["worst_measuring_ratio"] <= 0.05 for row in rows)
+    assert bench_limit.left_out([case for case in few if case.device == "v100"], bound=0.05) == []
 
 
 def test_an_unwritable_result_names_the_file(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
