@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sweep", action="append", default=None, metavar="FILE|all", help="recorded sweep, CSV or Parquet"
     )
     group.add_argument("--refit", action="store_true", help="twin: fit the parameters anew and keep them (minutes)")
+    group.add_argument(
+        "--weeks",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="twin: results of `eo bench control --json`, for its weeks",
+    )
     group.add_argument("--slowdown", type=float, default=0.05, help="limit: bound on the slowdown (default 0.05)")
     group.add_argument("--run-steps", type=int, default=100_000, help="limit: steps of a run (default 100000)")
 
