@@ -274,7 +274,7 @@ def _fewer(one: Fewer) -> dict[str, Any]:
         "off": one.off,
         "gpu_saving_against_default": one.gpu_saving,
         "gpu_saving_of_replicas_alone": one.gpu_saving_replicas,
-        "wall": _wall(one.wall),
+        "wall": None if one.wall is None else _wall(one.wall),
         "p99_ms": one.p99_ms,
         "bounds_kept": one.kept,
         "quality": "simulated",

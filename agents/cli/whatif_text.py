@@ -92,6 +92,8 @@ def _wall(one: dict[str, Any]) -> str:
 def _replicas(one: dict[str, Any] | None, beyond: str) -> list[str]:
     if one is None:
         return []
+    if one["off"] == 0:
+        return [f"  replicas: all {one['controlled']} controlled engines are needed for this load, one to spare"]
     kept = "bounds kept" if one["bounds_kept"] else "bounds NOT kept"
     return [
         f"  replicas: {one['fewest_within_bounds']} of {one['controlled']} controlled engines would carry this load; "

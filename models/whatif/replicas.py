@@ -43,11 +43,12 @@ class Fewer:
     fewest: int  # that keep the bounds at default clocks
     on: int  # with the spare; hold-outs come on top
     off: int
-    gpu_saving: float  # replicas and the strategy's clocks together
-    gpu_saving_replicas: float  # replicas alone
-    wall: Wall
-    p99_ms: dict[str, float | None]  # of the controlled engines that are on, under the strategy
-    kept: bool  # whether those p99s keep the strategy's bounds
+    # Only where an engine is off:
+    gpu_saving: float | None = None  # replicas and the strategy's clocks together
+    gpu_saving_replicas: float | None = None  # replicas alone
+    wall: Wall | None = None
+    p99_ms: dict[str, float | None] | None = None  # of the controlled engines that are on, under the strategy
+    kept: bool | None = None  # whether those p99s keep the strategy's bounds
 
 
 def wall_w(gpu_w: float, *, gpus_on: int, gpus: int, params: NodeParams) -> float:
@@ -103,6 +104,8 @@ def fewer(
         else:
             low = middle + 1
     on = min(low + SPARE, len(controlled))
+    if on == len(controlled):
+        return Fewer(len(controlled), low, on, 0)
     part, moved, plain = at(on)
     control = make_control(part, None if part.holdout.any() else plain)
     ours = run(part, moved, params, control=control)
