@@ -57,7 +57,8 @@ def test_limit_fails_when_a_demand_is_missed(sweep: Path, capsys: pytest.Capture
     [
         (None, (), "is no file; give a CSV or Parquet file of a sweep, or `all` for those that are shipped"),
         ("a,b\n1,2\n", (), "no power limit, clock or batch size among the columns a, b"),
-        ("a,b\n1,2,3\n", (), "is neither CSV nor Parquet"),
+        ("a,b\n1,2,3\n", (), "is no table: no row has the 2 columns of its header"),
+        ("\x00\x01\x02", (), "is neither CSV nor Parquet"),
         ("power_limit_W,time_s,power_w\n300,,\n", (), "holds no usable sweep (1 x row without a positive number)"),
         (SWEEP, ("--slowdown", "5"), "--slowdown 5 is outside 0 to 1; 0.05 means five percent"),
         (SWEEP, ("--run-steps", "9"), "--run-steps 9 is below 100; give the length of the run in training steps"),
@@ -73,6 +74,20 @@ def test_what_cannot_be_used_is_said_in_one_sentence(
     assert main(["bench", "limit", "--sweep", str(path), *arguments]) != 0
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_comments_torn_rows_and_disorder_are_survived(tmp_path: Path) -> None:
+    """A file as people keep them: a comment, a byte order mark nowhere, rows in any order, one cut off, some twice."""
+    lines = SWEEP.splitlines()
+    path = tmp_path / "messy.csv"
+    shuffled = [lines[0], *reversed(lines[1:]), lines[2], "new,resnet,260"]
+    path.write_text("# measured by hand\n# watts at the wall\n" + "\n".join(shuffled) + "\n")
+    found = sweep_files.recorded(path)
+    (one,) = found.sweeps
+    assert one.setting.tolist() == [200.0, 225.0, 250.0, 275.0, 300.0] and one.time_s[-1] == 1.0
+    assert found.skipped == {"row without a positive number": 1, "row with another number of columns": 1}
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + SWEEP.encode())
+    assert len(sweep_files.recorded(tmp_path / "bom.csv").sweeps[0].setting) == 5
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
