@@ -277,6 +277,8 @@ def _fewer(one: Fewer) -> dict[str, Any]:
         "wall": None if one.wall is None else _wall(one.wall),
         "p99_ms": one.p99_ms,
         "bounds_kept": one.kept,
+        "extrapolated": one.extrapolated,
+        "sequences_per_engine": {"expected": one.crowd, "shown_p99": one.shown_crowd} if one.off else None,
         "quality": "simulated",
     }
 

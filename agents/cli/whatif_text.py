@@ -94,10 +94,14 @@ def _replicas(one: dict[str, Any] | None, beyond: str) -> list[str]:
         return []
     if one["off"] == 0:
         return [f"  replicas: all {one['controlled']} controlled engines are needed for this load, one to spare"]
+    crowd = one["sequences_per_engine"]
+    if one["extrapolated"]:
+        beyond = " EXTRAPOLATED"
+    words = f", {crowd['expected']:.0f} sequences an engine in the mean, {crowd['shown_p99']:.0f} at most shown"
     kept = "bounds kept" if one["bounds_kept"] else "bounds NOT kept"
     return [
         f"  replicas: {one['fewest_within_bounds']} of {one['controlled']} controlled engines would carry this load; "
-        f"{one['on_with_spare']} on, {one['off']} off ({kept}):",
+        f"{one['on_with_spare']} on, {one['off']} off ({kept}{words}):",
         f"    GPU energy {one['gpu_saving_against_default']:.1%} below default, all on (replicas alone "
         f"{one['gpu_saving_of_replicas_alone']:.1%}); wall {_wall(one['wall'])}{beyond}",
     ]

@@ -49,6 +49,13 @@ class Fewer:
     wall: Wall | None = None
     p99_ms: dict[str, float | None] | None = None  # of the controlled engines that are on, under the strategy
     kept: bool | None = None  # whether those p99s keep the strategy's bounds
+    crowd: float = 0.0  # sequences of an engine in the mean, were the load shared by those on
+    shown_crowd: float = 0.0  # the most (99th percentile) that the archive has shown of an engine
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether fewer engines would carry more at once than any has shown."""
+        return self.off > 0 and self.crowd > self.shown_crowd
 
 
 def wall_w(gpu_w: float, *, gpus_on: int, gpus: int, params: NodeParams) -> float:
@@ -129,6 +136,7 @@ def _told(
     ours_w, plain_w = (float(one.power_w[:, replayed].sum(axis=0).mean()) for one in (ours, plain))
     left = len(ours.power_w)
     engines = len(series.engines)
+    running = series.running[~series.holdout]
     p99 = {kind: ours.p99_ms(kind, replayed, arm=0) for kind in KINDS}
     return Fewer(
         controlled=controlled,
@@ -140,6 +148,8 @@ def _told(
         wall=wall_saving(ours_w / left, gpus_on=left * gpus, default_w=all_w / engines, gpus=engines * gpus),
         p99_ms={kind: float(value) if np.isfinite(value) else None for kind, value in p99.items()},
         kept=keeps(ours, limits, replayed),
+        crowd=float(np.nanmean(running[:, replayed])) * controlled / on,
+        shown_crowd=float(np.nanquantile(running, 0.99)),
     )
 
 

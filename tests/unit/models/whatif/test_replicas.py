@@ -63,6 +63,8 @@ def test_light_load_needs_fewer_engines_and_saves_more_than_clocks(series: Serie
     assert found.gpu_saving_replicas is not None and found.gpu_saving_replicas > 0.1
     assert found.wall is not None and found.wall.interval[0] <= found.wall.saving <= found.wall.interval[1]
     assert 0.0 < found.wall.saving < 1.0 and found.p99_ms is not None
+    assert not found.extrapolated
+    assert replace(found, crowd=9.0, shown_crowd=8.0).extrapolated
 
 
 def test_a_bound_that_one_engine_less_breaks_keeps_them_all(series: Series) -> None:
