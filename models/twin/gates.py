@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -57,9 +58,10 @@ class Row:
         return self.error is not None and bool(np.isfinite(self.error)) and self.error <= self.bound
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """As JSON, which knows no NaN: an error that is no number is unknown."""
         names = ("name", "n", "error", "bound", "passed", "p90", "fitted_on", "judged_on", "note")
-        return {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
+        return {name: None if isinstance(one, float) and not isfinite(one) else one for name, one in values.items()}
 
 
 def report(rows: Iterable[Row]) -> dict[str, list[dict[str, Any]]]:

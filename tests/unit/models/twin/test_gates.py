@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +123,11 @@ def test_a_row_without_points_or_with_nan_does_not_pass() -> None:
     empty = gates.judged_row("x", np.array([]), 0.5, fitted_on="", judged_on="")
     assert empty.passed is False and empty.error is None
     assert gates.judged_row("x", np.array([np.nan]), 0.5, fitted_on="", judged_on="").passed is False
-    assert gates.report([empty])["gates"][0]["n"] == 0
+    told = gates.report([empty, gates.judged_row("y", np.array([np.nan]), None, fitted_on="", judged_on="")])
+    assert told["gates"][0]["n"] == 0 and told["reported"][0]["error"] is None
+    assert set(told) == {"gates", "reported"}
+    wanted = {"name", "n", "error", "bound", "passed", "fitted_on", "judged_on"}
+    assert wanted <= set(told["gates"][0]) and "NaN" not in json.dumps(told, allow_nan=False)
 
 
 def test_an_unknown_device_is_learned_from_its_three_limits(calibration: Calibration, measured: Measured) -> None:
