@@ -24,7 +24,7 @@ MODULES: Final = (
     "models.bench.kernel",
 )
 # Sums may be contracted, but NaN and infinity mean "unknown" and "no bound" here and keep their meaning.
-FLAGS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "arcp", "nsz"}}
+FLAGS: Final[dict[str, Any]] = {"nogil": True, "_nrt": False, "error_model": "numpy", "fastmath": {"contract", "arcp", "nsz"}}
 _ALSO: Final = ("models.bench.state", "models.bench.plantparts")  # constants and shapes that end up in the code
 
 
@@ -40,7 +40,7 @@ def compiled() -> SimpleNamespace:
     except ImportError as error:
         raise BenchUnavailable("the compiled bench needs numba: pip install 'energy-orchestrator[bench]'") from error
     modules = [import_module(name) for name in MODULES]
-    folder = _cache(modules + [import_module(name) for name in _ALSO], numba.__version__)
+    folder = _cache(modules + [import_module(name) for name in _ALSO], numba.__version__ + repr(FLAGS))
     if folder is not None:
         numba.config.CACHE_DIR = str(folder)
     found: dict[str, Callable[..., Any]] = {}
