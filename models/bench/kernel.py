@@ -19,6 +19,8 @@ from models.bench.state import (
     C_ARRIVED_OUT,
     C_BUDGET_W,
     C_FINISHED,
+    C_LATE_S,
+    C_LONG_S,
     C_METER,
     C_NEXT_REQUEST,
     C_NEXT_TICK,
@@ -42,8 +44,12 @@ from models.bench.state import (
     LOADING,
     MISS_TBT_S,
     MISS_TTFT_S,
+    O_ANSWERS,
     O_ARRIVED,
     O_ENERGY,
+    O_FIRSTS,
+    O_LATE,
+    O_LONG,
     O_LONGEST,
     O_PREFILL,
     O_SLOW,
@@ -136,6 +142,9 @@ def finish(sim: Sim, r: int, j: int, now_s: float) -> None:
     gap = (whole - first) / (tokens - 1.0) if tokens > 1.0 else 0.0
     if first > MISS_TTFT_S or gap > MISS_TBT_S:
         sim.hours[hour, H_MISSED] += 1.0
+    sim.obs[r, O_ANSWERS] += 1.0
+    if whole > sim.clock[C_LONG_S]:
+        sim.obs[r, O_LONG] += 1.0
     sim.clock[C_FINISHED] += 1.0
     sim.clock[C_ARRIVED_OUT] += tokens
 
@@ -194,6 +203,9 @@ def first_tokens(sim: Sim, r: int, now_s: float, prefill: float) -> None:
         first = now_s - sim.arrival_s[j]
         sim.first_s[j] = first
         sim.hist[0, hour_of(sim, sim.arrival_s[j]), hist_bin(first)] += 1.0
+        sim.obs[r, O_FIRSTS] += 1.0
+        if first > sim.clock[C_LATE_S]:
+            sim.obs[r, O_LATE] += 1.0
         if first > sim.obs[r, O_TTFT_MAX]:
             sim.obs[r, O_TTFT_MAX] = first
         if sim.output[j] > 1:

@@ -23,8 +23,8 @@ from models.bench.load import DAY_S, Curve, Stream
 from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
-from models.control.decide import S_DECODE, S_PREFILL, S_SIZE, S_TRIM
 from models.control.equations import Plant
+from models.control.memory import S_ANSWER, S_DECODE, S_PREFILL, S_SIZE, S_SLACK, S_TRIM, begin
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
@@ -155,11 +155,12 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     )
     if policy.local.kind == OURS:
         for row in sim.ctl:
-            machine.begin(row, case.belief, case.long_prompt)
+            begin(row, case.belief, case.long_prompt)
     first_x = policy.local.min_x if policy.local.kind == STATIC else 1.0
     sim.x[:] = first_x
     sim.clock[st.C_NEXT_TICK] = policy.local.tick_s
     sim.clock[st.C_BUDGET_W] = case.budget_w
+    sim.clock[st.C_LATE_S], sim.clock[st.C_LONG_S] = policy.local.late_s, policy.local.long_s
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
     guard, local = _Guard(), policy.local
@@ -297,8 +298,9 @@ class _Slow:
             return self._reactive(now_s, seen)
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
-            trim = float(sim.ctl[on, S_TRIM].mean())
-            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, trim=trim)
+            trim = float((sim.ctl[on, S_TRIM] * sim.ctl[on, S_ANSWER]).mean())
+            slack = float(sim.ctl[on, S_SLACK].mean())
+            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, slack=slack, trim=trim)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")

@@ -33,7 +33,11 @@ O_ARRIVED: Final = 5  # prompt tokens
 O_SLOW: Final = 6  # gaps over the policy's bound
 O_TTFT_MAX: Final = 7
 O_LONGEST: Final = 8  # longest prompt that arrived
-O_COLUMNS: Final = 9
+O_FIRSTS: Final = 9  # first tokens, and those of them that were late
+O_LATE: Final = 10
+O_ANSWERS: Final = 11  # finished, and those of them that took too long
+O_LONG: Final = 12
+O_COLUMNS: Final = 13
 
 # Columns of `hours`.
 H_GPU_J: Final = 0
@@ -63,7 +67,9 @@ C_ARRIVED_OUT: Final = 9  # of finished requests
 C_FINISHED: Final = 10
 C_OVER: Final = 11  # one-second windows above the budget
 C_BUDGET_W: Final = 12
-C_SCALARS: Final = 13
+C_LATE_S: Final = 13  # what counts as late in the observations
+C_LONG_S: Final = 14
+C_SCALARS: Final = 15
 
 
 class Sim(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil, inf, isfinite, nan
+from math import ceil, inf, isfinite, nan, sqrt
 from typing import Final
 
 from models.control import steady
@@ -24,6 +24,7 @@ Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tup
 TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
+LOOSEST: Final = 0.4  # the slack below which late first tokens are no longer answered by more replicas
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
 
@@ -80,6 +81,7 @@ class Seen:
     total: int
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
+    slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely
     trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
     wall_w: float = nan  # measured since the last step; what the bandit learns from
 
@@ -138,7 +140,8 @@ class ReplicaPlanner:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
         capacity = self._capacity(seen)
         prompt = self._prompt or 0.0
-        upper = ahead.upper * prompt / (capacity * self._packing.busy_upper)
+        busy = self._packing.busy_upper * (sqrt(min(1.0, max(LOOSEST, seen.slack))) if isfinite(seen.slack) else 1.0)
+        upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
         return min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
 
@@ -233,8 +236,10 @@ class ReplicaPlanner:
             return Decision(want, f"{want} replicas serve from now on: {load} by {ahead.basis}.", fields)
         target = self._held(now_s, have, max(best, least))
         if target == have:
-            kept = f"{best} replicas would do for {load}; kept at {have} until that has held" if best != have else (
-                f"{have} replicas stay: {load} by {ahead.basis}"
+            kept = (
+                f"{best} replicas would do for {load}; kept at {have} until that has held"
+                if best != have
+                else (f"{have} replicas stay: {load} by {ahead.basis}")
             )
             return Decision(have, f"{kept}.", fields)
         self._wanted.clear()
