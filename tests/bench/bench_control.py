@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.bench_inputs import workload
-from models.bench.compare import Comparison, Setup, cell, mean_of, report, truth_of
+from models.bench.compare import Comparison, Setup, cell, mean_of, report, truth_of, tuned_rivals
 from models.bench.protocol import ablations, b0, b1, slower, strategy
 from models.bench.run import run
 from tests.bench.control_page import page
@@ -56,6 +56,11 @@ def main_part(name: str, args: Namespace) -> Json:
 def rivals_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1)
     return report(found, STRATEGIES[:3], shown="rivals", with_rivals=True, with_reference=(), say=say)
+
+
+def tune_part(name: str, args: Namespace) -> Json:
+    """What `models.bench.rivals.CHOSEN` freezes; tuning days only."""
+    return tuned_rivals(Comparison(setup(name, days=None, seeds=1), say))
 
 
 def kappa_part(name: str, args: Namespace) -> Json:
@@ -121,6 +126,7 @@ def wrong_part(name: str, args: Namespace) -> Json:
 
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "main": (WEEKS, main_part),
+    "tune": (WEEKS, tune_part),
     "rivals": (WEEKS, rivals_part),
     "ablation": (WEEKS, ablation_part),
     "other": (OTHERS, other_part),
