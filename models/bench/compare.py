@@ -237,6 +237,21 @@ def hours_outside(outcome: Outcome) -> int:
     return sum(1 for h in _full_hours(outcome) if any(outcome.quantile_s(m, 0.99, h) > SLO_S[m] for m in SLO_S))
 
 
+def by_hour(outcome: Outcome) -> dict[str, list[float | None]]:
+    """An outcome's hours as columns: kWh, milliseconds, mean replicas on; None where too few requests came."""
+    full = set(_full_hours(outcome))
+    hours = range(len(outcome.hours))
+    found: dict[str, list[float | None]] = {
+        "gpu_kwh": [float(j) / 3.6e6 for j in outcome.gpu_j],
+        "wall_kwh": [float(j) / 3.6e6 for j in outcome.wall_j],
+        "requests": [float(n) for n in outcome.hours[:, st.H_REQUESTS]],
+        "replicas": [float(s) / 3600.0 for s in outcome.hours[:, st.H_ON_S]],
+    }
+    for metric in METRICS:
+        found[f"p99_{metric}_ms"] = [1e3 * outcome.quantile_s(metric, 0.99, h) if h in full else None for h in hours]
+    return found
+
+
 def mean_of(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds; the worst of the worst hours, the sum of hours outside."""
     found: dict[str, Any] = {}

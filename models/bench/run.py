@@ -66,6 +66,8 @@ class Case:
     node: Node = field(default_factory=Node)
     long_prompt: float = 4000.0
     budget_w: float = 0.0
+    low_replicas: int = 0  # the last ones: they serve requests of low priority and are braked near the budget
+    low_share: float = 0.0  # of requests that are of low priority
     later: tuple[float, Plant] | None = None  # from this second on another model serves
 
 
@@ -84,6 +86,9 @@ class Outcome:
     seconds: float
     sentences: tuple[str, ...] = ()
     ratios: tuple[float, float] = (nan, nan)
+    low_requests: float = 0.0  # finished requests of low priority, and those of them that a brake touched
+    low_touched: float = 0.0
+    braked_s: float = 0.0
 
     @property
     def gpu_j(self) -> F8:
@@ -160,6 +165,8 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     sim.x[:] = first_x
     sim.clock[st.C_NEXT_TICK] = policy.local.tick_s
     sim.clock[st.C_BUDGET_W] = case.budget_w
+    sim.low[case.replicas - case.low_replicas :] = 1
+    sim.clock[st.C_LOW_SHARE] = case.low_share
     sim.clock[st.C_LATE_S], sim.clock[st.C_LONG_S] = policy.local.late_s, policy.local.long_s
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
@@ -187,6 +194,9 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         seconds=process_time() - began,
         sentences=tuple(slow.sentences),
         ratios=_ratios(sim) if policy.local.kind == OURS else (nan, nan),
+        low_requests=float(sim.clock[st.C_LOW]),
+        low_touched=float(sim.clock[st.C_TOUCHED]),
+        braked_s=float(sim.clock[st.C_BRAKED_S]),
     )
 
 

@@ -69,7 +69,14 @@ C_OVER: Final = 11  # one-second windows above the budget
 C_BUDGET_W: Final = 12
 C_LATE_S: Final = 13  # what counts as late in the observations
 C_LONG_S: Final = 14
-C_SCALARS: Final = 15
+C_LOW_SHARE: Final = 15  # of requests that are of low priority; 0 = there are no classes
+C_ROW_J: Final = 16  # at the last control step
+C_BRAKE: Final = 17  # low-priority replicas that are to be braked
+C_CALM: Final = 18  # since when the row has been well below its budget
+C_LOW: Final = 19  # low-priority requests finished, and those of them whose replica was braked meanwhile
+C_TOUCHED: Final = 20
+C_BRAKED_S: Final = 21  # replica seconds under the brake
+C_SCALARS: Final = 22
 
 
 class Sim(NamedTuple):
@@ -102,6 +109,8 @@ class Sim(NamedTuple):
     fresh: I4  # first request of the queue that is not admitted
     waiting: I8
     state: I8
+    low: I8  # 1: serves low-priority requests and is braked first
+    braked_s: F8  # when it was braked last
     ring: I4
     obs: F8
     ctl: F8
@@ -150,6 +159,8 @@ def new_sim(
         fresh=np.full(replicas, -1, dtype=np.int32),
         waiting=np.zeros(replicas, dtype=np.int64),
         state=state,
+        low=np.zeros(replicas, dtype=np.int64),
+        braked_s=np.full(replicas, -1.0),
         ring=np.full((replicas, RING), -1, dtype=np.int32),
         obs=np.zeros((replicas, O_COLUMNS)),
         ctl=np.zeros((replicas, ctl)),

@@ -167,3 +167,40 @@ def test_cheapest_keeps_the_bounds_and_says_when_none_can() -> None:
     assert found.mixed_s <= 0.05 and found.gap_s <= 0.03 and watts == found.gpu_w
     assert cheapest(PLANT, flow, 0.01, 0.03, 0.9, 0.6, 128.0, 512.0)[2] == inf
     assert cheapest(PLANT, flow, 0.09, 1.0, 0.9, 0.6, 128.0, 512.0)[2] <= watts
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.03])
+def test_the_share_of_late_first_tokens_settles_at_one_in_a_hundred(slope: float) -> None:
+    """Whatever a slack costs in lateness, counting finds the slack at which one in a hundred is late."""
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    late = total = 0.0
+    for k in range(6_000):
+        share = slope * row[memory.S_SLACK]
+        learn.chance(TUNE, row, quiet._replace(firsts=2.0, late=2.0 * share))
+        if k >= 3_000:
+            late, total = late + 2.0 * share, total + 2.0
+    assert late / total == pytest.approx(learn.LATE_SHARE, rel=0.05)
+
+
+def test_unknown_counts_leave_the_slack_alone_and_no_count_leaves_its_range() -> None:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    learn.chance(TUNE, row, quiet)
+    assert row[memory.S_SLACK] == row[memory.S_ANSWER] == 1.0
+    for firsts, late in ((1e6, 0.0), (1e6, 1e6)):
+        learn.chance(TUNE, row, quiet._replace(firsts=firsts, late=late, answers=firsts, long=late))
+        assert learn.SLACK_MIN <= row[memory.S_SLACK] <= learn.SLACK_MAX
+        assert learn.ANSWER_MIN <= row[memory.S_ANSWER] <= learn.ANSWER_MAX
+
+
+def test_less_slack_means_a_higher_clock() -> None:
+    tight = FREE._replace(ttft_s=0.35)
+    shaped = {slack: Engine() for slack in (0.3, 3.0)}
+    for slack, engine in shaped.items():
+        engine.memory[memory.S_SLACK], engine.memory[memory.S_LONG] = slack, 4_600.0
+        for _ in range(400):
+            engine.step(to=tight)
+    assert shaped[0.3].memory[memory.S_X] > shaped[3.0].memory[memory.S_X]
