@@ -83,7 +83,7 @@ class TwinCluster:
             self.util_ratio = np.where(self._burn > 0.0, 1.0, self.util_ratio)
 
     def set_faults(self, faults: Sequence[Fault]) -> None:
-        """The faults from now on, instead of those before. Each `advance` looks at them, so one begins and ends there."""
+        """The faults from now on, instead of those before; each `advance` looks at them, so one begins with it."""
         for fault in faults:
             if fault.kind not in FAULTS:
                 raise ValueError(f"fault {fault.kind} is not one of {', '.join(FAULTS)}, which a cluster can have")
