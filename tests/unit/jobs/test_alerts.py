@@ -406,7 +406,7 @@ def test_power_over_ten_seconds_is_made_of_joules_and_needs_a_full_window(tmp_pa
 
     def drawing(watts: float | None) -> Callable[[int], Sequence[Record]]:
         # The minute's mean says 500 W all the time: only the joules know.
-        return lambda _: [bench.features(power_w=500.0, device=LIMITS, energy_j_delta=watts)]  # type: ignore[arg-type]
+        return lambda _: [bench.features(power_w=500.0, device=LIMITS, energy_j_delta=watts)]
 
     bench.seconds(9, drawing(690.0))
     assert bench.alerts("high_energy") == [], "nine seconds are no window of ten"
