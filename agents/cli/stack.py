@@ -31,6 +31,7 @@ class Plan:
     strategy: str = "balanced"
     mode: str = "on"
     seed: int = 1
+    short_alerts: bool = False  # alert rules with a demo's windows, and an invented grid; else those that ship
 
 
 class Stack:
@@ -40,6 +41,7 @@ class Stack:
         self.layout, self.plan, self._say = layout, plan, say
         self.broker: brokers.BrokerInfo | None = None
         self.started_ns = time.time_ns()
+        self._alert_env: dict[str, str] = {}
         self.processes = Processes(layout.root / "logs", self._env(""))
         self._own_broker = False
 
@@ -54,7 +56,25 @@ class Stack:
             "KAFKA_BOOTSTRAP": bootstrap,
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            **self._alert_env,
         }
+
+    def _alerts(self) -> dict[str, str]:
+        """Writes the demo's rules and its grid; whoever has set rules or factors of their own keeps them."""
+        from agents.cli import demo_rules
+        from agents.fleet import grid
+
+        if not self.plan.short_alerts:
+            return {}
+        out: dict[str, str] = {}
+        gpus = self.plan.nodes * self.plan.gpus
+        if "EO_ALERT_RULES_DIR" not in os.environ:
+            out["EO_ALERT_RULES_DIR"] = str(demo_rules.write(self.layout.root, gpus))
+            self._say(demo_rules.told(gpus))
+        if "EO_LOCATION" not in os.environ and "EO_CARBON_FACTORS" not in os.environ:
+            out["EO_LOCATION"] = grid.LOCATION
+            out["EO_CARBON_FACTORS"] = str(grid.write(self.layout.fleet, grid.text()))
+        return out
 
     @property
     def bootstrap(self) -> str:
@@ -74,6 +94,7 @@ class Stack:
         ensure_keys(self.layout)
         topic_admin.apply(self.broker.bootstrap, partitions=PARTITIONS)
         fleet_registers.create(self.layout.fleet, cluster="demo", nodes=self.plan.nodes, gpus_per_node=self.plan.gpus)
+        self._alert_env = self._alerts()
         self.processes.env = self._env(self.broker.bootstrap)
         self.processes.start("worker", "worker")
         self._await_jobs()
