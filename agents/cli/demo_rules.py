@@ -63,12 +63,13 @@ def _toml(values: dict[str, Any]) -> str:
 def told(gpus: int) -> str:
     """One line that says what is different."""
     found = {name: parse(name, values) for name, values in rules(gpus).items()}
-    return "alert windows are cut for a demo: " + ", ".join(_short(rule) for rule in found.values())
+    return "alert rules have a demo's windows: " + ", ".join(_short(rule) for rule in found.values())
 
 
 def _short(rule: Rule) -> str:
-    window_s = rule.options.get("window_s")
-    if "window_h" in rule.options:
-        window_s = rule.number("window_h") * 3600.0
-    span = f"{window_s:.0f} s" if isinstance(window_s, float) else f"{rule.threshold:.0f} s"
-    return f"{rule.name} {span}"
+    """A rule with the time that is short in a demo."""
+    window_s = rule.threshold if rule.kind == "silence" else None
+    for option, seconds in (("window_s", 1.0), ("window_h", 3600.0), ("hold_s", 1.0)):
+        if option in rule.options:
+            window_s = rule.number(option) * seconds
+    return f"{rule.name} {window_s:.0f} s"
