@@ -176,18 +176,31 @@ def count_messages(bootstrap: str, topic: Topic) -> int:
     return sum(1 for _ in read_topic(bootstrap, topic))
 
 
-def count_alerts(values: Iterable[bytes | None]) -> dict[str, Any]:
-    """Alerts by identity: how many there were, of which rules, how many still fire."""
+def count_alerts(values: Iterable[bytes | None], ended_ns: int | None = None) -> dict[str, Any]:
+    """Alerts by identity: how many there were, of which rules, how many still fired at the end.
+
+    Nodes that are ended fall silent, and jobs that still read say so: what began after `ended_ns` is counted apart.
+    """
     from streams.contract.records import Alert
 
-    decoder, rules, firing = msgspec.json.Decoder(Alert), dict[str, str](), set[str]()
+    decoder, rules, firing, late = msgspec.json.Decoder(Alert), dict[str, str](), set[str](), set[str]()
     for value in values:
-        if value is not None:
-            alert = decoder.decode(value)
+        if value is None:
+            continue
+        alert = decoder.decode(value)
+        known = alert.alert_id in rules
+        if not known and ended_ns is not None and alert.ts_ns > ended_ns:
+            late.add(alert.alert_id)
+        elif alert.alert_id not in late:
             (firing.discard if alert.state == "resolved" else firing.add)(alert.alert_id)
             rules[alert.alert_id] = alert.rule
     by_rule = dict(sorted(Counter(rules.values()).items()))
-    return {"alerts": len(rules), "alerts_firing": len(firing), "alerts_by_rule": by_rule}
+    return {
+        "alerts": len(rules),
+        "alerts_firing": len(firing),
+        "alerts_by_rule": by_rule,
+        "alerts_of_the_end": len(late),
+    }
 
 
 def archived_identities(connection: duckdb.DuckDBPyConnection) -> dict[Identity, int]:
@@ -223,7 +236,7 @@ def summarise(stack: Stack, seconds: float) -> dict[str, Any]:
         "samples": telemetry.rows(),
         "features": features.rows(),
         "anomalies": count_messages(bootstrap, ANOMALY),
-        **count_alerts(read_topic(bootstrap, ALERT)),
+        **count_alerts(read_topic(bootstrap, ALERT), stack.ended_ns),
         **read_commands(bootstrap, connection).facts(),
         "not_restored": len(open_registers(stack.layout.fleet).changed()),
         "lost": sum(gpus for identity, gpus in telemetry.gpus.items() if identity not in held),
@@ -300,10 +313,11 @@ def _commands(s: dict[str, Any]) -> str:
 
 
 def _alerts(s: dict[str, Any]) -> str:
+    late = f"; {s['alerts_of_the_end']} more when the nodes were ended" if s["alerts_of_the_end"] else ""
     if not s["alerts"]:
-        return "0 fired; eo demo faults says how to start one"
+        return f"0 fired{late}; eo demo faults says how to start one"
     rules = ", ".join(f"{rule} {count}" for rule, count in s["alerts_by_rule"].items())
-    return f"{s['alerts']:,} fired ({rules}), {s['alerts_firing']} still firing; eo alerts list --all"
+    return f"{s['alerts']:,} fired ({rules}), {s['alerts_firing']} still firing{late}; eo alerts list --all"
 
 
 def _figure(value: float | None, unit: str) -> str:

@@ -41,6 +41,7 @@ class Stack:
         self.layout, self.plan, self._say = layout, plan, say
         self.broker: brokers.BrokerInfo | None = None
         self.started_ns = time.time_ns()
+        self.ended_ns: int | None = None  # when the nodes were told to end: they fall silent after it
         self._alert_env: dict[str, str] = {}
         self.processes = Processes(layout.root / "logs", self._env(""))
         self._own_broker = False
@@ -131,6 +132,7 @@ class Stack:
         """Ends the nodes (they restore their devices), then waits until every job has read what they sent."""
         self.processes.stop("gateway")
         self._say("ending the nodes: every limit goes back to the value found before")
+        self.ended_ns = time.time_ns()
         self.processes.stop("fleet")
         deadline = time.monotonic() + timeout_s
         while (behind := self.lag()) and time.monotonic() < deadline:

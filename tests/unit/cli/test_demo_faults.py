@@ -20,7 +20,9 @@ from agents.cli.stack import Plan, Stack
 from agents.fleet import grid
 from agents.fleet import registers as fleet_registers
 from agents.fleet.faults import FaultFile
+from streams.contract.codec import encode
 from streams.contract.layout import Layout
+from streams.contract.records import Alert
 from streams.jobs import alerts_rules
 from streams.sinks.receivers import Receivers
 
@@ -249,3 +251,25 @@ def test_each_envelope_counts_once_and_the_parts_add_up() -> None:
     assert demo_report._commands(facts) == (
         "5 envelopes: 2 applied, 1 refused, 1 recommended, 1 unanswered; 1 answered again after a restart"
     )
+
+
+def test_alerts_of_the_end_are_counted_apart() -> None:
+    def told(identity: str, state: str, ts_ns: int, rule: str = "high_energy") -> bytes:
+        one = Alert(
+            cluster="demo", node="n1", alert_id=identity, rule=rule, severity="info", state=state, ts_ns=ts_ns,
+            summary="s", evidence={}, runbook="r",
+        )  # type: ignore[arg-type]  # fmt: skip
+        return encode(one)
+
+    values = [
+        told("a", "firing", 10), told("a", "firing", 10), told("b", "firing", 20, "agent_silent"),
+        told("a", "resolved", 150), told("c", "firing", 120, "agent_silent"), told("c", "resolved", 130), None,
+    ]  # fmt: skip
+    found = demo_report.count_alerts(values, 100)
+    by_rule = {"agent_silent": 1, "high_energy": 1}
+    assert found == {"alerts": 2, "alerts_firing": 1, "alerts_by_rule": by_rule, "alerts_of_the_end": 1}
+    assert demo_report._alerts(found) == (
+        "2 fired (agent_silent 1, high_energy 1), 1 still firing; 1 more when the nodes were ended; "
+        "eo alerts list --all"
+    )
+    assert demo_report._alerts(demo_report.count_alerts([])) == "0 fired; eo demo faults says how to start one"
