@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "example: eo demo fault slow-link --for 30s    the same in a running demo, from another terminal\n"
         "example: eo demo fault --clear                end all faults; eo demo faults lists them\n"
         "environment: DEMO_SECONDS (run unattended for so long), DEMO_JSON (write the summary there),\n"
-        "DEMO_NODES, DEMO_GPUS, EO_DATA_DIR"
+        "DEMO_NODES, DEMO_GPUS, DEMO_FAULTS (as --fault, several separated by spaces), EO_DATA_DIR"
     )
     parser.add_argument("--nodes", type=int, default=_env_int("DEMO_NODES", 100), help="simulated nodes (default 100)")
     parser.add_argument(
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             raise EoError(f"{args.what[0]!r} is no part of a demo; `eo demo fault NAME` starts a fault.", USAGE)
         return demo_fault.run(args)
     check(args)
-    planned = [demo_fault.parse(text) for text in args.fault]
+    planned = [demo_fault.parse(text) for text in (*os.environ.get("DEMO_FAULTS", "").split(), *args.fault)]
     refuse_misspelt(os.environ)
     layout = Layout.from_env()
     plan = Plan(nodes=args.nodes, gpus=args.gpus, seconds=args.seconds, strategy=args.strategy, short_alerts=True)

@@ -72,9 +72,13 @@ class Stack:
         if "EO_ALERT_RULES_DIR" not in os.environ:
             out["EO_ALERT_RULES_DIR"] = str(demo_rules.write(self.layout.root, gpus))
             self._say(demo_rules.told(gpus))
+        else:
+            self._say("alert rules: EO_ALERT_RULES_DIR is yours, so windows are not cut for a demo")
         if "EO_LOCATION" not in os.environ and "EO_CARBON_FACTORS" not in os.environ:
             out["EO_LOCATION"] = grid.LOCATION
             out["EO_CARBON_FACTORS"] = str(grid.write(self.layout.fleet, grid.text()))
+        else:
+            self._say("carbon: EO_LOCATION or EO_CARBON_FACTORS is yours, so the fault dirty-grid reaches no alert")
         return out
 
     @property

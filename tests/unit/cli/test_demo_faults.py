@@ -86,6 +86,14 @@ def test_what_is_refused(
     assert FaultFile(fleet.fleet).read() == []
 
 
+def test_a_wrong_fault_in_the_environment_is_refused_before_anything_starts(
+    fleet: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEMO_FAULTS", "slow-link@5 fire")
+    assert main(["demo"]) == 2
+    assert "there is no fault 'fire'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("note", [None, "{}", json.dumps({"pid": 2**22 + 1})])
 def test_without_a_living_fleet_there_is_nobody_to_fault(
     fleet: Layout, note: str | None, capsys: pytest.CaptureFixture[str]
@@ -153,6 +161,10 @@ def test_who_has_set_rules_or_factors_keeps_them(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("EO_ALERT_RULES_DIR", "/mine")
     monkeypatch.setenv("EO_LOCATION", "FR")
     assert stack._alerts() == {}
+    assert said[1:] == [
+        "alert rules: EO_ALERT_RULES_DIR is yours, so windows are not cut for a demo",
+        "carbon: EO_LOCATION or EO_CARBON_FACTORS is yours, so the fault dirty-grid reaches no alert",
+    ]
 
 
 # --- the webhook test ---
