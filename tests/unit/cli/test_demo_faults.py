@@ -156,7 +156,7 @@ def test_who_has_set_rules_or_factors_keeps_them(tmp_path: Path, monkeypatch: py
     assert stack._alerts().keys() == {"EO_ALERT_RULES_DIR", "EO_LOCATION", "EO_CARBON_FACTORS"}
     assert said == [
         "alert rules have a demo's windows: high_energy 10 s, low_efficiency 20 s, carbon_budget 20 s, "
-        "agent_silent 8 s, performance_degradation 10 s, restore_happened 30 s"
+        "agent_silent 12 s, performance_degradation 10 s, restore_happened 30 s"
     ]
     monkeypatch.setenv("EO_ALERT_RULES_DIR", "/mine")
     monkeypatch.setenv("EO_LOCATION", "FR")
