@@ -7,7 +7,6 @@ snapshot, and nowhere else. Whom it is told to is the business of the deliver jo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -32,6 +31,7 @@ from streams.jobs.alerts_record import to_alert
 from streams.jobs.alerts_state import VERSION, PartitionState, Saved
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury, good
+from streams.sinks import private_file
 from streams.transport import FetchTuning
 
 NAME: Final = "alerts"
@@ -54,7 +54,7 @@ class AlertsJob:
             settings.alert_rules_dir, location=settings.location, factor_file=settings.carbon_factors
         )
         self._rules, self._factors = found.rules, list(found.factors)
-        self._factors_ns = _changed_ns(settings.carbon_factors)
+        self._factors_ns = self._factors_changed_ns()
         self._by_kind = {kind: [one for one in self._rules.values() if one.kind == kind] for kind in KINDS}
         windows_s = [rule.number("window_s") for kind in ("power", "efficiency") for rule in self._of(kind)]
         self._keep_s = max((one for one in windows_s if one != measure.WINDOW_S), default=0.0)
@@ -268,8 +268,7 @@ class AlertsJob:
 
     def _reload_factors(self) -> None:
         """Takes up a factor file that was replaced; a wrong one leaves what was known in force, and says so once."""
-        settings = self._ctx.settings
-        changed_ns = _changed_ns(settings.carbon_factors)
+        settings, changed_ns = self._ctx.settings, self._factors_changed_ns()
         if changed_ns == self._factors_ns or not self._of("carbon"):
             return
         self._factors_ns = changed_ns
@@ -277,6 +276,10 @@ class AlertsJob:
             self._factors = list(alerts_rules.factors(settings.location, settings.carbon_factors)[0])
         except StreamsError as error:
             self._ctx.log.error("%s; going on with the factors known before", error)
+
+    def _factors_changed_ns(self) -> int:
+        path = self._ctx.settings.carbon_factors
+        return 0 if path is None else private_file.changed_ns(path)
 
     def _look(self, now_ns: int) -> None:
         self._reload_factors()
@@ -345,14 +348,6 @@ class AlertsJob:
                 window_start_ns=now_ns - int(window_h * 3600e9),
             )
         ]
-
-
-def _changed_ns(path: Path | None) -> int:
-    """When a file was last replaced; 0 without one, which also counts as a change: the next look says what is wrong."""
-    try:
-        return 0 if path is None else path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _over(part: PartitionState, rule: Rule, node: measure.Node) -> measure.Node:

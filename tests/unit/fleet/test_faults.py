@@ -50,6 +50,23 @@ def test_every_fault_leads_to_a_rule_that_ships_and_the_five_kinds_are_there() -
     )
 
 
+def test_a_real_node_has_no_way_to_be_given_a_fault() -> None:
+    root = Path(grid.__file__).parents[1]
+    real = [*(root / "node").rglob("*.py"), *(root / "capper").rglob("*.py"), root / "cli" / "agent.py"]
+    real += [root / "cli" / "capper.py", root / "cli" / "restore.py"]
+    hints = ("agents.fleet.fault", "faults.json", "twin.faults")
+    assert len(real) > 50 and [path.name for path in real if any(hint in path.read_text() for hint in hints)] == []
+
+
+def test_a_restarted_fleet_takes_its_faults_up_again(bench: Bench, desk: FaultDesk) -> None:
+    ask(bench, "hungry-load", for_s=20.0)
+    run(bench, desk, 2.0)
+    bench.twin.set_faults([])  # as a new process begins
+    again = FaultDesk(bench.fleet, bench.twin, bench.layout.fleet)
+    run(bench, again, 2.0)
+    assert watts(bench)[2] > 690.0
+
+
 def test_an_unknown_name_is_answered_with_the_list() -> None:
     with pytest.raises(ValueError, match="there is no fault 'fire'; there are: hungry-load, empty-batch, dirty-grid"):
         known("fire")
