@@ -70,6 +70,7 @@ class AlertsJob:
         self._looked_s, self._since_ns = ctx.monotonic(), ctx.wall_ns()
         self._newest = {"telemetry": 0, "features": 0}
         self._newest_quality: Quality = "measured"
+        self._firing = dict.fromkeys(self._rules, 0)
 
     def _of(self, kind: str) -> list[Rule]:
         return self._by_kind[kind]
@@ -97,6 +98,7 @@ class AlertsJob:
     def revoke(self, partitions: frozenset[int]) -> None:
         for number in partitions & self._parts.keys():
             self._save(number, self._parts.pop(number))
+        self._count()
 
     def stop(self) -> None:
         """Nothing is open besides what revoke has saved."""
@@ -296,6 +298,15 @@ class AlertsJob:
             for change in part.book.due(self._rules, now_ns):
                 if change.rule in self._rules:
                     self._tell(part, self._rules[change.rule], change)
+        self._count()
+
+    def _count(self) -> None:
+        fires = [entry.rule for part in self._parts.values() for entry in part.book.firing()]
+        self._firing = {rule: fires.count(rule) for rule in self._rules}
+
+    def firing(self) -> dict[str, int]:
+        """How many alerts of each rule fired at the last look, over the partitions of this worker."""
+        return self._firing
 
     def _silence(self, rule: Rule, first: PartitionState, now_ns: int) -> None:
         home = {node: part for part in self._parts.values() for node in part.seen_ns}

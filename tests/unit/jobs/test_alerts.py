@@ -34,7 +34,7 @@ from streams.contract.topics import ANOMALY, APPLIED, DESIRED, FEATURES, TELEMET
 from streams.errors import StreamsError
 from streams.jobs import alerts_rules
 from streams.jobs.alerts import AlertsJob
-from streams.jobs.base import Outcome
+from streams.jobs.base import Firing, Outcome
 from tests.unit.jobs.support import STACK, T0_NS, Clock, FakePublisher, FakeState, context, features, messages
 
 S = 10**9
@@ -137,6 +137,19 @@ def test_high_energy(bench: Bench) -> None:
     last = bench.alerts("high_energy")[-1]
     assert (last.alert_id, last.started_ns) == (alert.alert_id, alert.started_ns)
     assert last.summary.startswith("SIMULATED: resolved (recovered): n1 draws 4000 W")
+
+
+def test_what_fires_is_counted_by_rule_for_the_metrics(bench: Bench) -> None:
+    assert isinstance(bench.job, Firing)
+    assert bench.job.firing()["high_energy"] == 0, "a rule in force that does not fire is a known zero"
+    bench.seconds(120, lambda _: [bench.features(n, power_w=690.0, device=LIMITS) for n in ("n1", "n2")])
+    assert bench.job.firing()["high_energy"] == 2
+    bench.seconds(
+        120, lambda _: [bench.features(n, power_w=w, device=LIMITS) for n, w in (("n1", 500.0), ("n2", 690.0))]
+    )
+    assert bench.job.firing()["high_energy"] == 1
+    bench.job.revoke(frozenset({0}))
+    assert set(bench.job.firing().values()) == {0}, "whoever has the partition now counts"
 
 
 def test_high_energy_is_silent_where_limits_or_power_are_unknown(bench: Bench) -> None:
