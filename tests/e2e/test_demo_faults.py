@@ -1,9 +1,9 @@
 """From a fault in the demo to a receiver and back: `eo demo` as a user runs it, nothing about an alert made by hand.
 
 The demo's own processes run with a small fleet. Five faults are started in the simulated hardware by `eo demo fault`,
-one for each kind that the brief names; the real Alertmanager and a receiver that checks signatures with the
-specification's own library must both see each firing, and resolved after its end. The bounds are in the product's
-clock: the time that an alert bears against the times that the fault's file bears.
+one for each kind that the brief names. The real Alertmanager, a receiver that checks signatures with the
+specification's own library, and promtool in front of a real Prometheus must each see them firing, and resolved after
+their end. The bounds are in the product's clock: the time that an alert bears against those of the fault's file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from agents.fleet.faults import FAULTS, FaultFile
-from tests.fakes.alert_peers import Listener, alertmanager
+from tests.fakes.alert_peers import Listener, Promtool, alertmanager, prometheus
 
 pytestmark = pytest.mark.e2e
 WITHIN_S = 60.0
@@ -88,7 +88,13 @@ def demo(listener: Listener, tmp_path: Path) -> Iterator[Demo]:
             one.process.wait(90)
 
 
-def test_each_of_five_faults_is_told_firing_and_resolved(demo: Demo, listener: Listener) -> None:
+@pytest.fixture
+def promtool(demo: Demo, tmp_path: Path) -> Iterator[Promtool]:
+    with prometheus(demo.root / "run" / "targets", tmp_path) as one:
+        yield one
+
+
+def test_each_of_five_faults_is_told_firing_and_resolved(demo: Demo, listener: Listener, promtool: Promtool) -> None:
     demo.until(lambda: "webhook test: " in demo.log.read_text(), "the demo's own webhook test")
     assert re.search(r"webhook test: delivered in \d+ ms, signature verified", demo.log.read_text()), demo.text()
     hook = f"http://127.0.0.1:{listener.port}/hook"
@@ -98,6 +104,7 @@ def test_each_of_five_faults_is_told_firing_and_resolved(demo: Demo, listener: L
     demo.until(lambda: "webhook site: " in (demo.root / "logs" / "worker.log").read_text(), "the receiver in force")
     assert set(ALERTS) & {rule for rule, _ in listener.ours} == set(), "a sound fleet is no news"
 
+    begun_s = time.time()
     demo.eo("demo", "fault", *FAULTS)
     told, status = set[str](), dict[str, Any]()
     while told < set(ALERTS):
@@ -109,6 +116,8 @@ def test_each_of_five_faults_is_told_firing_and_resolved(demo: Demo, listener: L
     assert status["alerts_firing"] >= 1, "eo status counts what fires"
     demo.until(lambda: set(ALERTS) <= listener.seen("resolved"), f"resolved: {listener.ours} {listener.theirs}")
 
+    for rule in ALERTS:
+        demo.until(lambda rule=rule: seen_by(promtool, rule, begun_s), f"promtool sees {rule} begin and end")  # type: ignore[misc]
     assert listener.wrong == []
     in_time(demo, listener)
     summary = demo.summary()
@@ -116,6 +125,12 @@ def test_each_of_five_faults_is_told_firing_and_resolved(demo: Demo, listener: L
     parts = [summary[name] for name in ("applied", "recommended", "refused", "unanswered")]
     assert summary["commands"] == sum(parts) > 0
     assert not (demo.root / "deliver" / "webhooks.json").read_text().count('"demo"'), "the demo's receiver is gone"
+
+
+def seen_by(promtool: Promtool, rule: str, since_s: float) -> bool:
+    """Whether the series of a rule was 0, then more, and is 0 again."""
+    values = promtool.series(f'eo_alerts_firing{{rule="{rule}"}}', since_s=since_s)
+    return bool(values) and values[0] == 0.0 and max(values) >= 1.0 and values[-1] == 0.0
 
 
 def in_time(demo: Demo, listener: Listener) -> None:

@@ -1,5 +1,5 @@
-"""A receiver of webhooks that checks every signature with the specification's own library, and a real Alertmanager that
-sends on to it: what the tests of alerts listen with.
+"""A receiver of webhooks that checks every signature with the specification's own library, a real Alertmanager that
+sends on to it, and a real Prometheus asked by promtool: what the tests of alerts listen with.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -80,21 +81,61 @@ receivers:
 @contextmanager
 def alertmanager(listener: Listener, folder: Path) -> Iterator[str]:
     """A real Alertmanager that tells the listener; gives its address."""
-    program = require_peer("prometheus-alertmanager")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    program, address = require_peer("prometheus-alertmanager"), _free_address()
     (folder / "am.yml").write_text(AM.format(port=listener.port))
     command = [program, f"--config.file={folder / 'am.yml'}", f"--storage.path={folder / 'am'}"]
-    with (folder / "am.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--web.listen-address={address}", "--cluster.listen-address="], stdout=log, stderr=log
-        )
+    options = [f"--web.listen-address={address}", "--cluster.listen-address="]
+    with _running([*command, *options], address, folder / "am.log"):
+        yield f"http://{address}"
+
+
+@contextmanager
+def prometheus(targets: Path, folder: Path) -> Iterator[Promtool]:
+    """A real Prometheus that scrapes what the files below `targets` name each second, asked by the real promtool."""
+    program, promtool, address = require_peer("prometheus"), require_peer("promtool"), _free_address()
+    files = {"files": [f"{targets}/*.json"], "refresh_interval": "1s"}
+    scrape = {"job_name": "energy-orchestrator", "file_sd_configs": [files]}
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    command = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    with _running([*command, f"--web.listen-address={address}"], address, folder / "prometheus.log"):
+        yield Promtool(promtool, f"http://{address}")
+
+
+@dataclass(frozen=True)
+class Promtool:
+    """The real promtool in front of a Prometheus."""
+
+    program: str
+    url: str
+
+    def series(self, expression: str, *, since_s: float) -> list[float]:
+        """Values of one series from a time (seconds of the wall clock) to now, one a second."""
+        span = [f"--start={since_s:.0f}", f"--end={time.time():.0f}", "--step=1s", "--format=json"]
+        done = subprocess.run(
+            [self.program, "query", "range", *span, self.url, expression],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        found = json.loads(done.stdout)
+        return [float(value) for _, value in found[0]["values"]] if found else []
+
+
+def _free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def _running(command: list[str], address: str, log_file: Path) -> Iterator[None]:
+    """A peer's process from when it listens."""
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         host, port = address.split(":")
-        until(lambda: process.poll() is not None or _answers(host, int(port)), 30, "Alertmanager listening")
-        assert process.poll() is None, (folder / "am.log").read_text()
-        yield f"http://{address}"
+        until(lambda: process.poll() is not None or _answers(host, int(port)), 30, f"{command[0]} listening")
+        assert process.poll() is None, log_file.read_text()
+        yield
     finally:
         process.terminate()
         process.wait(20)
