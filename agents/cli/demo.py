@@ -92,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
         if args.what[0] not in {"fault", "faults"}:
             raise EoError(f"{args.what[0]!r} is no part of a demo; `eo demo fault NAME` starts a fault.", USAGE)
         return demo_fault.run(args)
+    if args.duration_s or args.node or args.clear:
+        raise EoError(
+            "--for, --node and --clear belong to `eo demo fault NAME`; a demo takes --fault NAME@20+30", USAGE
+        )
     check(args)
     planned = [demo_fault.parse(text) for text in (*os.environ.get("DEMO_FAULTS", "").split(), *args.fault)]
     refuse_misspelt(os.environ)

@@ -73,6 +73,7 @@ def test_a_fault_is_written_listed_and_cleared(fleet: Layout, capsys: pytest.Cap
             "'gpu-7' is no node of this fleet; it has sim-001 to",
         ),
         (["faulty"], 2, "'faulty' is no part of a demo; `eo demo fault NAME` starts a fault."),
+        (["--for", "30s"], 2, "--for, --node and --clear belong to `eo demo fault NAME`; a demo takes --fault"),
         (["--fault", "fire@3"], 2, "there is no fault 'fire'"),
         (["--fault", "slow-link@soon"], 2, "'slow-link@soon' is not NAME[@AFTER_S][+FOR_S]; write for example"),
         (["--fault", "slow-link+0"], 2, "'slow-link+0' lasts 0 s; give seconds above 0"),
