@@ -76,7 +76,10 @@ def week_results(where: Path | None) -> dict[str, Week]:
     if where is not None and not paths:
         raise EoError(f"{where} holds no .json file; write some with `eo bench control --json {where}/conv.json`")
     try:
-        return collected({path.name: json.loads(path.read_text()) for path in paths})
+        parsed = {path.name: json.loads(path.read_text()) for path in paths}
+        if where is None:  # beside the page lie other parts of the protocol too, in forms of their own
+            parsed = {name: value for name, value in parsed.items() if isinstance(value, dict)}
+        return collected(parsed)
     except (NoResult, ValueError, OSError) as error:
         raise EoError(f"{folder}: {error}; leave it out, or write it anew with `eo bench control --json`") from error
 
