@@ -1,9 +1,10 @@
-"""`eo status`: what is in force now: broker, processes, lag of each job, leases, caps, changed simulated devices."""
+"""`eo status`: what is in force now: broker, processes, each stream job, leases, caps, changed simulated devices."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 from agents.cli.base import DONE, FAILED, emit, table
@@ -43,7 +44,8 @@ def gather(layout: Layout, *, cluster: str | None, history_s: float) -> dict[str
     facts["broker"] = {"bootstrap": bootstrap, "label": info.label if info else "external"}
     facts |= from_topics(bootstrap, cluster, history_s)
     dead = [role for role, process in facts["processes"].items() if not process["alive"]]
-    return facts | {"healthy": not dead and bool(facts["nodes_seen"])}
+    failing = [job for job, health in facts["jobs"].items() if health["ready"] is False]
+    return facts | {"healthy": not dead and not failing and bool(facts["nodes_seen"])}
 
 
 def processes(layout: Layout) -> dict[str, dict[str, Any]]:
@@ -69,10 +71,11 @@ def changed_devices(layout: Layout) -> int | None:
 
 def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any]:
     """Lag of each job, and the view of the nodes that the last seconds of the topics give."""
-    from agents.cli.lag import INPUTS, partition_lags
+    from agents.cli.jobs import JobProbe, judge
     from agents.cli.live import LiveReader, LiveState
 
-    jobs = {job: sum(partition_lags(bootstrap, f"eo-{cluster}-{job}", job).values()) for job in INPUTS}
+    looks = JobProbe(bootstrap, cluster).look()
+    jobs = {look.job: asdict(judge(look, time.time_ns())) for look in looks}
     state, reader = LiveState(), LiveReader(bootstrap, history_s=history_s)
     try:
         reader.catch_up(state)
@@ -110,9 +113,7 @@ def text(facts: dict[str, Any]) -> str:
         table(rows, ("process", "pid", "state")) if rows else "processes  none has a run file in this data folder"
     )
     if broker:
-        lines += [
-            "lag        " + ", ".join(f"{job} {lag}" for job, lag in facts["jobs"].items()) + " messages not committed"
-        ]
+        lines.append(table([_job(row) for row in facts["jobs"].values()], ("job", "state", "lag", "last progress", "")))
         lines.append(
             f"nodes      {facts['nodes_seen']} seen, mode {'/'.join(facts['modes']) or '-'}, "
             f"strategy {'/'.join(facts['strategies']) or '-'}"
@@ -125,6 +126,13 @@ def text(facts: dict[str, Any]) -> str:
             f"devices    {facts['devices_changed']} simulated GPUs are not at their default (read from the devices)"
         )
     return "\n".join(lines)
+
+
+def _job(row: dict[str, Any]) -> tuple[object, ...]:
+    """A job's line: a state in one word, and its problem."""
+    state = {None: "unknown", False: "DEAD" if row["live"] is False else "STUCK", True: "runs"}[row["ready"]]
+    age = None if row["age_s"] is None else f"{row['age_s']:.0f} s ago"
+    return row["job"], state, row["lag_records"], age, row["problem"] or ""
 
 
 def _seconds(value: float | None) -> str:

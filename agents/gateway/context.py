@@ -13,6 +13,7 @@ from agents.gateway.archive import ArchiveDoor
 from agents.gateway.cluster import ClusterState
 from agents.gateway.feed import Feed
 from agents.gateway.idempotency import Idempotency
+from agents.gateway.job_look import JobLooks
 from agents.gateway.keys import KeyStore
 from agents.gateway.metrics import GatewayMetrics
 from agents.gateway.push import Hub
@@ -32,6 +33,7 @@ class Context:
     views: Views
     hub: Hub
     feed: Feed
+    job_looks: JobLooks
     archive: ArchiveDoor
     keys: KeyStore
     metrics: GatewayMetrics

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from agents.cli.jobs import JobLook
 from agents.gateway import problems
 from agents.gateway.access import Gate
 from agents.gateway.archive import ArchiveDoor
@@ -16,6 +17,7 @@ from agents.gateway.cluster import ClusterState
 from agents.gateway.context import Context, Publish
 from agents.gateway.feed import Feed, Reader
 from agents.gateway.idempotency import Idempotency
+from agents.gateway.job_look import JobLooks
 from agents.gateway.keys import KeyStore
 from agents.gateway.limits import BodyLimit, Measured
 from agents.gateway.metrics import GatewayMetrics, Look
@@ -48,6 +50,7 @@ def make_context(
     *,
     open_reader: Callable[[float, float], Reader],
     publish: Publish,
+    look_at_jobs: Callable[[], list[JobLook]],
     wall_ns: Callable[[], int] = time.time_ns,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Context:
@@ -68,6 +71,7 @@ def make_context(
         views=views,
         hub=hub,
         feed=Feed(state, open_reader, history_s=settings.history_s, after=after),
+        job_looks=JobLooks(settings.job_names, look_at_jobs, wall_ns=wall_ns, monotonic=monotonic),
         archive=ArchiveDoor(layout.archive, timeout_s=settings.archive_timeout_s, monotonic=monotonic),
         keys=KeyStore(layout.keys / "api_keys.json"),
         metrics=GatewayMetrics(look),
@@ -84,10 +88,12 @@ def build_app(context: Context, *, monotonic: Callable[[], float] = time.monoton
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         context.feed.start()
+        context.job_looks.start()
         try:
             yield
         finally:
             context.feed.stop()
+            context.job_looks.stop()
             context.archive.close()
 
     app = FastAPI(

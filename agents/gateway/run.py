@@ -54,6 +54,7 @@ def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
     import uvicorn
 
     from agents.cli import intents
+    from agents.cli.jobs import JobProbe
     from agents.gateway.feed import kafka_reader
     from agents.gateway.main import build_app, make_context
     from streams import run_note
@@ -64,6 +65,7 @@ def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
         settings,
         open_reader=kafka_reader(settings.bootstrap),
         publish=lambda words: intents.publish_all(settings.bootstrap, words),
+        look_at_jobs=JobProbe(settings.bootstrap, settings.cluster, settings.job_names, client_id="eo-gateway").look,
     )
     host, port = opened.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -32,12 +32,26 @@ class Dependency(Shape):
     problem: str | None
 
 
+class JobState(Shape):
+    live: bool | None = Field(description="whether a worker is in its group; null = the broker did not say")
+    ready: bool | None = Field(description="whether its commits move or nothing waits; null = unknown")
+    age_s: Number = Field(description="since its last commit, its last progress; null = unknown")
+    lag_records: int | None = Field(description="records that wait for it")
+    problem: str | None
+
+
 class Health(Shape):
     live: bool
-    ready: bool = Field(description="whether questions about now can be answered")
+    ready: bool = Field(description="whether questions about now can be answered and every watched job gets on")
+    not_ready: list[str] = Field(description="what stands against ready, by name")
     cluster: str
     uptime_s: float
     dependencies: dict[str, Dependency]
+    jobs: dict[str, JobState]
+
+
+class Live(Shape):
+    live: Literal[True]
 
 
 class NodeRow(Shape):
