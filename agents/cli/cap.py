@@ -136,7 +136,7 @@ def _find(bootstrap: str, target: str) -> tuple[Place, bool]:
     try:
         with Replay(bootstrap, "eo-cap", timeout_s=ASK_S, quiet=True) as replay:
             place = find(replay, target, intents.cluster_name())
-            command = newest_command(replay, place.node)
+            command = newest_command(replay, place.node, intents.cluster_name())
     except StreamsError as error:
         raise EoError(f"{error}.") from error
     if command is None or place.uuid not in command.gpu.uuid:

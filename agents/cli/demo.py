@@ -138,7 +138,7 @@ def show(stack: Stack, plan: Plan, stop: Stop, *, begun: float) -> float:
     """Shows the running loop until its time is over or somebody ends it; returns the seconds that it was shown."""
     from agents.cli.live import LiveReader, LiveState
 
-    reader, state = LiveReader(stack.bootstrap, history_s=0.0), LiveState()
+    reader, state = LiveReader(stack.bootstrap, history_s=0.0), LiveState("demo")
     try:
         _first_row(reader, state, stack, stop)
         print(f"eo demo: first live row after {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from streams.contract.layout import Layout
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo status --json"
-    parser.add_argument("--cluster", default=None, help="cluster whose jobs are asked for lag")
+    parser.add_argument("--cluster", default=None, help="cluster whose jobs and nodes are shown (default: EO_CLUSTER)")
     parser.add_argument("--history-s", type=float, default=30.0, help="how far back to read the topics (default 30)")
 
 
@@ -76,7 +76,7 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
 
     looks = JobProbe(bootstrap, cluster).look()
     jobs = {look.job: asdict(judge(look, time.time_ns())) for look in looks}
-    state, reader = LiveState(), LiveReader(bootstrap, history_s=history_s)
+    state, reader = LiveState(cluster), LiveReader(bootstrap, history_s=history_s)
     try:
         reader.catch_up(state)
     finally:
@@ -86,6 +86,7 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
     return {
         "jobs": jobs,
         "nodes_seen": len(state.nodes),
+        "other_cluster_records": state.counts.get("other_cluster", 0),
         "modes": sorted({view.mode for view in views}),
         "strategies": sorted({view.strategy for view in views}),
         "leases_live": sum(view.lease_end_ns > now_ns for view in views),
@@ -114,6 +115,11 @@ def text(facts: dict[str, Any]) -> str:
     )
     if broker:
         lines.append(table([_job(row) for row in facts["jobs"].values()], ("job", "state", "lag", "last progress", "")))
+        if not facts["nodes_seen"] and facts.get("other_cluster_records"):
+            lines.append(
+                f"note       {facts['other_cluster_records']} messages of other clusters are left out; --cluster or "
+                f"EO_CLUSTER names yours (now {facts['cluster']})"
+            )
         lines.append(
             f"nodes      {facts['nodes_seen']} seen, mode {'/'.join(facts['modes']) or '-'}, "
             f"strategy {'/'.join(facts['strategies']) or '-'}"

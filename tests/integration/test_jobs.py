@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 
 from agents.cli.jobs import JobHealth, JobProbe, judge
+from agents.cli.main import main
 from streams.contract import codec
 from streams.contract.kafka import producer_config
 from streams.contract.records import Alert
-from streams.contract.topics import ALERT
+from streams.contract.topics import ALERT, FEATURES
 from tests.faults.worker_rig import until
 from tests.integration.conftest import JobWorkers
 from tests.integration.test_actuation import Site
+from tests.unit.jobs.support import features
 
 pytestmark = pytest.mark.integration
 
@@ -65,6 +70,34 @@ def test_a_job_that_works_dies_and_stands_still(job_site: Site, workers: JobWork
     tell(job_site, 2)
     dead = health()["deliver"]
     assert (dead.ready, dead.lag_records) == (False, 1) and dead.age_s is not None
+
+
+def test_top_status_and_features_show_one_cluster_of_two(
+    job_site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer = Producer(producer_config(job_site.bootstrap, "test-clusters"))
+    other = f"{job_site.cluster}-other"
+    for cluster, nodes in ((job_site.cluster, job_site.nodes[:2]), (other, job_site.nodes[2:5])):
+        for node in nodes:
+            record = msgspec.structs.replace(features(node, 1, ts_ns=time.time_ns()), cluster=cluster)
+            producer.produce(FEATURES.name, key=node.encode(), value=codec.encode(record))
+    assert producer.flush(20) == 0
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", job_site.bootstrap)
+    monkeypatch.setenv("EO_DATA_DIR", str(job_site.layout.root))
+    monkeypatch.setenv("EO_CLUSTER", job_site.cluster)
+
+    def told(*words: str) -> Any:
+        main([*words, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    assert {row["node"] for row in told("top", "-1")} == set(job_site.nodes[:2])
+    assert {row["node"] for row in told("top", "-1", "--cluster", other)} == set(job_site.nodes[2:5])
+    status = told("status")
+    assert (status["nodes_seen"], status["healthy"]) == (2, False)  # no worker of this cluster runs
+    assert status["jobs"]["actuation"]["live"] is False
+    foreign = features(job_site.nodes[2], 1, ts_ns=1).uuid[0]
+    assert main(["features", "get", foreign]) == 1
+    assert f"no features of a GPU '{foreign}'" in capsys.readouterr().err
 
 
 def test_records_that_wait_for_a_member_that_commits_nothing_are_seen(job_site: Site) -> None:
