@@ -22,6 +22,7 @@ from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import good
 from streams.sinks import http_post, private_file
 from streams.sinks.alertmanager import Teller
+from streams.sinks.delivery_metrics import DeliveryCollector, Standing, look
 from streams.sinks.outbox import Outbox
 from streams.sinks.receivers import Receiver, Receivers
 from streams.sinks.silences import Silence, Silences
@@ -107,6 +108,14 @@ class DeliverJob:
         url = self._ctx.settings.alertmanager_url or ""
         self._teller = Teller(url, outbox, self._post, lambda: self._muted, time.time)
         return self._teller.step
+
+    def collectors(self) -> tuple[DeliveryCollector, ...]:
+        """What this job adds to its worker's metrics."""
+
+        def standings() -> list[Standing]:
+            return look(self._path, [receiver.name for receiver in self._known], self._ctx.wall_ns() / 1e9)
+
+        return (DeliveryCollector(standings, lambda: None if self._teller is None else self._teller.failures),)
 
     # --- files ---
 

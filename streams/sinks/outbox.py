@@ -43,6 +43,8 @@ CREATE INDEX IF NOT EXISTS about ON subject (delivery);
 CREATE TABLE IF NOT EXISTS attempt (
     delivery INTEGER NOT NULL, at_s REAL NOT NULL, answer INTEGER, detail TEXT NOT NULL, took_ms REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS tries ON attempt (delivery, at_s);
+CREATE TABLE IF NOT EXISTS tally (
+    receiver TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (receiver, what)) WITHOUT ROWID;
 """
 _COLUMNS: Final = (
     "id, receiver, webhook_id, alert_id, state, rule, created_s, next_s, attempts, status, ended_s, record"
@@ -248,9 +250,17 @@ class Outbox:
             "UPDATE delivery SET attempts = attempts + 1, status = ?, next_s = ?, ended_s = ? WHERE id = ?",
             (status, next_s, ended_s, delivery.id),
         )
+        self._count(delivery.receiver, *(["retried"] if delivery.attempts else []), *([status] if ended_s else []))
         if status != "pending":
             self._db.execute("DELETE FROM subject WHERE delivery = ?", (delivery.id,))
         self._db.execute("COMMIT")
+
+    def _count(self, receiver: str, *what: str) -> None:
+        """Counts for ever: old messages are pruned, what was counted is not."""
+        self._db.executemany(
+            "INSERT INTO tally VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+            [(receiver, one) for one in what],
+        )
 
     def due_s(self, receiver: str) -> float | None:
         """When the next message of a receiver is due; None when nothing waits."""
@@ -303,6 +313,17 @@ class Outbox:
     def counts(self) -> dict[str, int]:
         """Messages by status."""
         return dict(self._db.execute("SELECT status, count(*) FROM delivery GROUP BY status").fetchall())
+
+    def backlog(self) -> dict[str, tuple[int, float]]:
+        """What waits for each receiver: how many messages, and since when the oldest (seconds since 1970)."""
+        rows = self._db.execute(
+            "SELECT receiver, count(*), min(created_s) FROM delivery WHERE status = 'pending' GROUP BY receiver"
+        )
+        return {name: (count, since_s) for name, count, since_s in rows}
+
+    def tally(self) -> dict[tuple[str, str], int]:
+        """Messages delivered and dead, and tries after the first, by receiver, since the outbox was made."""
+        return {(name, what): count for name, what, count in self._db.execute("SELECT * FROM tally")}
 
     def prune(self, now_s: float) -> None:
         """Forgets what is over and old; what waits is never forgotten."""

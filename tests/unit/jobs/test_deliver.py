@@ -13,17 +13,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from streams.contract.topics import ALERT
 from streams.jobs.base import Outcome
 from streams.jobs.deliver import DeliverJob
 from streams.sinks.address_guard import Allowed
+from streams.sinks.delivery_metrics import look
 from streams.sinks.http_post import Answer
 from streams.sinks.outbox import Outbox
 from streams.sinks.receivers import Receiver, Receivers
 from streams.sinks.silences import Silence, Silences
 from tests.unit.jobs.support import T0_NS, Clock, FakePublisher, context, messages
-from tests.unit.sinks.deliver_support import alert
+from tests.unit.sinks.deliver_support import Clock as DeliveryClock
+from tests.unit.sinks.deliver_support import FakeReceiver, alert, courier
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -233,3 +236,65 @@ def test_no_secret_and_no_address_is_ever_logged(rig: Rig, caplog: pytest.LogCap
         assert canary not in caplog.text
     raw = (rig.folder / "deliver" / "outbox.sqlite").read_bytes()
     assert secret.encode() not in raw and (rig.folder / "deliver" / "outbox.sqlite").stat().st_mode & 0o77 == 0
+
+
+def metric(rig: Rig, name: str) -> dict[str, float]:
+    registry = CollectorRegistry()
+    for collector in rig.job.collectors():
+        registry.register(collector)
+    return {
+        sample.labels.get("receiver", ""): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_metrics_tell_what_waits_for_each_receiver_and_what_became_of_the_rest(rig: Rig) -> None:
+    add(rig, "a")
+    add(rig, "b")
+    rig.look()
+    assert metric(rig, "eo_deliver_pending") == {"a": 0, "b": 0}
+    assert metric(rig, "eo_deliver_oldest_pending_seconds") == {}  # nothing waits: unknown age, not 0
+    rig.away.add("https://b.example/x")
+    rig.fire("n1")
+    rig.fire("n2")
+    until(lambda: metric(rig, "eo_deliver_delivered_total") == {"a": 2, "b": 0})
+    assert metric(rig, "eo_deliver_pending") == {"a": 0, "b": 2}
+    rig.clock.now_s += 700
+    oldest = metric(rig, "eo_deliver_oldest_pending_seconds")
+    assert set(oldest) == {"b"} and 690 <= oldest["b"] <= 720
+    assert metric(rig, "eo_deliver_alertmanager_failures") == {}
+
+
+def test_counts_go_on_through_restart_and_pruning(tmp_path: Path) -> None:
+    clock = DeliveryClock()
+    away = FakeReceiver(clock, away=True)
+    one = courier(tmp_path, away)
+    one.outbox.take([alert("n1"), alert("n2")], [one.receiver], [], now_s=clock.now_s)
+    for _ in range(3):
+        due = one.step()
+        clock.now_s = max(clock.now_s, due or clock.now_s)
+    away.away, again = False, courier(tmp_path, away)
+    for _ in range(40):
+        clock.now_s = max(clock.now_s, again.step() or clock.now_s)
+    again.outbox.prune(clock.now_s + 40 * 86400)
+    assert again.outbox.deliveries(limit=9) == []
+    (seen,) = look(tmp_path / "o.sqlite", ["ops"], clock.now_s)
+    assert (seen.pending, seen.oldest_s, seen.delivered, seen.dead) == (0, None, 2, 0)
+    assert seen.retried == len(away.tries) - 2 >= 1
+
+
+def test_a_message_that_is_given_up_is_counted_as_dead_and_a_replay_waits_again(tmp_path: Path) -> None:
+    clock = DeliveryClock()
+    gone = FakeReceiver(clock, status=410)
+    one = courier(tmp_path, gone)
+    one.outbox.take([alert("n1")], [one.receiver], [], now_s=clock.now_s)
+    one.step()
+    path = tmp_path / "o.sqlite"
+    (seen,) = look(path, ["ops"], clock.now_s)
+    assert (seen.pending, seen.delivered, seen.retried, seen.dead) == (0, 0, 0, 1)
+    assert one.outbox.replay([1], now_s=clock.now_s) == 1
+    (seen,) = look(path, ["ops"], clock.now_s + 5)
+    assert (seen.pending, seen.oldest_s, seen.dead) == (1, 5.0, 1)
+    assert look(tmp_path / "o.sqlite" / "nowhere", ["ops"], 0.0) == []
