@@ -8,13 +8,16 @@ from dataclasses import asdict
 from typing import Any
 
 from agents.cli.base import DONE, FAILED, emit, table
+from agents.cli.parser import number
 from streams.contract.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo status --json"
     parser.add_argument("--cluster", default=None, help="cluster whose jobs and nodes are shown (default: EO_CLUSTER)")
-    parser.add_argument("--history-s", type=float, default=30.0, help="how far back to read the topics (default 30)")
+    parser.add_argument(
+        "--history-s", type=number(1, 3600), default=30.0, help="how far back to read the topics (default 30)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

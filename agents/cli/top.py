@@ -8,6 +8,7 @@ import time
 
 from agents.cli.base import DONE, FAILED, emit, table
 from agents.cli.live import LiveReader, LiveState, NodeView
+from agents.cli.parser import number, whole
 from streams.contract.layout import Layout
 
 
@@ -15,8 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo top -1"
     parser.add_argument("-1", "--once", action="store_true", help="print once and end")
     parser.add_argument("--cluster", default=None, help="cluster to show (default: EO_CLUSTER)")
-    parser.add_argument("-n", "--rows", type=int, default=20, help="nodes shown, the hungriest first (default 20)")
-    parser.add_argument("--interval-s", type=float, default=2.0, help="seconds between two pictures (default 2)")
+    parser.add_argument(
+        "-n", "--rows", type=whole(1, 1_000_000), default=20, help="nodes shown, the hungriest first (default 20)"
+    )
+    parser.add_argument(
+        "--interval-s", type=number(0.1, 3600), default=2.0, help="seconds between two pictures (default 2)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, FAILED, REFUSED, USAGE, EoError, confirm, emit, table, writing
+from agents.cli.parser import whole
 from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", action="append", default=[], help="add: only this rule; may be repeated")
     parser.add_argument("--least-severity", default="info", choices=("info", "warning", "critical"), help="add")
     parser.add_argument("--allow-host", action="append", default=[], help="add: this host may be private or loopback")
-    parser.add_argument("--allow-port", action="append", default=[], type=int, help="add: beside 80 and 443")
+    parser.add_argument(
+        "--allow-port", action="append", default=[], type=whole(1, 65535), help="add: beside 80 and 443"
+    )
     parser.add_argument("--secret-file", type=Path, help="add: your own whsec_ secret, in a file")
     parser.add_argument("--unsigned", action="store_true", help="add: no secret")
     parser.add_argument("--finish", action="store_true", help="rotate: the old secret signs no more")
@@ -144,6 +147,8 @@ def _secret(path: Path | None) -> str | None:
         return path.read_text().strip()
     except OSError as error:
         raise EoError(f"{path} cannot be read ({error.strerror}); leave --secret-file out and one is made.") from error
+    except UnicodeDecodeError as error:
+        raise EoError(f"{path} is no text; a secret is whsec_ and base64, leave it out and one is made.") from error
 
 
 def _shown(receiver: Receiver) -> dict[str, Any]:
@@ -281,8 +286,8 @@ def _utc(seconds: float) -> str:
 
 def _numbers(args: argparse.Namespace) -> list[int]:
     try:
-        return [int(text) for text in args.target]
-    except ValueError as error:
+        return [whole(1, 2**53)(text) for text in args.target]
+    except argparse.ArgumentTypeError as error:
         raise EoError(f"{error}; write numbers as `eo webhook deliveries` shows them.", USAGE) from error
 
 

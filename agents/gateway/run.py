@@ -43,8 +43,8 @@ def listen(host: str, port: int) -> socket.socket:
         opened.listen(512)
     except OSError as error:
         raise EoError(
-            f"the API cannot listen on {host}:{port} ({error.strerror or error}); choose another with --port, 0 takes "
-            "a free one."
+            f"the API cannot listen on {host or repr(host)}:{port} ({error.strerror or error}); choose another with "
+            + ("--host." if isinstance(error, socket.gaierror) else "--port, 0 takes a free one.")
         ) from error
     return opened
 
