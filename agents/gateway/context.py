@@ -16,6 +16,7 @@ from agents.gateway.idempotency import Idempotency
 from agents.gateway.job_look import JobLooks
 from agents.gateway.keys import KeyStore
 from agents.gateway.metrics import GatewayMetrics
+from agents.gateway.placements import Placements
 from agents.gateway.push import Hub
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.views import Views
@@ -34,6 +35,7 @@ class Context:
     hub: Hub
     feed: Feed
     job_looks: JobLooks
+    placements: Placements
     archive: ArchiveDoor
     keys: KeyStore
     metrics: GatewayMetrics

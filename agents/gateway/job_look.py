@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Final
 
 from agents.cli.jobs import JobHealth, JobLook, JobWatch
+from agents.gateway.periodic import Periodic
 
 EVERY_S: Final = 5.0
 OLD_S: Final = 30.0  # a look that is older says nothing of now
 
 
 class JobLooks:
-    """Runs from `start()` to `stop()`; `look` may block for some seconds and never raises."""
+    """`thread` looks again and again; `look` may block for some seconds and never raises."""
 
     def __init__(
         self,
@@ -26,24 +26,7 @@ class JobLooks:
         self.jobs, self._look, self._monotonic = jobs, look, monotonic
         self._watch = JobWatch(wall_ns=wall_ns, monotonic=monotonic)
         self._kept: tuple[float, dict[str, JobHealth]] | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        if self.jobs:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="job-looks", daemon=True)
-            self._thread.start()
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self.take()
-            self._stop.wait(EVERY_S)
+        self.thread = Periodic("job-looks", EVERY_S, self.take)
 
     def take(self) -> None:
         """One look."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from agents.cli.jobs import JobLook
+from agents.cli.placement import Placement
 from agents.gateway import problems
 from agents.gateway.access import Gate
 from agents.gateway.archive import ArchiveDoor
@@ -22,6 +23,7 @@ from agents.gateway.keys import KeyStore
 from agents.gateway.limits import BodyLimit, Measured
 from agents.gateway.metrics import GatewayMetrics, Look
 from agents.gateway.openapi import guarded_routes
+from agents.gateway.placements import Placements
 from agents.gateway.push import Hub
 from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, stream
 from agents.gateway.settings import GatewaySettings
@@ -51,13 +53,15 @@ def make_context(
     open_reader: Callable[[float, float], Reader],
     publish: Publish,
     look_at_jobs: Callable[[], list[JobLook]],
+    look_at_places: Callable[[], Mapping[str, Placement]],
     wall_ns: Callable[[], int] = time.time_ns,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Context:
     """The parts of one gateway; nothing is started."""
     layout, started_ns = settings.layout, wall_ns()
     state = ClusterState(settings.cluster, wall_ns=wall_ns)
-    views = Views(state, stale_s=settings.stale_s, monotonic=monotonic)
+    placements = Placements(look_at_places, wall_ns=wall_ns, stale_s=settings.stale_s)
+    views = Views(state, placements.places, stale_s=settings.stale_s, monotonic=monotonic)
     hub = Hub(f"{started_ns:x}{os.getpid():x}", most_clients=settings.stream_clients)
     after = Ticks(state, views, hub, monotonic=monotonic)
 
@@ -72,6 +76,7 @@ def make_context(
         hub=hub,
         feed=Feed(state, open_reader, history_s=settings.history_s, after=after),
         job_looks=JobLooks(settings.job_names, look_at_jobs, wall_ns=wall_ns, monotonic=monotonic),
+        placements=placements,
         archive=ArchiveDoor(layout.archive, timeout_s=settings.archive_timeout_s, monotonic=monotonic),
         keys=KeyStore(layout.keys / "api_keys.json"),
         metrics=GatewayMetrics(look),
@@ -88,12 +93,15 @@ def build_app(context: Context, *, monotonic: Callable[[], float] = time.monoton
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         context.feed.start()
-        context.job_looks.start()
+        threads = [context.placements.thread, *([context.job_looks.thread] if context.job_looks.jobs else [])]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             context.feed.stop()
-            context.job_looks.stop()
+            for thread in threads:
+                thread.stop()
             context.archive.close()
 
     app = FastAPI(

@@ -55,17 +55,20 @@ def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
 
     from agents.cli import intents
     from agents.cli.jobs import JobProbe
+    from agents.cli.placement import PlacementReader
     from agents.gateway.feed import kafka_reader
     from agents.gateway.main import build_app, make_context
     from streams import run_note
 
     check(settings)
     opened = listen(settings.host, settings.port)
+    placement = PlacementReader(settings.bootstrap, settings.cluster, client_id="eo-gateway-placement")
     context = make_context(
         settings,
         open_reader=kafka_reader(settings.bootstrap),
         publish=lambda words: intents.publish_all(settings.bootstrap, words),
         look_at_jobs=JobProbe(settings.bootstrap, settings.cluster, settings.job_names, client_id="eo-gateway").look,
+        look_at_places=placement.look,
     )
     host, port = opened.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -79,6 +79,8 @@ class GpuRow(Shape):
     node: str
     name: str | None
     group: Literal["controlled", "hold-out", "default"]
+    namespace: str | None = Field(description="Kubernetes namespace that holds it; null = none, or not told")
+    pod: str | None
     engine: str | None
     stack: str | None
     workload: str | None

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from agents.cli.jobs import JobLook
+from agents.cli.placement import Place, Placement
 from agents.gateway.context import Context
 from agents.gateway.main import build_app, make_context
 from agents.gateway.settings import GatewaySettings
@@ -72,6 +73,7 @@ class Rig:
     clock: Clock = field(default_factory=Clock)
     sent: list[r.OperatorIntent] = field(default_factory=list)
     publish_error: Exception | None = None
+    places: dict[str, Placement] = field(default_factory=dict)
     looks: list[JobLook] | None = None  # of the jobs; None = every one does well
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class Rig:
             open_reader=lambda *_: NoReader(),
             publish=self._publish,
             look_at_jobs=lambda: [job_look(job) for job in JOBS] if self.looks is None else self.looks,
+            look_at_places=lambda: dict(self.places),
             wall_ns=self.clock.wall_ns,
             monotonic=self.clock.monotonic,
         )
@@ -98,6 +101,15 @@ class Rig:
         expires = None if expires_s is None else self.clock.wall_ns() + int(expires_s * SECOND)
         _, text = self.context.keys.add(f"{role} key", role, now_ns=self.clock.wall_ns(), expires_ns=expires)  # type: ignore[arg-type]
         return {"Authorization": f"Bearer {text}"}
+
+    def hold(self, node: int, namespace: str, gpus: Sequence[int]) -> None:
+        """These GPUs of a node are held by a namespace from now on."""
+        mine = {uuids(node)[index]: Place(namespace, f"{namespace}-{node}") for index in gpus}
+        before = self.places.get(f"node-{node}")
+        held = {**(before.gpus if before else {}), **mine}
+        self.places[f"node-{node}"] = Placement(f"node-{node}", self.clock.wall_ns(), held)
+        self.context.placements.take()
+        self.context.views.forget()
 
     def fold(self, record: r.Record) -> None:
         self.context.state.fold(topic_of(type(record)).name, codec.encode(record))
