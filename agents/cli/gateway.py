@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, USAGE, EoError
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "callers need a key, see docs/api.md; the demo's gateway answers loopback callers without one"
     )
     parser.add_argument("--host", help="address to listen on (EO_GATEWAY_HOST; default 127.0.0.1)")
+    parser.add_argument("--archive", dest="archive_dir", type=Path, metavar="DIR", help="archive to answer from")
     parser.add_argument("--port", type=int, help="port, 0 takes a free one (EO_GATEWAY_PORT; default 8787)")
 
 
@@ -48,7 +50,9 @@ def settings_of(args: argparse.Namespace) -> GatewaySettings:
     from agents.cli.intents import cluster_name
     from agents.gateway.settings import GatewaySettings
 
-    chosen: dict[str, Any] = {name: getattr(args, name) for name in ("host", "port") if getattr(args, name) is not None}
+    chosen: dict[str, Any] = {
+        name: getattr(args, name) for name in ("host", "port", "archive_dir") if getattr(args, name) is not None
+    }
     try:
         first = GatewaySettings(**chosen)
         found = first.bootstrap or resolve_bootstrap(first.layout)

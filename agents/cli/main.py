@@ -35,6 +35,8 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "cap": ("cap", "show, set or clear a human's power cap"),
     "features": ("features", "the feature store: list, latest values, history"),
     "sql": ("sql", "ask the archive, read-only"),
+    "forecast": ("forecast", "a metric's next hours, from the archive"),
+    "sample-archive": ("sample_archive", "make up an archive of some days, labelled simulated, to try things on"),
     "dlq": ("dlq", "list or replay dead letters"),
     "alerts": ("alerts", "what fires and why, the rules, silences"),
     "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),

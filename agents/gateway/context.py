@@ -18,6 +18,7 @@ from agents.gateway.keys import KeyStore
 from agents.gateway.metrics import GatewayMetrics
 from agents.gateway.placements import Placements
 from agents.gateway.push import Hub
+from agents.gateway.sample import SampleDoor
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.views import Views
 from streams.contract.records import OperatorIntent
@@ -37,6 +38,7 @@ class Context:
     job_looks: JobLooks
     placements: Placements
     archive: ArchiveDoor
+    sample: SampleDoor | None  # a demo's made-up past
     keys: KeyStore
     metrics: GatewayMetrics
     idempotency: Idempotency

@@ -26,6 +26,7 @@ from agents.gateway.openapi import guarded_routes
 from agents.gateway.placements import Placements
 from agents.gateway.push import Hub
 from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, stream
+from agents.gateway.sample import SampleDoor
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.ticks import Ticks
 from agents.gateway.views import Views
@@ -77,7 +78,12 @@ def make_context(
         feed=Feed(state, open_reader, history_s=settings.history_s, after=after),
         job_looks=JobLooks(settings.job_names, look_at_jobs, wall_ns=wall_ns, monotonic=monotonic),
         placements=placements,
-        archive=ArchiveDoor(layout.archive, timeout_s=settings.archive_timeout_s, monotonic=monotonic),
+        sample=SampleDoor(layout.root / "sample-archive", settings.archive_timeout_s)
+        if settings.sample_history
+        else None,
+        archive=ArchiveDoor(
+            settings.archive_dir or layout.archive, timeout_s=settings.archive_timeout_s, monotonic=monotonic
+        ),
         keys=KeyStore(layout.keys / "api_keys.json"),
         metrics=GatewayMetrics(look),
         idempotency=Idempotency(layout.root / "gateway" / "idempotency.json", wall_ns=wall_ns),
@@ -103,6 +109,8 @@ def build_app(context: Context, *, monotonic: Callable[[], float] = time.monoton
             for thread in threads:
                 thread.stop()
             context.archive.close()
+            if context.sample is not None:
+                context.sample.door.close()
 
     app = FastAPI(
         title="Energy Orchestrator",

@@ -16,7 +16,16 @@ SHUTDOWN_S = 3  # streams are cut after this long
 
 
 def check(settings: GatewaySettings) -> None:
-    """Raises EoError(REFUSED) for a gateway without keys that others could reach, or outside a demo."""
+    """Raises EoError for a gateway without keys that others could reach, or one that plays a demo outside of it."""
+    in_demo = (settings.layout.root / DEMO_MARK).exists()
+    if settings.sample_history and not in_demo:
+        raise EoError(
+            f"EO_GATEWAY_SAMPLE_HISTORY is set and {settings.layout.root} is no demo's data folder; unset it, so that "
+            "no forecast of yours is made from a made-up past.",
+            REFUSED,
+        )
+    if settings.archive_dir is not None and not settings.archive_dir.is_dir():
+        raise EoError(f"{settings.archive_dir} is no folder; name an archive's, or leave --archive out.")
     if not settings.open_demo:
         return
     if not is_loopback(settings.host):
@@ -25,7 +34,7 @@ def check(settings: GatewaySettings) -> None:
             "127.0.0.1, or unset it and make keys with `eo keys add NAME --role read`.",
             REFUSED,
         )
-    if not (settings.layout.root / DEMO_MARK).exists():
+    if not in_demo:
         raise EoError(
             f"EO_GATEWAY_OPEN_DEMO is set and {settings.layout.root} is no demo's data folder; unset it and make keys "
             "with `eo keys add NAME --role read`.",

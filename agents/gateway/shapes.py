@@ -295,6 +295,7 @@ class Forecast(Shape):
     backtest: list[Backtest]
     quality: Literal["estimated"]
     made_from: MadeFrom
+    notes: list[str] = Field(description="a demo without enough history says here that its past is made up")
 
 
 class KeyRow(Shape):
