@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from models.alerts.boots import BootWatch
 from models.alerts.carbon import Budget
 from models.alerts.life import Book, Open
 
@@ -40,6 +41,7 @@ class PartitionState:
     efficiency: dict[str, tuple[str, float, int]] = field(default_factory=dict)  # engine -> (pool, J/token, when)
     holdout: dict[str, bool] = field(default_factory=dict)  # engine -> what its newest envelope said
     judged_ns: dict[str, int] = field(default_factory=dict)  # node -> window end of its last evaluation
+    boots: BootWatch = field(default_factory=BootWatch)  # not saved: who alternates is seen again within seconds
     budget: Budget | None = None
     offsets: dict[str, int] = field(default_factory=dict)
     changed: bool = False
@@ -59,6 +61,7 @@ class PartitionState:
         self.simulated.discard(node)
         self.marks.pop(node, None)
         self.judged_ns.pop(node, None)
+        self.boots.forget(node)
 
     def saved(self) -> Saved:
         """The snapshot, cut down to what one message holds: alerts that fire are kept before everything else."""
