@@ -120,6 +120,7 @@ def build_app(context: Context, *, monotonic: Callable[[], float] = time.monoton
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the caller's Host header
     )
     app.state.context = context
     app.state.gate = Gate(context.settings, context.keys, wall_ns=context.wall_ns, monotonic=monotonic)

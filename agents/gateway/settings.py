@@ -26,6 +26,8 @@ class GatewaySettings(BaseSettings):
     body_max_bytes: int = Field(65_536, ge=1024, le=16_777_216, description="longest request body")
     stream_clients: int = Field(64, ge=1, le=10_000, description="clients of /v1/stream at one time")
     archive_timeout_s: float = Field(10.0, gt=0, le=600, description="longest time of one question to the archive")
+    tls_cert: Path | None = Field(None, description="PEM file with the certificate and its chain: serve https")
+    tls_key: Path | None = Field(None, description="PEM file with its key")
     archive_dir: Path | None = Field(None, description="archive to answer from; none = the data folder's")
     sample_history: bool = Field(
         False, description="a demo's forecasts without enough history use a made-up archive, and say so"
