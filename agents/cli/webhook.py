@@ -303,12 +303,25 @@ def _tries(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _check_replay(box: Outbox, numbers: list[int]) -> None:
+    """Raises EoError for a delivery that is not there, or whose receiver is gone: it would wait for ever."""
+    known = {one.id: one for one in box.deliveries(limit=-1)}
+    if missing := [str(number) for number in numbers if number not in known]:
+        raise EoError(f"there is no delivery {', '.join(missing[:5])}; `eo webhook deliveries` lists them.")
+    there = {receiver.name for receiver in _book().all()}
+    if gone := sorted({known[number].receiver for number in numbers} - there):
+        raise EoError(
+            f"receiver {', '.join(gone)} is gone, so nobody would send it; add it again, or replay others by number."
+        )
+
+
 def _replay(args: argparse.Namespace) -> int:
     box, numbers = _outbox(), _numbers(args)
     if bool(numbers) == args.dead:
         raise EoError("name the deliveries to send again (see `eo webhook deliveries`), or pass --dead.", USAGE)
     if args.dead:
         numbers = [one.id for one in box.deliveries(limit=100_000, receiver=args.receiver, status="dead")]
+    _check_replay(box, numbers)
     if args.dry_run:
         emit(args, {"replayed": 0, "would": len(numbers)}, f"Would send {len(numbers)} again.")
         return DONE

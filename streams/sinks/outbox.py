@@ -17,6 +17,7 @@ import msgspec
 
 from streams.contract import codec
 from streams.contract.records import Alert
+from streams.errors import StreamsError
 from streams.sinks.receivers import Receiver
 from streams.sinks.silences import Silence
 
@@ -123,9 +124,19 @@ class Outbox:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+        except sqlite3.OperationalError:  # busy or full: the caller tries again
+            self._db.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StreamsError(
+                f"{path} is damaged ({error}); put it back from a copy, or move it away: what waited in it is lost, "
+                "the alerts themselves stay in the topic"
+            ) from error
 
     def close(self) -> None:
         self._db.close()
@@ -222,6 +233,39 @@ class Outbox:
         for row in due:
             self._db.execute("UPDATE delivery SET status = 'pending', next_s = ? WHERE id = ?", (now_s, row))
         return len(due)
+
+    def mute(self, silences: Sequence[Silence], *, now_s: float) -> int:
+        """Messages that wait although a silence covers all that they tell, and what would tell their end."""
+        live = [one for one in silences if one.live(int(now_s * 1e9))]
+        if not live:
+            return 0
+        rows = self._db.execute(
+            "SELECT id, receiver, state, record FROM delivery WHERE status = 'pending' ORDER BY id"
+        ).fetchall()
+        quiet: set[tuple[str, str]] = set()
+        done = 0
+        for number, receiver, state, record in rows:
+            alerts = msgspec.json.decode(record, type=list[Alert])
+            ids = {(receiver, alert.alert_id) for alert in alerts}
+            if state == "firing" and all(any(one.matches(alert) for one in live) for alert in alerts):
+                quiet |= ids
+            elif not (state == "resolved" and ids <= quiet):
+                continue
+            self._db.execute("UPDATE delivery SET status = 'muted' WHERE id = ? AND status = 'pending'", (number,))
+            done += 1
+        return done
+
+    def withdraw(self, receiver: str, *, now_s: float) -> int:
+        """What still waits for a receiver that is gone lies as dead letters: whoever gets its name is not told it."""
+        waiting = [one.id for one in self.deliveries(limit=-1, receiver=receiver, status="pending")]
+        for number in waiting:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("INSERT INTO attempt VALUES (?, ?, NULL, 'the receiver was removed', 0)", (number, now_s))
+            self._db.execute("UPDATE delivery SET status = 'dead', ended_s = ? WHERE id = ?", (now_s, number))
+            self._db.execute("DELETE FROM subject WHERE delivery = ?", (number,))
+            self._count(receiver, "dead")
+            self._db.execute("COMMIT")
+        return len(waiting)
 
     # --- out ---
 

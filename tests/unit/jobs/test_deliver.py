@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streams.contract.topics import ALERT
+from streams.errors import StreamsError
 from streams.jobs.base import Outcome
 from streams.jobs.deliver import DeliverJob
 from streams.sinks.address_guard import Allowed
@@ -298,3 +299,92 @@ def test_a_message_that_is_given_up_is_counted_as_dead_and_a_replay_waits_again(
     (seen,) = look(path, ["ops"], clock.now_s + 5)
     assert (seen.pending, seen.oldest_s, seen.dead) == (1, 5.0, 1)
     assert look(tmp_path / "o.sqlite" / "nowhere", ["ops"], 0.0) == []
+
+
+def test_what_waits_for_a_removed_receiver_is_never_told_to_the_next_of_its_name(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 1})
+    rig.book.remove("a")
+    rig.look()
+    box = Outbox(rig.folder / "deliver" / "outbox.sqlite")
+    assert box.counts() == {"dead": 1} and box.attempts(1)[-1].detail == "the receiver was removed"
+    rig.away.clear()
+    add(rig, "a", created_ns=time.time_ns())
+    rig.look()
+    rig.fire("n2")
+    until(lambda: rig.told() == ["n2"])
+    box.close()
+
+
+def test_a_receiver_that_is_replaced_between_two_looks_is_another_one(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 1})
+    rig.book.remove("a")
+    add(rig, "a", created_ns=time.time_ns() + 3600 * 10**9)
+    rig.look()
+    assert rig.job._outbox.counts() == {"dead": 1}
+
+
+def test_a_file_that_is_away_for_a_moment_removes_nobody(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 1})
+    kept = rig.book.path.read_bytes()
+    rig.book.path.unlink()
+    rig.look()
+    assert rig.job._outbox.counts() == {"pending": 1}
+    rig.away.clear()
+    rig.book.path.write_bytes(kept)
+    rig.look()
+    until(lambda: rig.told() == ["n1"])
+
+
+def test_a_silence_covers_what_waits_already_and_its_end_too(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    rig.fire("n2")
+    rig.fire("n1", "resolved")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 3})
+    now = rig.ctx.wall_ns()
+    rig.silences.add(Silence(id="", until_ns=now + 600 * 10**9, created_ns=now, by="me", node="n1"))
+    rig.look()
+    assert rig.job._outbox.counts() == {"pending": 1, "muted": 2}  # n2's stays
+    rig.clock.now_s += 700
+    rig.look()
+    assert rig.job._outbox.counts() == {"pending": 1, "muted": 2}  # n1 is over: nobody is told of it
+
+
+def test_a_muted_message_is_told_in_order_when_its_silence_ends(tmp_path: Path) -> None:
+    clock = DeliveryClock()
+    one = courier(tmp_path, FakeReceiver(clock))
+    one.outbox.take([alert("n1")], [one.receiver], [], now_s=clock.now_s)
+    ns = int(clock.now_s * 1e9)
+    quiet = [Silence(id="s", until_ns=ns + 60 * 10**9, created_ns=ns, by="me", rule="high_*")]
+    assert one.outbox.mute(quiet, now_s=clock.now_s) == 1
+    assert one.step() is None  # nothing waits
+    clock.now_s += 61
+    assert one.outbox.mute(quiet, now_s=clock.now_s) == 0
+    assert one.outbox.unmute(quiet, now_s=clock.now_s) == 1
+    one.outbox.take([alert("n1", "resolved", at_s=clock.now_s)], [one.receiver], quiet, now_s=clock.now_s)
+    one.step()
+    one.step()
+    assert [delivery.state for delivery in reversed(one.outbox.deliveries(limit=9, status="delivered"))] == [
+        "firing",
+        "resolved",
+    ]
+
+
+def test_a_damaged_outbox_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "o.sqlite").write_bytes(b"no database at all, but long enough to be looked at as if it were one" * 40)
+    with pytest.raises(StreamsError, match=r"is damaged .*; put it back from a copy, or move it away"):
+        Outbox(tmp_path / "o.sqlite")
