@@ -125,6 +125,7 @@ def worker_collectors() -> list[Collector]:
     metrics = WorkerMetrics("features")
     for family in (metrics.lag, metrics.commit_age):
         family.labels("topic", "0")
+    metrics.alerts.labels("high_energy")
     metrics.registry.register(OwnCost("worker:features", sent_bytes=lambda: 1, watts=lambda _: 1.0))
     deliver = DeliveryCollector(lambda: [Standing("ops", 1, 1.0, 1, 1, 1)], lambda: 0)
     return [metrics.registry, deliver]
