@@ -95,7 +95,7 @@ class DcgmSource:
         if gpu is None and not samples:
             missing.setdefault("gpus", "it holds no metric; is this an exporter's metrics path?")
         if gpu is not None:
-            self._capability = _capability(gpu)
+            self._capability = dcgm_fields.capability(gpu)
         return gpu, missing
 
     def _nothing(self, missing: dict[str, str]) -> str:
@@ -124,8 +124,3 @@ class DcgmSource:
                 f"{self._url} has repeated the same energy counters for {age_s:.0f} s (bound {self._stale_s:g} s): "
                 "it stands still; restart the exporter"
             )
-
-
-def _capability(gpu: GpuColumns) -> tuple[str, ...]:
-    """What at least one GPU has a value of."""
-    return tuple(word for word, column in dcgm_fields.CAPABILITY if getattr(gpu, column) is not None)

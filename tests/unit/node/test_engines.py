@@ -132,19 +132,47 @@ def test_tokens_in_the_cache_come_from_blocks_and_tokens_in_the_queue_from_the_m
     assert (engine.kv_tokens, engine.waiting_tokens) == (8000, 401)
 
 
-def test_several_models_and_ranks_stand_apart() -> None:
+def test_models_stand_apart_and_data_parallel_cores_are_one_engine() -> None:
     text = "".join(
         f'vllm:num_requests_running{{model_name="{model}",engine="{rank}"}} {load}\n'
         for model, rank, load in (("a", 0, 1), ("a", 1, 2), ("a", 10, 4), ("b", 0, 3))
     )
     found = {engine.engine: engine.running for engine in engines("vllm", text, name="e")}
-    assert found == {"e/a/rank0": 1, "e/a/rank1": 2, "e/a/rank10": 4, "e/b": 3}
+    assert found == {"e/a": 7, "e/b": 3}
+
+
+def test_cores_add_up_their_tokens_and_the_fullest_cache_is_told() -> None:
+    text = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000",engine="0"} 1\n' + "".join(
+        f'vllm:kv_cache_usage_perc{{model_name="m",engine="{core}"}} {use}\n'
+        f'vllm:generation_tokens_total{{model_name="m",engine="{core}"}} {tokens}\n'
+        f'vllm:time_to_first_token_seconds_bucket{{model_name="m",engine="{core}",le="0.5"}} 1\n'
+        f'vllm:time_to_first_token_seconds_bucket{{model_name="m",engine="{core}",le="+Inf"}} 2\n'
+        for core, use, tokens in ((0, 0.5, 100), (1, 0.25, 50))
+    )
+    (engine,) = engines("vllm", text, since_start=True)
+    assert (engine.kv_use_ratio, engine.kv_tokens, engine.generation_tokens_total) == (0.5, 12_000, 150)
+    assert engine.ttft is not None
+    assert sum(engine.ttft.count) == 4
+
+
+def test_one_core_that_stands_still_makes_the_engine_old() -> None:
+    def text(first: int, second: int) -> str:
+        return "".join(
+            f'vllm:num_requests_running{{model_name="m",engine="{core}"}} 1\n'
+            f'vllm:generation_tokens_total{{model_name="m",engine="{core}"}} {tokens}\n'
+            for core, tokens in ((0, first), (1, second))
+        )
+
+    texts = iter([text(10, 10), text(20, 10), text(30, 20)])
+    made = source("vllm", lambda: next(texts))
+    ages = [made.read(n * S).engines[0].ts_ns // S for n in (1, 2, 3)]
+    assert ages == [1, 1, 3]
 
 
 def test_servers_of_a_federated_text_stand_apart() -> None:
     text = "".join(f'vllm:num_requests_running{{model_name="a",engine="0",instance="h{n}:8000"}} {n}\n' for n in (1, 2))
     found = {engine.engine: engine.running for engine in engines("vllm", text, name="e")}
-    assert found == {"e/a/rankh1:8000/0": 1, "e/a/rankh2:8000/0": 2}
+    assert found == {"e/a/rankh1:8000": 1, "e/a/rankh2:8000": 2}
 
 
 def test_ranks_that_only_some_series_name_are_added_up() -> None:

@@ -7,10 +7,14 @@ nor from its summaries, which speak of a sliding window: `e2e` stays null.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from agents.node.sources.engines import triton_gpus
 from agents.node.sources.engines.dialect import Dialect, Group, Names, Pick, Values, names, waiting_tokens
 from agents.node.sources.engines.source import EngineSource
+from agents.node.sources.prom_text import Sample
+from streams.contract.records import GpuColumns
 
 BLOCKS: Final = "trt_llm_kv_cache_block_metrics"
 
@@ -89,8 +93,7 @@ DIALECT = Dialect(
         "inference_compute_input_duration_us",
         "inference_compute_infer_duration_us",
         "inference_compute_output_duration_us",
-        "gpu_power_usage",
-        "gpu_utilization",
+        *triton_gpus.NAMES,
     ),
     groups_by=("version",),
 )
@@ -102,3 +105,6 @@ class TritonSource(EngineSource):
     name = "triton"
     dialect = DIALECT
     default_url = "http://127.0.0.1:8002/metrics"
+
+    def _gpus(self, samples: Sequence[Sample]) -> tuple[GpuColumns | None, dict[str, str]]:
+        return triton_gpus.columns(samples)
