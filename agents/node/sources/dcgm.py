@@ -48,7 +48,7 @@ class DcgmSource:
     ) -> None:
         if bool(url) == bool(file):
             raise SettingsError("source dcgm reads one text: give its URL (http://HOST:9400/metrics) or a file")
-        self._url, self._file = fetch.checked_url(url) if url else "", file
+        self._url, self._file = fetch.checked_url(url, "/metrics") if url else "", file
         self._host = host
         self._newest_ms: float | None = None
         self._deadline_s, self._stale_s, self._monotonic = float(deadline_s), float(stale_s), monotonic

@@ -94,7 +94,8 @@ class EngineSource:
     ) -> None:
         if url and file:
             raise SettingsError(f"source {self.name} has one origin: give url or file, not both")
-        self._url, self._file = "" if file else fetch.checked_url(url or self.default_url), file
+        usual = urlsplit(self.default_url).path
+        self._url, self._file = "" if file else fetch.checked_url(url or self.default_url, usual), file
         self._identity = Identity(name=name, stack=stack, workload=workload, gpus=tuple(map(str, gpus)))
         self._deadline_s, self._get, self._since_start = deadline_s, get, since_start
         self._names: dict[bytes, bool] = {}

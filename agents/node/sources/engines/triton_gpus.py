@@ -51,7 +51,7 @@ def columns(samples: Sequence[Sample]) -> tuple[GpuColumns | None, dict[str, str
         for field in FIELDS
         if any(row.get(field.column) is not None for row in rows.values())
     }
-    states: tuple[GpuState, ...] = ("ok",) * len(rows)
+    states: tuple[GpuState, ...] = tuple("ok" for _ in rows)
     return GpuColumns(uuid=tuple(rows), state=states, **out), missing
 
 
