@@ -74,6 +74,42 @@ TABLE: dict[str, tuple[str, str, tuple[float | None, ...], tuple[tuple[int, floa
         (None, None, None, None, None, None, None, 155),
         ((150, 8750.0), (150, 12500.0), (150, 45200.0)),
     ),
+    "made_vllm_0.6.txt": (
+        "vllm",
+        "meta-llama/Llama-3.1-8B-Instruct/vllm",
+        (12, 3, 1200, 54_000, 0.125, 40_000, 9000, 100),
+        ((100, 8000.0), (8900, 178_000.0), (100, 186_000.0)),
+    ),
+    "made_vllm_0.11_dp2.txt": (
+        "vllm",
+        "Qwen/Qwen3-30B-A3B/vllm",
+        (13, 2, 2000, 120_000, 0.5, 100_000, 5000, 100),
+        ((100, 8000.0), (4900, 100_000.0), (100, 108_000.0)),
+    ),
+    "made_sglang_0.5_tp2_dp2.txt": (
+        "sglang",
+        "deepseek-ai/DeepSeek-V3/sglang",
+        (70, 4, 8000, 105_000, 0.6, 500_000, 70_000, 250),
+        ((250, 100_000.0), (69_750, 1_400_000.0), (250, 1_500_000.0)),
+    ),
+    "made_tgi_3.txt": (
+        "tgi",
+        "unspecified/tgi",
+        (7, 0, 0, 15_872, None, 52_000, 30_000, 200),
+        (None, (200, 3400.0), (200, 520_000.0)),
+    ),
+    "made_trtllm_1.2.txt": (
+        "tensorrt-llm",
+        "undefined/tensorrt-llm",
+        (None, None, None, None, 0.375, None, None, 24),
+        ((24, 1200.0), (24, 240.0), (24, 36_000.0)),
+    ),
+    "made_triton_trtllm.txt": (
+        "tensorrt-llm",
+        "tensorrt_llm:1/tensorrt-llm",
+        (6, 2, None, 64_000, 0.25, None, None, 93),
+        ((90, 9000.0), None, None),
+    ),
 }
 
 
@@ -89,6 +125,12 @@ def test_recordings_read_as_the_table_says(name: str) -> None:
         assert (None if found is None else (sum(found.count), found.sum_ms)) == expected, field
     unknown = {f for f in (*NUMBERS, "ttft", "tbt", "e2e") if getattr(engine, f) is None}
     assert {part.rpartition(".")[2] for part, _ in reading.missing} == unknown
+
+
+def test_tensorrt_llm_reads_the_same_by_itself_and_through_triton() -> None:
+    path = str(DATA / "made_triton_trtllm.txt")
+    by_triton, by_itself = (source(kind, file=path).read(S).engines[0] for kind in ("triton", "tensorrt-llm"))
+    assert [getattr(by_triton, name) for name in NUMBERS] == [getattr(by_itself, name) for name in NUMBERS]
 
 
 def test_triton_gives_an_engine_per_model_and_version() -> None:

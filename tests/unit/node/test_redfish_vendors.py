@@ -1,4 +1,4 @@
-"""Trees of six vendors' BMCs: what is read of each, by a table made by hand, and that no watt stands twice at the top."""
+"""Trees of six vendors' BMCs: what is read of each, by a table made by hand."""
 
 from __future__ import annotations
 

@@ -45,11 +45,16 @@ def batch_manager(group: Group, values: Values) -> None:
     waiting_tokens(values, None)
 
 
-def _derive(group: Group, values: Values) -> None:
+def requests(group: Group, values: Values) -> None:
+    """Requests that are over, failed ones too."""
     success = group.sum(Pick("inference_request_success"))
     failure = group.sum(Pick("inference_request_failure"))
     if success is not None:
         values.number["requests_total"] = success + (failure or 0.0)
+
+
+def _derive(group: Group, values: Values) -> None:
+    requests(group, values)
     batch_manager(group, values)
     values.gpu_uuid = group.values_of("gpu_power_usage", "gpu_uuid") or group.values_of("gpu_utilization", "gpu_uuid")
     parts = [group.sum(Pick(f"inference_compute_{part}_duration_us")) for part in ("input", "infer", "output")]
