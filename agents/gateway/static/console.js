@@ -15,10 +15,15 @@ const ask = (path, more = {}) => {
   return fetch(path, { ...more, headers });
 };
 
-const label = (quality) => {
-  const simulated = quality === "simulated" || quality === "mixed";
-  at("label").hidden = !simulated;
-  at("label").textContent = quality === "mixed" ? "PARTLY SIMULATED" : "SIMULATED";
+// Silent nodes give no number, but what they were stays known: the label goes by both.
+const qualities = { now: "", nodes: [] };
+const label = (more) => {
+  Object.assign(qualities, more);
+  const all = [qualities.now, ...qualities.nodes].filter(Boolean);
+  const simulated = all.filter((one) => one === "simulated").length;
+  const mixed = all.includes("mixed") || simulated < all.length;
+  at("label").hidden = simulated === 0 && !all.includes("mixed");
+  at("label").textContent = mixed ? "PARTLY SIMULATED" : "SIMULATED";
 };
 
 const tick = (now) => {
@@ -35,7 +40,7 @@ const tick = (now) => {
   at("tbt").textContent = figure(ours.tbt_p99_ms, "ms", 1);
   at("tbt-holdout").textContent = figure(base.tbt_p99_ms, "ms", 1);
   at("capped").textContent = now.capped;
-  label(now.quality);
+  label({ now: now.gpus_power_unknown < now.gpus ? now.quality : "" });
 };
 
 // The newest word on each alert; a fault that hits many nodes is one line.
@@ -97,7 +102,7 @@ const nodeRow = (node) => {
   name.scope = "row";
   name.textContent = node.node;
   row.append(name, cell(node.gpus, true), cell(figure(node.power_w, "W"), true), cell(node.capped, true), cell(node.mode),
-    cell(figure(node.lease_left_s, "s"), true), cell(figure(node.age_s, "s", 1), true),
+    cell(node.lease_left_s < 0 ? "over" : figure(node.lease_left_s, "s"), true), cell(figure(node.age_s, "s", 1), true),
     cell(node.stale ? `${node.quality}, silent` : node.quality), why(node.reason));
   return row;
 };
@@ -108,7 +113,9 @@ const nodes = async () => {
     if (answer.status === 401 || answer.status === 403) return wantKey();
     if (answer.ok) {
       const wanted = at("filter").value.trim();
-      const rows = (await answer.json()).items.filter((node) => node.node.includes(wanted));
+      const { items } = await answer.json();
+      label({ nodes: items.map((node) => node.quality) });
+      const rows = items.filter((node) => node.node.includes(wanted));
       at("nodes").tBodies[0].replaceChildren(...rows.map(nodeRow));
     }
   } catch { /* the stream says that the gateway is away */ }
