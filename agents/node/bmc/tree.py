@@ -56,7 +56,10 @@ class RecordedTree:
 def _file(place: Path) -> Path:
     """The document of an address: index.json in its folder, else NAME.json beside it."""
     beside = place.with_name(f"{place.name}.json") if place.name else place
-    return beside if beside.is_file() and not (place / NAME).is_file() else place / NAME
+    try:
+        return beside if beside.is_file() and not (place / NAME).is_file() else place / NAME
+    except OSError:  # a name that the disk cannot have is no file
+        return place / NAME
 
 
 def _places(folder: Path) -> list[Path]:

@@ -341,7 +341,8 @@ def waiting_tokens(values: Values, mean_prompt_tokens: float | None) -> None:
     if waiting == 0:
         values.say("waiting_tokens", 0.0)
     elif waiting is not None and mean_prompt_tokens is not None:
-        values.say("waiting_tokens", math.ceil(waiting * mean_prompt_tokens))
+        tokens = waiting * mean_prompt_tokens
+        values.say("waiting_tokens", math.ceil(tokens) if math.isfinite(tokens) else None)
 
 
 def mean(total: float | None, count: float | None) -> float | None:
