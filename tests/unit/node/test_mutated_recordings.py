@@ -93,7 +93,19 @@ def test_a_spoiled_text_is_sound_or_refused(source: str, path: Path, tmp_path: P
 
 def spoil(value: object, chance: random.Random) -> object:
     """A document with some values of another kind, some links elsewhere and some parts gone."""
-    odd = [None, -5, 1e300, "N/A", "x" * 500, [], {}, True, [[]], "/redfish/v1", {"@odata.id": "/redfish/v1/Chassis"}]
+    odd: list[object] = [
+        None,
+        -5,
+        1e300,
+        "N/A",
+        "x" * 500,
+        [],
+        {},
+        True,
+        [[]],
+        "/redfish/v1",
+        {"@odata.id": "/redfish/v1/Chassis"},
+    ]
     if isinstance(value, dict):
         return {key: spoil(item, chance) for key, item in value.items() if chance.random() > 0.03}
     if isinstance(value, list):
