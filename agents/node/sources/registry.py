@@ -122,7 +122,10 @@ SOURCES.update(
         "tgi": _engine("tgi", "TgiSource", "TGI"),
         "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime"),
         "engines": Entry(
-            f"{_ROOM}.engines.poll:EnginesSource", "every engine that the agent's settings name", once={"at_once": True}
+            f"{_ROOM}.engines.poll:EnginesSource",
+            "every engine that the agent's settings name",
+            once={"at_once": True},
+            patience_s=5.0,
         ),
     }
 )

@@ -56,6 +56,16 @@ def test_a_person_waits_longer_than_the_agent(
     assert set(waits) == {seconds}
 
 
+def test_the_engines_of_the_settings_are_waited_for_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as server:
+        server.answers["/metrics"] = lambda link: drip(link, server.stop)
+        monkeypatch.setenv("EO_NODE_ENGINE", f"vllm {server.url}/metrics name=chat-0")
+        assert main(["read", "engines", "--timeout", "0.3"]) == FAILED
+    assert "did not answer in full within 0.3 s" in capsys.readouterr().err
+
+
 def test_what_is_longer_than_the_wait_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
         server.answers["/metrics"] = lambda link: drip(link, server.stop)
