@@ -19,6 +19,8 @@ _SENSOR: Final = re.compile(r"^(power|energy)(\d{1,3})_(input|average)$")
 _CPU: Final = frozenset({"amd_energy", "fam15h_power", "zenpower", "zenergy"})
 _GPU: Final = frozenset({"amdgpu", "i915", "xe", "nouveau"})
 _CHASSIS: Final = frozenset({"power_meter", "acpi_power_meter"})
+_MONITORS: Final = frozenset({"ina3221", "ina219", "ina226", "ina230", "ina238"})
+MOST_RAILS: Final = 8
 _SOCKET: Final = re.compile(r"^(?P<part>module|grace|cpu|sysio|gpu|dram) power socket (?P<number>\d+)$")
 _PARTS: Final = {  # what NVIDIA's meters of one socket measure, and what holds it
     "module": ("board", ()),
@@ -73,7 +75,17 @@ def _of_chip(chip: Path, read: ReadText) -> list[Domain]:
             caps = [file.with_name(f"{what}{index}_{part}") for part in ("cap", "cap_min", "cap_max")]
             domain = replace(domain, power=file, limit=caps[0], limit_min=caps[1], limit_max=caps[2])
         made[key] = domain
-    return list(made.values())
+    return [*made.values(), *(() if made else _products(name, chip, read))]
+
+
+def _products(name: str, chip: Path, read: ReadText) -> Iterable[Domain]:
+    """Rails of a monitor that gives only voltage and current, e.g. Jetson's ina3221; rails without a name are none."""
+    for index in range(1, MOST_RAILS + 1):
+        label = word(read, chip / f"in{index}_label")
+        volts, amperes = chip / f"in{index}_input", chip / f"curr{index}_input"
+        if name in _MONITORS and label and label.upper() != "NC" and volts.exists() and amperes.exists():
+            key = f"{name}/{label}"
+            yield Domain(key=key, name=key, kind=_kind(name, label), source="hwmon", product=(volts, amperes))
 
 
 def _sensors(chip: Path) -> list[tuple[Path, str, int, str]]:

@@ -359,6 +359,22 @@ def test_an_acpi_meter_with_its_files_in_device_is_the_chassis(tree: Sysfs, cloc
     assert (row["kind"], row["power_w"], row["limit_w"]) == ("chassis", 412.0, 800.0)
 
 
+def test_a_jetsons_rails_are_voltage_times_current(tree: Sysfs, clock: Clock) -> None:
+    """Its monitor gives no power: millivolts times milliamperes are microwatts. What is not connected is no rail."""
+    rails: dict[str, int | str] = {
+        "in1_label": "VDD_GPU_SOC", "in1_input": 19_000, "curr1_input": 252,
+        "in2_label": "VDD_CPU_CV", "in2_input": 19_000, "curr2_input": "gone",
+        "in3_label": "NC", "in3_input": 0, "curr3_input": 0,
+        "in4_label": "sum of shunts", "in4_input": 5,
+    }  # fmt: skip
+    tree.chip(0, "ina3221", **rails)
+    reading = source(tree, clock).read(1)
+    assert {name: row["power_w"] for name, row in rows(reading).items() if row["source"] == "hwmon"} == {
+        "ina3221/VDD_GPU_SOC": 4.788
+    }
+    assert "curr2_input cannot be read (it says gone)" in dict(reading.missing)["domains[ina3221/VDD_CPU_CV]"]
+
+
 def test_an_epyc_a_client_board_and_two_dies(tree: Sysfs, clock: Clock) -> None:
     """As kernels name them: AMD's packages with cores only; psys beside a package; dies; MMIO's copy of a package."""
     tree.zone("intel-rapl:0", "package-0-die-0")
