@@ -51,6 +51,8 @@ def learn_live(
         found = boxcar.fit(updates.time_s, updates.value, beside.signal, period_s=scale_s, gains=gains)
         if found is None:
             tried.append(f"{beside.name} does not show it (the load moved too little, or they contradict)")
+        elif found.lag_s < -beside.resolution_s:
+            tried.append(f"{beside.name} contradicts it: the readings would be {-found.lag_s * 1e3:.0f} ms ahead of it")
         elif found.window_s < beside.resolution_s:
             tried.append(f"{beside.name} shows at most {beside.resolution_s * 1e3:.0f} ms, which is its own step")
         else:

@@ -100,3 +100,13 @@ def test_a_counter_that_falls_is_no_reference(meter: Reference, averaged: tuple[
     counter[len(counter) // 2 :] -= counter[len(counter) // 2]
     model = learn_live(time_s, power_w, counter_j=counter)
     assert model.window_s is None
+
+
+def test_readings_that_run_ahead_of_their_reference_are_a_contradiction(
+    meter: Reference, averaged: tuple[Floats, Floats]
+) -> None:
+    """A counter that is late by more than its step: its time is not the readings', so no window follows."""
+    time_s, power_w = readings(meter, period_s=0.5, window_s=0.3, ask_s=0.01)
+    model = learn_live(time_s, power_w, counter_j=counted(meter, np.maximum(time_s - 0.045, 0.0), 0.02))
+    assert model.window_s is None
+    assert "the energy counter contradicts it: the readings would be" in model.why["window"]
