@@ -150,7 +150,7 @@ def _edges() -> list[str]:
         "## Simulated edges",
         "",
         "SIMULATED: one step between 60 and 200 W at 40 moments each, busy ratio every 200 ms in whole per cent. Error "
-        "of the energy in joules, root of the mean square (mean in brackets), by readings alone and with the busy ratio.",
+        "of the energy in J, root of the mean square (mean in brackets), by readings alone and with the busy ratio.",
         "",
         "| sensor | asked every | edge | readings alone | with the busy ratio |",
         "|---|---|---|---|---|",
