@@ -135,6 +135,8 @@ async def _serve(job: Job, settings: WorkerSettings) -> None:
         loop.add_signal_handler(number, runtime.stopping.set)
     runtime.job.start(runtime.ctx)
     runtime.metrics.cost(f"worker:{job.name}", runtime.ctx.publisher)
+    for collector in getattr(job, "collectors", tuple)():
+        runtime.metrics.registry.register(collector)
     address = runtime.metrics.serve(settings.metrics_host, settings.metrics_port)
     note = run_note.write(settings.layout, job.name, role=f"worker:{job.name}", metrics=address)
     tasks: list[asyncio.Task[Any]] = []

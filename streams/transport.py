@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.utils import DefaultSchedulingStrategy
 
+from streams.contract.kafka import commit_note
 from streams.errors import TransportUnsupported
 from streams.jobs.base import ConsumerRecord
 from streams.progress import Progress
@@ -153,8 +155,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         )
 
     async def _commit(self, offsets: Mapping[Any, int]) -> bool:
+        note = commit_note(time.time_ns())
         mine = {
-            TopicPartition(*tp): OffsetAndMetadata(offset, "")
+            TopicPartition(*tp): OffsetAndMetadata(offset, note)
             for tp, offset in offsets.items()
             if tp in self.assignment()
         }

@@ -107,7 +107,7 @@ def _table(path: Path) -> dict[str, Any]:
         return dict(tomllib.loads(path.read_text()).get("capper", {}))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
 
 

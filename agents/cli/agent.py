@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from agents.cli.base import DONE, USAGE, EoError, emit
+from agents.cli.parser import name
 
 if TYPE_CHECKING:
     from agents.node.run import AgentProcess
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = "example: eo agent --once --json"
     parser.add_argument("--once", action="store_true", help="one sample, published when a broker answers, then end")
-    parser.add_argument("--node", help="this node's name; default: EO_NODE_NAME, then the host's name")
+    parser.add_argument("--node", type=name, help="this node's name; default: EO_NODE_NAME, then the host's name")
     parser.add_argument(
         "--source", action="append", metavar="NAME", help="a source, see `eo read list`; may be repeated"
     )

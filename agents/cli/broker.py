@@ -10,6 +10,7 @@ from agents.cli import brokers
 from agents.cli.base import DONE, FAILED, EoError, confirm, emit, writing
 from agents.cli.brokers import ready
 from agents.cli.known_names import refuse_misspelt
+from agents.cli.parser import number
 from streams.contract.layout import Layout
 
 
@@ -21,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("external", "kafka-jars", "container", "mesh"),
         help="this kind only; default: KAFKA_BOOTSTRAP, else the first of kafka-jars, container, mesh that can run",
     )
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for it (60)")
+    parser.add_argument(
+        "--timeout", type=number(1, 3600), default=60.0, metavar="S", help="seconds to wait for it (60)"
+    )
     writing(parser)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agents.cli import intents
 from agents.cli.base import DONE, REFUSED, USAGE, EoError, confirm, emit, table, writing
 from agents.cli.brokers import resolve_bootstrap
+from agents.cli.parser import name
 from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  eo cap set node-0007 4000 --reason 'breaker'   (budget of the whole node)\n  eo cap clear GPU-1b2c --yes"
     )
     parser.add_argument("what", choices=("show", "set", "clear"), help="show caps, set one, end one")
-    parser.add_argument("target", nargs="?", help="a GPU's UUID (or its unique beginning), or a node")
+    parser.add_argument("target", nargs="?", type=name, help="a GPU's UUID (or its unique beginning), or a node")
     parser.add_argument("watts", nargs="?", type=float, help="for set: watts")
     intents.common(parser)
     writing(parser)
@@ -136,7 +137,7 @@ def _find(bootstrap: str, target: str) -> tuple[Place, bool]:
     try:
         with Replay(bootstrap, "eo-cap", timeout_s=ASK_S, quiet=True) as replay:
             place = find(replay, target, intents.cluster_name())
-            command = newest_command(replay, place.node)
+            command = newest_command(replay, place.node, intents.cluster_name())
     except StreamsError as error:
         raise EoError(f"{error}.") from error
     if command is None or place.uuid not in command.gpu.uuid:

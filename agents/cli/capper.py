@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError
+from agents.cli.parser import name
 from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     node = os.environ.get("EO_NODE_NAME") or socket.gethostname()
     cluster = os.environ.get("EO_NODE_CLUSTER") or os.environ.get("EO_CLUSTER") or "default"
-    parser.add_argument("--node", default=node, help="this node's name (default: EO_NODE_NAME, then the host's name)")
+    parser.add_argument(
+        "--node", type=name, default=node, help="this node's name (default: EO_NODE_NAME, then the host's name)"
+    )
     parser.add_argument("--cluster", default=cluster, help="name of the cluster (default: EO_CLUSTER)")
     parser.add_argument("--config", type=Path, help="TOML file with a [capper] table; EO_CAPPER_* wins over it")
     parser.add_argument(

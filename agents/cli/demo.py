@@ -119,6 +119,8 @@ def _say(text: str) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses sizes that cannot run, with the bound."""
+    from models.policy.strategies import STRATEGIES
+
     if not 1 <= args.nodes <= 1000:
         raise EoError(
             f"--nodes {args.nodes} is outside 1..1000; choose a number of nodes that one machine can simulate", USAGE
@@ -127,6 +129,8 @@ def check(args: argparse.Namespace) -> None:
         raise EoError(f"--gpus {args.gpus} is not 4, 8, 12 or 16; a simulated engine spans 4 GPUs", USAGE)
     if args.seconds is not None and not 0 < args.seconds < float("inf"):
         raise EoError(f"--seconds {args.seconds:g} is not above 0 and finite; leave it out to run until Ctrl-C", USAGE)
+    if args.strategy not in STRATEGIES:
+        raise EoError(f"--strategy {args.strategy!r} is none of {', '.join(STRATEGIES)}; choose one of them", USAGE)
     if args.out is not None:
         _writable(args.out)
 
@@ -173,7 +177,7 @@ def show(stack: Stack, plan: Plan, stop: Stop, *, begun: float, planned: list[Pl
     from streams.contract.topics import ALERT
 
     since_start_s = (time.time_ns() - stack.started_ns) / 1e9
-    reader, state = LiveReader(stack.bootstrap, history_s=0.0, more={ALERT: since_start_s}), LiveState()
+    reader, state = LiveReader(stack.bootstrap, history_s=0.0, more={ALERT: since_start_s}), LiveState("demo")
     receiver = DemoReceiver(stack.layout)
     try:
         _first_row(reader, state, stack, stop)

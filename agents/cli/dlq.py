@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import re
 from dataclasses import dataclass
 
 from agents.cli.base import DONE, REFUSED, USAGE, EoError, confirm, emit, table, writing
 from agents.cli.brokers import resolve_bootstrap
 from agents.cli.kafka_read import Message, Reader
 from agents.cli.known_names import refuse_misspelt
+from agents.cli.parser import whole
 from streams.contract.codec import CONTENT_TYPE, SCHEMA_VERSION, decode, record_type
 from streams.contract.dlq import DeadLetter
 from streams.contract.errors import ContractError
@@ -68,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic", help="only letters from this topic, long or short (telemetry.node)")
     parser.add_argument("--component", help="only letters of this job, e.g. features")
     parser.add_argument("--all", action="store_true", help="for replay: every letter that fits the filters")
-    parser.add_argument("-n", "--count", type=int, default=20, help="for list: how many of the newest (20)")
+    parser.add_argument(
+        "-n", "--count", type=whole(1, 1_000_000), default=20, help="for list: how many of the newest (20)"
+    )
     writing(parser)
 
 
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_misspelt(os.environ)
     if args.what == "replay" and bool(args.place) == args.all:
         raise EoError("name the letters to replay (partition@offset, see `eo dlq list`), or pass --all.", USAGE)
+    if odd := [place for place in args.place if not re.fullmatch(r"\d{1,9}@\d{1,18}", place)]:
+        raise EoError(f"{odd[0]!r} is no place of a letter; write partition@offset as `eo dlq list` shows it.", USAGE)
     bootstrap = resolve_bootstrap(Layout.from_env())
     letters = fetch(bootstrap, topic=args.topic, component=args.component)
     return _list(args, letters) if args.what == "list" else _replay(args, bootstrap, letters)

@@ -172,6 +172,8 @@ class Series:
     time_s: list[float] = field(default_factory=list)
     power_w: list[float | None] = field(default_factory=list)
     energy_j: list[float | None] = field(default_factory=list)
+    instant_w: list[float | None] = field(default_factory=list)
+    busy_ratio: list[float | None] = field(default_factory=list)
     limit_w: float | None = None
 
 
@@ -243,8 +245,11 @@ def _take(series: dict[Key, Series], reading: Reading, at_s: float) -> None:
     if gpu is not None and gpu.power_w is not None:
         for n, uuid in enumerate(gpu.uuid):
             energy = None if gpu.energy_mj is None else gpu.energy_mj[n]
-            limit = None if gpu.limit_w is None else gpu.limit_w[n]
-            _add(series, (uuid, reading.source), "gpu", at_s, gpu.power_w[n], energy, limit)
+            limit, instant, busy = (
+                None if column is None else column[n] for column in (gpu.limit_w, gpu.power_instant_w, gpu.util_ratio)
+            )
+            found = _add(series, (uuid, reading.source), "gpu", at_s, gpu.power_w[n], energy, limit)
+            found.instant_w[-1], found.busy_ratio[-1] = instant, busy
     if (domains := reading.domains) is not None:
         for n, name in enumerate(domains.name):
             owner = None if domains.gpu_uuid is None else domains.gpu_uuid[n]
@@ -261,23 +266,29 @@ def _add(
     power_w: float | None,
     energy_mj: int | None,
     limit_w: float | None,
-) -> None:
+) -> Series:
     found = series.setdefault(key, Series(kind))
     found.time_s.append(at_s)
     found.power_w.append(power_w)
     found.energy_j.append(None if energy_mj is None else energy_mj / 1e3)
+    found.instant_w.append(None)
+    found.busy_ratio.append(None)
     found.limit_w = limit_w or found.limit_w
+    return found
 
 
 def _sensor(thing: str, source: str, found: Series) -> tuple[Check, dict[str, Any]]:
-    """One sensor: its period, its counter against its integral."""
+    """One sensor: its period, its counter against its integral, and its window beside what moves with it."""
     import numpy as np
 
-    from models.sensors.learn import learn
+    from models.sensors.live import learn_live
 
     time_s = np.array(found.time_s)
-    power_w = np.array([np.nan if value is None else value for value in found.power_w], dtype=np.float64)
-    model = learn(time_s, power_w)
+    power_w, counter_j, instant_w, busy = (
+        np.array([np.nan if value is None else value for value in column], dtype=np.float64)
+        for column in (found.power_w, found.energy_j, found.instant_w, found.busy_ratio)
+    )
+    model = learn_live(time_s, power_w, counter_j=counter_j, instant_w=instant_w, busy_ratio=busy)
     belief = _counter_belief(found, time_s, power_w)
     mean_w = None if np.isnan(power_w).all() else round(float(np.nanmean(power_w)), 2)
     row = {
@@ -286,7 +297,8 @@ def _sensor(thing: str, source: str, found: Series) -> tuple[Check, dict[str, An
         "reason": belief.reason, "quality": belief.quality,
     }  # fmt: skip
     watts = "no power" if mean_w is None else f"{mean_w:g} W"
-    text = f"{source}: {watts}; period {_ms(model.period_s)} ({model.why['period']}); {belief.reason}"
+    window = f"window {_ms(model.window_s)}, lag {_ms(model.lag_s)} ({model.why['window']})"
+    text = f"{source}: {watts}; period {_ms(model.period_s)} ({model.why['period']}); {window}; {belief.reason}"
     return Check(thing, "ok" if mean_w is not None or belief.value is not None else "warn", text), row
 
 

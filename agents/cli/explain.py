@@ -11,6 +11,7 @@ import time
 from agents.cli import explain_story, intents
 from agents.cli.base import DONE, EoError, emit
 from agents.cli.brokers import resolve_bootstrap
+from agents.cli.parser import name
 from streams.contract.layout import Layout
 
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n  eo explain GPU-1b2c            (a UUID or its unique beginning)\n  eo explain node-0007 --json\n"
         "  eo explain GPU-1b2c --archive --since 2h"
     )
-    parser.add_argument("target", help="a GPU's UUID (or its unique beginning), or a node")
+    parser.add_argument("target", type=name, help="a GPU's UUID (or its unique beginning), or a node")
     parser.add_argument(
         "--since", dest="since_s", type=intents.duration_s, default=900, metavar="TIME", help="how far back (15m)"
     )

@@ -40,14 +40,15 @@ def gather(bootstrap: str, target: str, *, cluster: str, since_s: float, now_ns:
     return Story(cluster, "topics", now_ns, since_s, wanted)
 
 
-def newest_command(replay: Replay, node: str) -> PowerDesired | None:
-    """The last envelope of a node, searched backwards from the end of its partition."""
+def newest_command(replay: Replay, node: str, cluster: str) -> PowerDesired | None:
+    """The last envelope of a cluster's node, searched backwards from the end of its partition."""
     home = partition_of(node.encode(), replay.partitions(DESIRED.name))
     low, end = replay.bounds(DESIRED.name, home)
     width = LOOK_BACK
     while end > low:
         start = max(low, end - width)
-        found = _records(replay, DESIRED, PowerDesired, node, home=home, start=start, end=end)
+        every = _records(replay, DESIRED, PowerDesired, node, home=home, start=start, end=end)
+        found = [command for command in every if command.cluster == cluster]
         if found:
             return found[-1]
         end, width = start, width * 8
@@ -56,17 +57,23 @@ def newest_command(replay: Replay, node: str) -> PowerDesired | None:
 
 def _stories(replay: Replay, node: str, *, cluster: str, since_ms: int) -> dict[str, GpuStory]:
     stories: dict[str, GpuStory] = {}
-    command = newest_command(replay, node)
+    command = newest_command(replay, node, cluster)
     if command is not None:
         for i, uuid in enumerate(command.gpu.uuid):
             stories[uuid] = GpuStory(node, uuid, command=command_row(command, i))
     for ack in _since(replay, APPLIED, PowerApplied, node, since_ms):
+        if ack.cluster != cluster:
+            continue
         for i, uuid in enumerate(ack.gpu.uuid):
             _add_ack(stories.setdefault(uuid, GpuStory(node, uuid)), ack_row(ack, i))
     for verdict in _since(replay, ANOMALY, AnomalyVerdict, node, since_ms):
+        if verdict.cluster != cluster:
+            continue
         row = _plain(verdict, uuid=verdict.gpu_uuid)
         stories.setdefault(verdict.gpu_uuid, GpuStory(node, verdict.gpu_uuid)).verdicts.append(row)
     for entry in _since(replay, LEDGER, LedgerEntry, node, since_ms):
+        if entry.cluster != cluster:
+            continue
         row = _plain(entry, uuid=entry.gpu_uuid)
         stories.setdefault(entry.gpu_uuid, GpuStory(node, entry.gpu_uuid)).ledger.append(row)
     return stories

@@ -99,6 +99,7 @@ def _get(args: argparse.Namespace) -> int:
 def _online(text: str) -> tuple[OnlineStore, str]:
     """A store that holds the GPU, and the GPU's whole UUID."""
     from agents.cli.brokers import resolve_bootstrap
+    from agents.cli.intents import cluster_name
     from streams.store.online import OnlineStore
     from streams.store.reader import fill
     from streams.store.registry import ttl_s
@@ -106,7 +107,7 @@ def _online(text: str) -> tuple[OnlineStore, str]:
     bootstrap = resolve_bootstrap(Layout.from_env())
     for look_back_s in LOOK_BACK_S:
         store = OnlineStore(ttl_s())
-        fill(store, bootstrap, since_ms=time.time_ns() // 1_000_000 - look_back_s * 1000)
+        fill(store, bootstrap, since_ms=time.time_ns() // 1_000_000 - look_back_s * 1000, cluster=cluster_name())
         uuid = one_of(text, store.gpus())
         if uuid is not None:
             return store, uuid

@@ -7,15 +7,18 @@ import logging
 import os
 
 from agents.cli.base import DONE, USAGE, EoError
+from agents.cli.parser import number, whole
 from streams.contract.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo fleet --nodes 10 --gpus 8"
-    parser.add_argument("--nodes", type=int, default=10, help="simulated nodes (default 10)")
+    parser.add_argument("--nodes", type=whole(1, 100_000), default=10, help="simulated nodes (default 10)")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs per node, a multiple of 4 (default 8)")
     parser.add_argument("--seed", type=int, default=1, help="seed of load, sensors and silicon spread (default 1)")
-    parser.add_argument("--thin", type=float, default=None, help="share of the recorded trace that one engine takes")
+    parser.add_argument(
+        "--thin", type=number(0, 1, above=True), default=None, help="share of the recorded trace that one engine takes"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, USAGE, EoError
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "callers need a key, see docs/api.md; the demo's gateway answers loopback callers without one"
     )
     parser.add_argument("--host", help="address to listen on (EO_GATEWAY_HOST; default 127.0.0.1)")
+    parser.add_argument("--archive", dest="archive_dir", type=Path, metavar="DIR", help="archive to answer from")
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate and chain: serve https")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     parser.add_argument("--port", type=int, help="port, 0 takes a free one (EO_GATEWAY_PORT; default 8787)")
 
 
@@ -48,7 +52,8 @@ def settings_of(args: argparse.Namespace) -> GatewaySettings:
     from agents.cli.intents import cluster_name
     from agents.gateway.settings import GatewaySettings
 
-    chosen: dict[str, Any] = {name: getattr(args, name) for name in ("host", "port") if getattr(args, name) is not None}
+    names = ("host", "port", "archive_dir", "tls_cert", "tls_key")
+    chosen: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
         first = GatewaySettings(**chosen)
         found = first.bootstrap or resolve_bootstrap(first.layout)

@@ -84,8 +84,9 @@ class GroupWindow:
 
 @dataclass(slots=True)
 class LiveState:
-    """Folds features, envelopes and acknowledgements; every figure names what it was made from."""
+    """Folds features, envelopes and acknowledgements of one cluster; every figure names what it was made from."""
 
+    cluster: str | None = None  # records of others are counted and left out; None = whoever calls take() has chosen
     nodes: dict[str, NodeView] = field(default_factory=dict)
     tbt: dict[Group, GroupWindow] = field(default_factory=dict)
     ttft: dict[Group, GroupWindow] = field(default_factory=dict)
@@ -100,9 +101,14 @@ class LiveState:
         if record is None:
             return
         try:
-            self.take(decode(record, payload))
+            found = decode(record, payload)
         except ContractError:
             self._count("undecodable")
+            return
+        if self.cluster is not None and getattr(found, "cluster", None) != self.cluster:
+            self._count("other_cluster")
+            return
+        self.take(found)
 
     def take(self, record: Record) -> None:
         """One record that was decoded already; of other kinds nothing is kept."""

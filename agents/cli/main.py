@@ -9,6 +9,7 @@ import sys
 from typing import Final, cast
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError, Verb
+from agents.cli.parser import Parser
 
 # verb -> (module, one line of help). `eo --help` reads only this table.
 VERBS: Final[dict[str, tuple[str, str]]] = {
@@ -34,6 +35,8 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "cap": ("cap", "show, set or clear a human's power cap"),
     "features": ("features", "the feature store: list, latest values, history"),
     "sql": ("sql", "ask the archive, read-only"),
+    "forecast": ("forecast", "a metric's next hours, from the archive"),
+    "sample-archive": ("sample_archive", "make up an archive of some days, labelled simulated, to try things on"),
     "dlq": ("dlq", "list or replay dead letters"),
     "alerts": ("alerts", "what fires and why, the rules, silences"),
     "webhook": ("webhook", "who is told of alerts: add, test, deliveries, replay"),
@@ -48,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The top parser: verbs by name only, so that help needs no import."""
     width = max(map(len, VERBS))
     lines = "\n".join(f"  {name.ljust(width)}  {help_line}" for name, (_, help_line) in VERBS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="eo",
         description="Energy Orchestrator: closed-loop energy control for GPU clusters on Kafka.",
         epilog=f"verbs:\n{lines}\n\nexample: eo doctor\nhelp of a verb: eo VERB --help",
@@ -56,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version="eo 0.1.0")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    parser.add_argument("verb", metavar="VERB", help="one of the verbs below")
+    parser.add_argument("verb", metavar="VERB", nargs="?", help="one of the verbs below")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
@@ -82,11 +85,18 @@ def _refuse_misspelt(verb: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 done, 1 failed, 2 usage, 3 refused."""
-    top = build_parser().parse_args(argv)
+    try:
+        top = build_parser().parse_args(argv)
+    except EoError as error:
+        print(f"eo: {error}", file=sys.stderr)
+        return error.code
+    if top.verb is None:
+        print("eo: name a verb, such as `eo doctor`; `eo --help` lists them.", file=sys.stderr)
+        return USAGE
     debug = top.debug or "--debug" in top.rest
     try:
         verb = load(top.verb)
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog=f"eo {top.verb}",
             description=VERBS[top.verb][1],
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument("--debug", action="store_true", help="show tracebacks")
         verb.add_arguments(parser)
-        args = parser.parse_args(top.rest)
+        args = parser.read(top.rest)
         _refuse_misspelt(top.verb)
         return verb.run(args)
     except EoError as error:

@@ -37,7 +37,7 @@ SECTIONS: Final = {
         "GPUs under DCGM's, Kepler's and our names, the host, its power domains, engines, the capper (which opens no "
         "port: the agent asks it over its socket), and what the process costs itself.",
     ),
-    "worker": ("Stream jobs", "One endpoint per job of `eo worker`."),
+    "worker": ("Stream jobs", "One endpoint per job of `eo worker`; `eo_deliver_*` are the deliver job's."),
     "gateway": (
         "Energy API",
         "On its own port without a key, and as `GET /metrics` of the API for whoever has one.",
@@ -120,13 +120,15 @@ def worker_collectors() -> list[Collector]:
     """The registry of a stream job; every label once, so that each family has a sample."""
     from streams.metrics import WorkerMetrics
     from streams.observe.own_cost import OwnCost
+    from streams.sinks.delivery_metrics import DeliveryCollector, Standing
 
     metrics = WorkerMetrics("features")
     for family in (metrics.lag, metrics.commit_age):
         family.labels("topic", "0")
     metrics.alerts.labels("high_energy")
     metrics.registry.register(OwnCost("worker:features", sent_bytes=lambda: 1, watts=lambda _: 1.0))
-    return [metrics.registry]
+    deliver = DeliveryCollector(lambda: [Standing("ops", 1, 1.0, 1, 1, 1)], lambda: 0)
+    return [metrics.registry, deliver]
 
 
 def gateway_collectors() -> list[Collector]:

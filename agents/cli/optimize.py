@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from agents.cli import intents
 from agents.cli.base import DONE, FAILED, REFUSED, USAGE, EoError, confirm, emit, table, writing
 from agents.cli.brokers import resolve_bootstrap
 from agents.cli.intents import duration_s
+from agents.cli.parser import name
 from streams.contract.layout import Layout
+from streams.contract.topics import DESIRED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +33,16 @@ LASTS_S: Final = 3600
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n  eo optimize --strategy balanced\n  eo optimize --strategy aggressive --max-power-cap 600 --json\n"
-        "  eo optimize --strategy balanced --max-power-cap 650 --apply --for 2h --yes"
+        "  eo optimize --namespace team-a\n  eo optimize --strategy balanced --max-power-cap 650 --apply --for 2h --yes"
     )
     parser.add_argument(
         "--strategy", default="balanced", help="conservative, balanced (default), aggressive, ml-driven"
     )
     parser.add_argument("--max-power-cap", type=float, metavar="WATTS", help="a limit for every GPU, W")
     parser.add_argument("--min-replicas", type=int, metavar="N", help="replicas that must stay")
+    parser.add_argument(
+        "--namespace", type=name, help="only GPUs that this Kubernetes namespace holds (default: the whole cluster)"
+    )
     parser.add_argument("--apply", action="store_true", help="send the recommended caps as operator's words")
     parser.add_argument("--reason", default="", help="with --apply: why, for `eo explain`")
     parser.add_argument(
@@ -55,14 +61,17 @@ def run(args: argparse.Namespace) -> int:
     bootstrap = resolve_bootstrap(layout)
     state = _read(bootstrap)
     wish = Wish(args.max_power_cap, args.min_replicas)
-    found = advise(state, chosen, wish, now_ns=time.time_ns(), stale_s=STALE_S)
+    only = _gpus_of(bootstrap, state.cluster, args.namespace)
+    found = advise(state, chosen, wish, now_ns=time.time_ns(), stale_s=STALE_S, only=only)
+    where = state.cluster if only is None else args.namespace
     if not found:
         raise EoError(
-            f"no GPU of {state.cluster} outside the hold-out has reported for {STALE_S:g} s; `eo status` shows why.",
+            f"no GPU of {where} outside the hold-out has reported for {STALE_S:g} s; `eo status` shows why.",
             FAILED,
         )
     value: dict[str, Any] = {
         "cluster": state.cluster,
+        "namespace": where,
         "strategy": chosen.name,
         "groups": [one.as_dict() for one in found],
         "total": totals(found),
@@ -101,16 +110,53 @@ def _read(bootstrap: str) -> ClusterState:
     from agents.cli.live import LiveReader
     from agents.gateway.cluster import ClusterState
 
-    state = ClusterState(intents.cluster_name(), wall_ns=time.time_ns)
+    state, heard = ClusterState(intents.cluster_name(), wall_ns=time.time_ns), _Heard()
     try:
         reader = LiveReader(bootstrap, history_s=HISTORY_S)
     except KafkaException as error:
         raise EoError(f"no broker answers at {bootstrap} ({error}); `eo doctor kafka` says why.") from error
     try:
-        reader.catch_up(state)
+        reader.catch_up(heard)
     finally:
         reader.close()
+    heard.into(state)
     return state
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Messages of several topics. Envelopes are folded first: whose latency it was is known by their groups only."""
+
+    messages: list[tuple[str, bytes | None]] = field(default_factory=list)
+
+    def fold(self, topic: str, payload: bytes | None) -> None:
+        self.messages.append((topic, payload))
+
+    def into(self, state: ClusterState) -> None:
+        for topic, payload in sorted(self.messages, key=lambda one: one[0] != DESIRED.name):
+            state.fold(topic, payload)
+
+
+def _gpus_of(bootstrap: str, cluster: str, namespace: str | None) -> frozenset[str] | None:
+    """The GPUs of a namespace, None = all; raises EoError(USAGE) with the names that there are."""
+    from agents.cli.placement import PlacementReader, by_namespace
+    from streams.errors import StreamsError
+
+    if namespace is None or namespace == cluster:
+        return None
+    reader = PlacementReader(bootstrap, cluster)
+    try:
+        known = by_namespace(reader.look().values())
+    except StreamsError as error:
+        raise EoError(f"{error}; `eo doctor kafka` says why.") from error
+    finally:
+        reader.close()
+    if namespace not in known:
+        names = ", ".join(sorted(known)) or "none: no source tells of Kubernetes (dcgm-exporter with pod labels does)"
+        raise EoError(
+            f"there is no namespace {namespace!r} now; there are: {cluster} (the whole cluster), {names}.", USAGE
+        )
+    return known[namespace]
 
 
 def _apply(
@@ -158,6 +204,8 @@ def _text(value: dict[str, Any]) -> str:
     reasons += [f"confidence {group['confidence']}: {group['confidence_reason']}" for group in value["groups"]]
     kinds = sorted({str(group["made_from"]["quality"]) for group in value["groups"]})
     label = f"ESTIMATED from {', '.join(kinds)} samples: strategy {value['strategy']}, cluster {value['cluster']}"
+    if value["namespace"] != value["cluster"]:
+        label += f", namespace {value['namespace']}"
     return "\n".join([label, table(rows, head), *reasons])
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streams.contract.records import NodeTelemetry
 
 PAUSE_S = 0.2  # CPU use and rates take two readings
+TIMEOUTS_S = (0.1, 300.0)
 FLAGS = {"url": "URL", "file": "FILE", "root": "DIR"}
 # What everybody wants of a GPU or a domain: without a reason of the source's own these get a plain one.
 EXPECTED = {"gpus": ("power_w", "energy_mj", "limit_w", "sm_mhz", "temp_c"), "domains": ("power_w",)}
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", metavar="URL", help="where the source listens, e.g. an exporter or a BMC")
     parser.add_argument("--file", metavar="FILE", help="a recorded text instead of the live source")
     parser.add_argument("--root", metavar="DIR", help="a recorded tree instead of the live one")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for one answer; default 5 or 10")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,10 +89,24 @@ def _options(args: argparse.Namespace, name: str, entry: Entry) -> dict[str, obj
     settings = NodeSettings.from_env().source_options(name)
     if given:
         settings = {key: value for key, value in settings.items() if key not in entry.keywords.values()}
-    options = {key: value for key, value in {**settings, **entry.once, **given}.items() if value != ""}
+    wait = _patience(args, entry)
+    options = {key: value for key, value in {**settings, **entry.once, **wait, **given}.items() if value != ""}
     if entry.needs and not any(keyword in options for keyword in entry.keywords.values()):
         raise EoError(f"source {args.source} needs {entry.needs}", USAGE)
     return options
+
+
+def _patience(args: argparse.Namespace, entry: Entry) -> dict[str, object]:
+    """How long one answer may take: a person waits longer than the agent, whose interval is half a second."""
+    if not entry.patience_s:
+        if args.timeout is not None:
+            raise EoError(f"source {args.source} has no wait to be set; leave --timeout out", USAGE)
+        return {}
+    seconds = entry.patience_s if args.timeout is None else args.timeout
+    low, high = TIMEOUTS_S
+    if not low <= seconds <= high:
+        raise EoError(f"--timeout {seconds:g} is out of bounds; give {low:g} to {high:g} seconds", USAGE)
+    return {"deadline_s": seconds}
 
 
 def _given(args: argparse.Namespace, entry: Entry) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError, confirm, emit, table, writing
 from agents.cli.capper import actuators
+from agents.cli.parser import name
 from streams.contract.layout import Layout
 
 NOTHING: Final = "nothing to do: no limit and no lock of ours is in force"
@@ -36,7 +37,7 @@ class Line:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--node", help="only this node (default: the one that is here)")
+    parser.add_argument("--node", type=name, help="only this node (default: the one that is here)")
     parser.add_argument("--all", action="store_true", help="every node with a save file or a capper on this machine")
     writing(parser)
     parser.epilog = "example: eo restore --all --yes"

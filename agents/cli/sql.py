@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agents.cli.base import DONE, USAGE, EoError
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the query; may be repeated"
     )
     parser.add_argument("--csv", action="store_true", help="print the rows as CSV")
+    parser.add_argument("--archive", type=Path, help="an archive's folder (default: the data folder's)")
     parser.add_argument("--limit-rows", type=int, default=1000, metavar="N", help="most rows printed (1000)")
     parser.add_argument("--timeout-s", type=float, default=30.0, metavar="S", help="longest time to run, s (30)")
 
@@ -54,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         sql, params = query.sql, {**sql_run.defaults(query), **sql_run.chosen(query, given)}
     else:
         sql, params = args.query, given
-    archive = Layout.from_env().archive
+    archive = args.archive or Layout.from_env().archive
+    if args.archive is not None and not archive.is_dir():
+        raise EoError(f"{archive} is no folder; name an archive's, e.g. data/archive.", USAGE)
     answer = sql_run.ask(archive, sql, params, limit_rows=args.limit_rows, timeout_s=args.timeout_s)
     for note in answer.notes:
         print(f"eo sql: {note}.", file=sys.stderr)

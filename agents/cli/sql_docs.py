@@ -12,7 +12,7 @@ from agents.cli.sql_show import views
 
 HEAD = """# SQL over the archive
 
-This file is made from `sql/` and `streams/sinks/schemas.py` by `python -m agents.cli.sql_docs`; a test compares them.
+This file is made from `sql/` and `streams/sinks/schemas*.py` by `python -m agents.cli.sql_docs`; a test compares them.
 
 ```sh
 eo sql --list                                   # the queries, with questions and parameters

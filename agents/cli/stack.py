@@ -54,6 +54,7 @@ class Stack:
             "EO_MODE": self.plan.mode,
             "EO_STRATEGY": self.plan.strategy,
             "EO_GATEWAY_OPEN_DEMO": "true",
+            "EO_GATEWAY_SAMPLE_HISTORY": "true",
             "KAFKA_BOOTSTRAP": bootstrap,
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",

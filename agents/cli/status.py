@@ -1,19 +1,23 @@
-"""`eo status`: what is in force now: broker, processes, lag, leases, caps, firing alerts, changed simulated devices."""
+"""`eo status`: what is in force now: broker, processes, jobs, leases, caps, firing alerts, changed simulated GPUs."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 from agents.cli.base import DONE, FAILED, emit, table
+from agents.cli.parser import number
 from streams.contract.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo status --json"
-    parser.add_argument("--cluster", default=None, help="cluster whose jobs are asked for lag")
-    parser.add_argument("--history-s", type=float, default=30.0, help="how far back to read the topics (default 30)")
+    parser.add_argument("--cluster", default=None, help="cluster whose jobs and nodes are shown (default: EO_CLUSTER)")
+    parser.add_argument(
+        "--history-s", type=number(1, 3600), default=30.0, help="how far back to read the topics (default 30)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +48,8 @@ def gather(layout: Layout, *, cluster: str | None, history_s: float) -> dict[str
     facts |= from_topics(bootstrap, cluster, history_s)
     facts |= alert_counts.facts(bootstrap, cluster)
     dead = [role for role, process in facts["processes"].items() if not process["alive"]]
-    return facts | {"healthy": not dead and bool(facts["nodes_seen"])}
+    failing = [job for job, health in facts["jobs"].items() if health["ready"] is False]
+    return facts | {"healthy": not dead and not failing and bool(facts["nodes_seen"])}
 
 
 def processes(layout: Layout) -> dict[str, dict[str, Any]]:
@@ -70,11 +75,12 @@ def changed_devices(layout: Layout) -> int | None:
 
 def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any]:
     """Lag of each job, and the view of the nodes that the last seconds of the topics give."""
-    from agents.cli.lag import INPUTS, partition_lags
+    from agents.cli.jobs import JobProbe, judge
     from agents.cli.live import LiveReader, LiveState
 
-    jobs = {job: sum(partition_lags(bootstrap, f"eo-{cluster}-{job}", job).values()) for job in INPUTS}
-    state, reader = LiveState(), LiveReader(bootstrap, history_s=history_s)
+    looks = JobProbe(bootstrap, cluster).look()
+    jobs = {look.job: asdict(judge(look, time.time_ns())) for look in looks}
+    state, reader = LiveState(cluster), LiveReader(bootstrap, history_s=history_s)
     try:
         reader.catch_up(state)
     finally:
@@ -84,6 +90,7 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
     return {
         "jobs": jobs,
         "nodes_seen": len(state.nodes),
+        "other_cluster_records": state.counts.get("other_cluster", 0),
         "modes": sorted({view.mode for view in views}),
         "strategies": sorted({view.strategy for view in views}),
         "leases_live": sum(view.lease_end_ns > now_ns for view in views),
@@ -113,9 +120,12 @@ def text(facts: dict[str, Any]) -> str:
         table(rows, ("process", "pid", "state")) if rows else "processes  none has a run file in this data folder"
     )
     if broker:
-        lines += [
-            "lag        " + ", ".join(f"{job} {lag}" for job, lag in facts["jobs"].items()) + " messages not committed"
-        ]
+        lines.append(table([_job(row) for row in facts["jobs"].values()], ("job", "state", "lag", "last progress", "")))
+        if not facts["nodes_seen"] and facts.get("other_cluster_records"):
+            lines.append(
+                f"note       {facts['other_cluster_records']} messages of other clusters are left out; --cluster or "
+                f"EO_CLUSTER names yours (now {facts['cluster']})"
+            )
         lines.append(
             f"nodes      {facts['nodes_seen']} seen, mode {'/'.join(facts['modes']) or '-'}, "
             f"strategy {'/'.join(facts['strategies']) or '-'}"
@@ -129,6 +139,13 @@ def text(facts: dict[str, Any]) -> str:
             f"devices    {facts['devices_changed']} simulated GPUs are not at their default (read from the devices)"
         )
     return "\n".join(lines)
+
+
+def _job(row: dict[str, Any]) -> tuple[object, ...]:
+    """A job's line: a state in one word, and its problem."""
+    state = {None: "unknown", False: "DEAD" if row["live"] is False else "STUCK", True: "runs"}[row["ready"]]
+    age = None if row["age_s"] is None else f"{row['age_s']:.0f} s ago"
+    return row["job"], state, row["lag_records"], age, row["problem"] or ""
 
 
 def _seconds(value: float | None) -> str:

@@ -8,20 +8,28 @@ import time
 
 from agents.cli.base import DONE, FAILED, emit, table
 from agents.cli.live import LiveReader, LiveState, NodeView
+from agents.cli.parser import number, whole
 from streams.contract.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: eo top -1"
     parser.add_argument("-1", "--once", action="store_true", help="print once and end")
-    parser.add_argument("-n", "--rows", type=int, default=20, help="nodes shown, the hungriest first (default 20)")
-    parser.add_argument("--interval-s", type=float, default=2.0, help="seconds between two pictures (default 2)")
+    parser.add_argument("--cluster", default=None, help="cluster to show (default: EO_CLUSTER)")
+    parser.add_argument(
+        "-n", "--rows", type=whole(1, 1_000_000), default=20, help="nodes shown, the hungriest first (default 20)"
+    )
+    parser.add_argument(
+        "--interval-s", type=number(0.1, 3600), default=2.0, help="seconds between two pictures (default 2)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from agents.cli.brokers import resolve_bootstrap
+    from agents.cli.intents import cluster_name
 
-    reader, state = LiveReader(resolve_bootstrap(Layout.from_env()), history_s=15.0), LiveState()
+    cluster = args.cluster or cluster_name()
+    reader, state = LiveReader(resolve_bootstrap(Layout.from_env()), history_s=15.0), LiveState(cluster)
     try:
         reader.catch_up(state)
         if args.once or args.json:
@@ -66,7 +74,12 @@ def _watts(view: NodeView) -> float:
 def picture(state: LiveState, limit: int) -> str:
     """The table with its head line; says when nothing was heard."""
     if not state.nodes:
-        return "No node was heard in the last 15 s: start `eo agent` or `eo demo`, and look at `eo status`."
+        others = state.counts.get("other_cluster", 0)
+        return (
+            f"No node of cluster {state.cluster} was heard in the last 15 s"
+            + (f" ({others} messages of other clusters were: --cluster or EO_CLUSTER names yours)" if others else "")
+            + ": start `eo agent` or `eo demo`, and look at `eo status`."
+        )
     simulated = any(view.quality == "simulated" for view in state.nodes.values())
     now_ns = time.time_ns()
     lag = state.lag_s(now_ns)

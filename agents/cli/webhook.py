@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.base import DONE, FAILED, REFUSED, USAGE, EoError, confirm, emit, table, writing
+from agents.cli.parser import whole
 from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", action="append", default=[], help="add: only this rule; may be repeated")
     parser.add_argument("--least-severity", default="info", choices=("info", "warning", "critical"), help="add")
     parser.add_argument("--allow-host", action="append", default=[], help="add: this host may be private or loopback")
-    parser.add_argument("--allow-port", action="append", default=[], type=int, help="add: beside 80 and 443")
+    parser.add_argument(
+        "--allow-port", action="append", default=[], type=whole(1, 65535), help="add: beside 80 and 443"
+    )
     parser.add_argument("--secret-file", type=Path, help="add: your own whsec_ secret, in a file")
     parser.add_argument("--unsigned", action="store_true", help="add: no secret")
     parser.add_argument("--finish", action="store_true", help="rotate: the old secret signs no more")
@@ -145,6 +148,8 @@ def _secret(path: Path | None) -> str | None:
         return path.read_text().strip()
     except OSError as error:
         raise EoError(f"{path} cannot be read ({error.strerror}); leave --secret-file out and one is made.") from error
+    except UnicodeDecodeError as error:
+        raise EoError(f"{path} is no text; a secret is whsec_ and base64, leave it out and one is made.") from error
 
 
 def _shown(receiver: Receiver) -> dict[str, Any]:
@@ -290,8 +295,8 @@ def _utc(seconds: float) -> str:
 
 def _numbers(args: argparse.Namespace) -> list[int]:
     try:
-        return [int(text) for text in args.target]
-    except ValueError as error:
+        return [whole(1, 2**53)(text) for text in args.target]
+    except argparse.ArgumentTypeError as error:
         raise EoError(f"{error}; write numbers as `eo webhook deliveries` shows them.", USAGE) from error
 
 
@@ -307,12 +312,25 @@ def _tries(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _check_replay(box: Outbox, numbers: list[int]) -> None:
+    """Raises EoError for a delivery that is not there, or whose receiver is gone: it would wait for ever."""
+    known = {one.id: one for one in box.deliveries(limit=-1)}
+    if missing := [str(number) for number in numbers if number not in known]:
+        raise EoError(f"there is no delivery {', '.join(missing[:5])}; `eo webhook deliveries` lists them.")
+    there = {receiver.name for receiver in _book().all()}
+    if gone := sorted({known[number].receiver for number in numbers} - there):
+        raise EoError(
+            f"receiver {', '.join(gone)} is gone, so nobody would send it; add it again, or replay others by number."
+        )
+
+
 def _replay(args: argparse.Namespace) -> int:
     box, numbers = _outbox(), _numbers(args)
     if bool(numbers) == args.dead:
         raise EoError("name the deliveries to send again (see `eo webhook deliveries`), or pass --dead.", USAGE)
     if args.dead:
         numbers = [one.id for one in box.deliveries(limit=100_000, receiver=args.receiver, status="dead")]
+    _check_replay(box, numbers)
     if args.dry_run:
         emit(args, {"replayed": 0, "would": len(numbers)}, f"Would send {len(numbers)} again.")
         return DONE

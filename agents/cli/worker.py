@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from agents.cli.base import USAGE, EoError
+from agents.cli.parser import name
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = "example: eo worker features"
     parser.add_argument("job", nargs="?", help="a job, such as features or alerts; default: all")
-    parser.add_argument("--only", metavar="JOB,JOB", help="supervise these jobs only")
+    parser.add_argument("--only", type=name, metavar="JOB,JOB", help="supervise these jobs only")
     parser.add_argument("--bootstrap", help="the broker, host:port; default: KAFKA_BOOTSTRAP, then `eo broker`")
 
 

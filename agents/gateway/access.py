@@ -128,7 +128,12 @@ def _host_name(text: str) -> str:
 
 
 def _presented(request: Request) -> str | None:
-    """The key that came with the request; None without any."""
+    """The key that came with the request; None without any.
+
+    Raises Problem for several: what stands before us may have checked the other one.
+    """
+    if sum(len(request.headers.getlist(name)) for name in ("authorization", "x-api-key")) > 1:
+        raise Problem(400, "the request carries several keys.", fix="send one Authorization or one X-API-Key header")
     kind, _, text = request.headers.get("authorization", "").partition(" ")
     if text.strip() and kind.lower() == "bearer":
         return text.strip()

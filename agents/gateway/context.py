@@ -13,9 +13,12 @@ from agents.gateway.archive import ArchiveDoor
 from agents.gateway.cluster import ClusterState
 from agents.gateway.feed import Feed
 from agents.gateway.idempotency import Idempotency
+from agents.gateway.job_look import JobLooks
 from agents.gateway.keys import KeyStore
 from agents.gateway.metrics import GatewayMetrics
+from agents.gateway.placements import Placements
 from agents.gateway.push import Hub
+from agents.gateway.sample import SampleDoor
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.views import Views
 from streams.contract.records import OperatorIntent
@@ -32,7 +35,10 @@ class Context:
     views: Views
     hub: Hub
     feed: Feed
+    job_looks: JobLooks
+    placements: Placements
     archive: ArchiveDoor
+    sample: SampleDoor | None  # a demo's made-up past
     keys: KeyStore
     metrics: GatewayMetrics
     idempotency: Idempotency

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agents.gateway.metrics import GatewayMetrics
 from agents.gateway.problems import Problem
+
+# Two lengths of one body: whoever stands before us may have taken the other one, and the rest for a second request.
+TWO_LENGTHS: Final = Problem(
+    400,
+    "the request has both Content-Length and Transfer-Encoding.",
+    fix="send one of them",
+    headers={"Connection": "close"},
+)
 
 
 class BodyLimit:
@@ -21,6 +29,9 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if {name for name, _ in scope["headers"]} >= {b"content-length", b"transfer-encoding"}:
+            await TWO_LENGTHS.response()(scope, receive, send)
             return
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if not stated.isdigit() or int(stated) > self.most_bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from agents.cli.lag import INPUTS
+from agents.gateway.problems import nearest
 from streams.contract.layout import Layout
 
 
@@ -24,7 +26,16 @@ class GatewaySettings(BaseSettings):
     body_max_bytes: int = Field(65_536, ge=1024, le=16_777_216, description="longest request body")
     stream_clients: int = Field(64, ge=1, le=10_000, description="clients of /v1/stream at one time")
     archive_timeout_s: float = Field(10.0, gt=0, le=600, description="longest time of one question to the archive")
+    tls_cert: Path | None = Field(None, description="PEM file with the certificate and its chain: serve https")
+    tls_key: Path | None = Field(None, description="PEM file with its key")
+    archive_dir: Path | None = Field(None, description="archive to answer from; none = the data folder's")
+    sample_history: bool = Field(
+        False, description="a demo's forecasts without enough history use a made-up archive, and say so"
+    )
     stale_s: float = Field(30.0, gt=0, description="a node that is silent for longer has no current numbers")
+    jobs: str = Field(
+        ",".join(INPUTS), description="stream jobs that must run for /health to be ready, with commas; empty = none"
+    )
     history_s: float = Field(60.0, ge=0, le=3600, description="how far back the topics are read at the start")
     metrics_host: str = Field(
         "127.0.0.1",
@@ -48,6 +59,21 @@ class GatewaySettings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: Layout.from_env().root, validation_alias=AliasChoices("EO_DATA_DIR", "data_dir")
     )
+
+    @field_validator("jobs")
+    @classmethod
+    def _known_jobs(cls, text: str) -> str:
+        """Raises ValueError with the nearest name for an unknown job."""
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        for name in names:
+            if name not in INPUTS:
+                raise ValueError(f"{name!r} is not a job; {nearest(name, INPUTS)}")
+        return ",".join(names)
+
+    @property
+    def job_names(self) -> tuple[str, ...]:
+        """The jobs that are watched."""
+        return tuple(name for name in self.jobs.split(",") if name)
 
     @property
     def layout(self) -> Layout:

@@ -32,12 +32,26 @@ class Dependency(Shape):
     problem: str | None
 
 
+class JobState(Shape):
+    live: bool | None = Field(description="whether a worker is in its group; null = the broker did not say")
+    ready: bool | None = Field(description="whether its commits move or nothing waits; null = unknown")
+    age_s: Number = Field(description="since its last commit, its last progress; null = unknown")
+    lag_records: int | None = Field(description="records that wait for it")
+    problem: str | None
+
+
 class Health(Shape):
     live: bool
-    ready: bool = Field(description="whether questions about now can be answered")
+    ready: bool = Field(description="whether questions about now can be answered and every watched job gets on")
+    not_ready: list[str] = Field(description="what stands against ready, by name")
     cluster: str
     uptime_s: float
     dependencies: dict[str, Dependency]
+    jobs: dict[str, JobState]
+
+
+class Live(Shape):
+    live: Literal[True]
 
 
 class NodeRow(Shape):
@@ -65,6 +79,8 @@ class GpuRow(Shape):
     node: str
     name: str | None
     group: Literal["controlled", "hold-out", "default"]
+    namespace: str | None = Field(description="Kubernetes namespace that holds it; null = none, or not told")
+    pod: str | None
     engine: str | None
     stack: str | None
     workload: str | None
@@ -279,6 +295,7 @@ class Forecast(Shape):
     backtest: list[Backtest]
     quality: Literal["estimated"]
     made_from: MadeFrom
+    notes: list[str] = Field(description="a demo without enough history says here that its past is made up")
 
 
 class KeyRow(Shape):

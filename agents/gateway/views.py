@@ -6,12 +6,14 @@ A node that is silent for too long keeps its row and its age, but loses its numb
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agents.cli.live import NodeView
+from agents.cli.placement import Place
 from agents.gateway.cluster import METRICS, ClusterState, PoolKey, shares
+from agents.gateway.placements import NOBODY
 from streams.contract.records import NodeFeatures
 
 EVERY_S: Final = 0.5
@@ -32,8 +34,15 @@ class Picture:
 class Views:
     """Keeps the newest picture for half a second."""
 
-    def __init__(self, state: ClusterState, *, stale_s: float, monotonic: Callable[[], float]) -> None:
-        self._state, self._stale_s, self._monotonic = state, stale_s, monotonic
+    def __init__(
+        self,
+        state: ClusterState,
+        places: Callable[[], Mapping[str, Place]],
+        *,
+        stale_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._state, self._places, self._stale_s, self._monotonic = state, places, stale_s, monotonic
         self._kept: tuple[float, Picture] | None = None
 
     def picture(self) -> Picture:
@@ -41,7 +50,7 @@ class Views:
         if self._kept is not None and now - self._kept[0] < EVERY_S:
             return self._kept[1]
         with self._state.lock:
-            made = draw(self._state, self._state.wall_ns(), self._stale_s)
+            made = draw(self._state, self._places(), self._state.wall_ns(), self._stale_s)
         self._kept = (now, made)
         return made
 
@@ -50,20 +59,22 @@ class Views:
         self._kept = None
 
 
-def draw(state: ClusterState, now_ns: int, stale_s: float) -> Picture:
+def draw(state: ClusterState, places: Mapping[str, Place], now_ns: int, stale_s: float) -> Picture:
     """The picture of this moment; the caller holds the lock."""
     nodes, gpus = [], []
     for name in sorted(state.latest):
         record, view = state.latest[name], state.live.view(name)
         stale = now_ns - record.window_end_ns > stale_s * 1e9
-        rows = _gpu_rows(record, view, now_ns, stale=stale)
+        rows = _gpu_rows(record, view, places, now_ns, stale=stale)
         gpus += rows
         nodes.append(_node_row(record, view, rows, now_ns, stale=stale))
     gpus.sort(key=lambda row: str(row["uuid"]))
     return Picture(now_ns, nodes, gpus, _totals(state, gpus, now_ns))
 
 
-def _gpu_rows(record: NodeFeatures, view: NodeView, now_ns: int, *, stale: bool) -> list[dict[str, Any]]:
+def _gpu_rows(
+    record: NodeFeatures, view: NodeView, places: Mapping[str, Place], now_ns: int, *, stale: bool
+) -> list[dict[str, Any]]:
     engine_of = {uuid: engine for engine in record.engines for uuid in engine.gpu_uuid}
     columns = {name: record.features.get(name) for name in SHOWN}
     power = record.features.get("power_w_last")
@@ -75,6 +86,8 @@ def _gpu_rows(record: NodeFeatures, view: NodeView, now_ns: int, *, stale: bool)
             "node": record.node,
             "name": record.name[index] if record.name else None,
             "group": view.group.get(uuid, "default"),
+            "namespace": places.get(uuid, NOBODY).namespace,
+            "pod": places.get(uuid, NOBODY).pod,
             "engine": engine.engine if engine else None,
             "stack": engine.stack if engine else None,
             "workload": engine.workload if engine else None,

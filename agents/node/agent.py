@@ -82,8 +82,10 @@ class NodeAgent:
         hit("agent.after_sample")
         record = self._record(readings, now_ns)
         number = self._spool.append(self._key, codec.encode(record))
-        if span is not None and self.tracing is not None:
-            self.tracing.sampled(span, number, record)
+        if self.tracing is not None:
+            self.tracing.observe(record)
+            if span is not None:
+                self.tracing.sampled(span, number, record)
         self.last = record
         if record.engines:
             self.recent.append(record.engines)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIServer
 
-from agents.node import exporter
+from agents.node import exporter, memory
 from agents.node.agent import NodeAgent
 from agents.node.capper_client import SocketCapper
 from agents.node.control_loop import ControlLoop
@@ -41,6 +41,7 @@ log = logging.getLogger("eo.agent")
 PUMP_S: Final = 0.05
 STATUS_S: Final = 10.0  # the capper is asked for its counters this often
 DRAIN_S: Final = 5.0
+SETTLED_S: Final = 3.0  # by then everything is imported and connected that will be
 SEGMENT_BYTES: Final = 1_000_000  # also what the spool keeps in memory
 Command = tuple[bytes, int]
 
@@ -59,6 +60,7 @@ class AgentProcess:
 
     def __init__(self, settings: NodeSettings, layout: Layout, *, bootstrap: Callable[[], str | None]) -> None:
         self.settings = settings
+        memory.few_arenas()
         sources, node = self._sources(), settings.node
         folder = Path(settings.spool_dir) if settings.spool_dir else layout.spool / node
         max_bytes = settings.spool_max_mb * 1_000_000
@@ -123,6 +125,7 @@ class AgentProcess:
     def _loop(self) -> None:
         s = self.settings
         sample_due = control_due = status_due = time.monotonic()
+        settled_at: float | None = sample_due + SETTLED_S
         self.kafka.start()
         while not self._stop.is_set():
             now = time.monotonic()
@@ -135,6 +138,9 @@ class AgentProcess:
             if now >= status_due and self._server is not None:
                 self._ask_capper()
                 status_due = now + STATUS_S
+            if settled_at is not None and now >= settled_at:
+                settled_at = None
+                memory.give_back()
             self.kafka.pump()
             pause = min(sample_due, control_due) - time.monotonic()
             self._wait(min(pause, PUMP_S if self.kafka.busy else 0.25))

@@ -16,6 +16,7 @@ from streams.contract import codec
 from streams.contract.codec import Headers
 from streams.contract.errors import ContractError
 from streams.contract.records import NodeTelemetry, PowerApplied
+from streams.observe.gen_ai import EngineLatencies
 from streams.observe.notes import SpanNote
 from streams.observe.otlp_json import LightTracer
 from streams.observe.trace import HEADER, Handoff, OtelSettings, Span, of_headers
@@ -26,8 +27,8 @@ CAPPER: Final = "eo-capper"
 class NodeTracing:
     """Tracing of the nodes of one process. The command reader's thread calls `arrived` only."""
 
-    def __init__(self, tracer: LightTracer, every: int) -> None:
-        self._tracer, self._every = tracer, every
+    def __init__(self, tracer: LightTracer, every: int, latencies: EngineLatencies | None = None) -> None:
+        self._tracer, self._every, self._latencies = tracer, every, latencies
         self._counts: dict[str, int] = {}
         self._samples = Handoff()  # number in the spool -> context
         self._commands = Handoff()  # raw bytes -> context
@@ -42,6 +43,11 @@ class NodeTracing:
         if count % self._every:
             return None
         return self._tracer.start("agent.sample", start_ns=now_ns, attributes={"host.name": node})
+
+    def observe(self, record: NodeTelemetry) -> None:
+        """Every record, traced or not: what its engines counted belongs to their histograms."""
+        if self._latencies is not None:
+            self._latencies.add(record)
 
     def sampled(self, span: Span, number: int, record: NodeTelemetry) -> None:
         """The record is in the spool under this number."""
@@ -102,10 +108,13 @@ def make(
     if not settings.traces and not settings.metrics:
         return None
 
+    latencies = EngineLatencies() if settings.metrics else None
+
     def metrics() -> list[dict[str, Any]]:
         from streams.observe import hw
 
-        return hw.metrics([record for record in records() if record is not None], now_ns)
+        found = hw.metrics([record for record in records() if record is not None], now_ns)
+        return found if latencies is None else [*found, *latencies.metrics()]
 
     tracer = LightTracer(settings, service, {"process.pid": os.getpid()}, metrics=metrics)
-    return NodeTracing(tracer, settings.every)
+    return NodeTracing(tracer, settings.every, latencies)

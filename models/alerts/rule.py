@@ -27,6 +27,7 @@ KINDS: Final[dict[str, dict[str, Option | None]]] = {
     "idle": {},
     "silence": {"forget_s": 86_400.0},
     "stream_lag": {},
+    "boots": {"window_s": 60.0},
     "latency": {"window_s": 60.0, "metrics": ("tbt", "ttft", "e2e"), "margin_ratio": 0.0},
     "sensors": {"least_w": 20.0},
     "event": {

@@ -1,7 +1,8 @@
 """Joules from sparse readings: the naive integral, and one that knows what the sensor does not see.
 
-Two corrections, both from the readings of the run itself. Online they know what came so far, and grow better with it:
+Three corrections, all from the readings of the run itself. Online they know what came so far, and grow better with it:
 - age: a reading describes the past, so it is placed there before integrating;
+- edges: readings know a load's begin and end to half a period, a busy counter knows the time that was busy (edges.py);
 - pulses: a sensor that looks at a part of the time and a load that beats faster than it make aliases. Where the device
   says that it was busy for a part of the time, power is low + busy * (high - low), both levels taken from the readings.
 Over minutes an alias averages out and the readings are right on average: a regime that lasts is drawn to their mean.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from models.sensors import edges
 from models.sensors.types import TOLERANCE_RATIO, Energy, Floats, SensorModel
 
 SPAN_S = 4.0  # levels are looked for this far to both sides: some beats of a pulse against the sensor
@@ -57,6 +59,10 @@ def rectified(time_s: Floats, power_w: Floats, busy_ratio: Floats | None, model:
     if busy_ratio is not None and len(times) > 2 and (model.seen_ratio or 0.0) < SEES_ALL:
         busy = _busy_at(when, time_s, busy_ratio, model.util_period_s or 0.0)
         drawn = _unpulsed(when, watts, busy)
+        if model.util_period_s is not None and model.period_s is not None:
+            reach_s = (model.period_s + (model.window_s or 0.0)) / 2
+            short = [(a, b) for a, b in _stretches(_partial(busy)) if when[b - 1] - when[a] < LEAST_S]
+            drawn = edges.placed(when, drawn, busy, short, reach_s=reach_s, period_s=model.util_period_s)
     return when, model.calibration.true_w(drawn)
 
 
@@ -94,11 +100,14 @@ def _busy_at(when: Floats, time_s: Floats, busy_ratio: Floats, period_s: float) 
 
 def _unpulsed(when: Floats, watts: Floats, busy: Floats) -> Floats:
     out = watts.copy()
-    partial = (busy > PARTIAL[0]) & (busy < PARTIAL[1])
-    for first, last in _stretches(partial):
+    for first, last in _stretches(_partial(busy)):
         if when[last - 1] - when[first] >= LEAST_S:
             out[first:last] = _stretch(when[first:last], watts[first:last], busy[first:last])
     return out
+
+
+def _partial(busy: Floats) -> Bools:
+    return np.asarray((busy > PARTIAL[0]) & (busy < PARTIAL[1]), dtype=np.bool_)
 
 
 def _stretch(when: Floats, watts: Floats, busy: Floats) -> Floats:

@@ -8,6 +8,9 @@ from models.sensors import boxcar, publishing
 from models.sensors.boxcar import Reference
 from models.sensors.types import Calibration, Floats, SensorModel
 
+UTIL_STEPS = 400  # grid of the search for the busy ratio's period
+UTIL_AGREEMENT = 0.7  # below, the changes follow no beat
+
 
 def learn(
     time_s: Floats,
@@ -71,10 +74,18 @@ def _calibration(
 
 
 def _util_period(time_s: Floats, busy_ratio: Floats | None) -> float | None:
-    """Shortest usual gap between changes of the busy ratio: it may repeat a value for long, so not the median."""
+    """The busy ratio's period: near the shortest usual gap between changes, that on whose beat all changes lie best.
+
+    It may repeat a value for long, so gaps are whole periods; one gap alone is off by as much as it was asked late.
+    """
     if busy_ratio is None:
         return None
     changed = np.flatnonzero(np.diff(busy_ratio) != 0) + 1
     if len(changed) < 4:
         return None
-    return float(np.quantile(np.diff(time_s[changed]), 0.25))
+    seen = time_s[changed] - time_s[changed[0]]
+    rough_s = float(np.quantile(np.diff(seen), 0.25))
+    candidates = rough_s * np.linspace(0.9, 1.1, UTIL_STEPS)
+    agreement = np.array([abs(np.exp(2j * np.pi * seen / period).mean()) for period in candidates])
+    alike = candidates[agreement >= agreement.max() - 0.01]  # few changes: several beats fit, the middle one is taken
+    return float(alike[np.argmin(np.abs(alike - rough_s))]) if agreement.max() >= UTIL_AGREEMENT else rough_s

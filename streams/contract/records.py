@@ -103,8 +103,8 @@ class SensorColumns(Record, frozen=True, kw_only=True):
     """Readings that are no power: fans, temperatures, voltages."""
 
     name: tuple[str, ...]
-    kind: tuple[str, ...]  # fan, temperature, voltage, current, humidity, other
-    unit: tuple[str, ...]  # rpm, percent, c, v, a
+    kind: tuple[str, ...]  # fan, temperature, voltage, current, humidity, power_state, other
+    unit: tuple[str, ...]  # rpm, percent, c, v, a; on (1 = on, 0 = off)
     source: tuple[str, ...]
     value: Floats
 

@@ -136,7 +136,7 @@ class AlertsJob:
         return Outcome.ACK
 
     def _telemetry(self, part: PartitionState, partition: int, records: Sequence[ConsumerRecord]) -> None:
-        now_ns, sensors = self._ctx.wall_ns(), self._of("sensors")
+        now_ns, sensors, boots = self._ctx.wall_ns(), self._of("sensors"), self._of("boots")[:1]  # one watch, one rule
         for record in records:
             try:
                 seen = alerts_wire.telemetry(record.value)
@@ -148,6 +148,8 @@ class AlertsJob:
             part.seen_ns[seen.node] = now_ns
             (part.simulated.add if seen.quality == "simulated" else part.simulated.discard)(seen.node)
             self._note("telemetry", seen.ts_ns, now_ns)
+            for rule in boots:
+                self._take(part, rule, _two_agents(rule, seen, part, now_ns))
             if seen.domains is not None:
                 for rule in sensors:
                     self._take(part, rule, _disagreements(rule, seen))
@@ -372,3 +374,23 @@ def _disagreements(rule: Rule, seen: alerts_wire.TelemetryUsed) -> list[Finding]
     return measure.sensors(
         rule, node=seen.node, ts_ns=seen.ts_ns, quality=seen.quality, gpu_w=seen.gpu_w(), domain_w=seen.second_w()
     )
+
+
+def _two_agents(rule: Rule, seen: alerts_wire.TelemetryUsed, part: PartitionState, now_ns: int) -> list[Finding]:
+    """Returns of an earlier boot of a node; nothing for a node whose boots never alternated."""
+    window_s = rule.number("window_s")
+    count = part.boots.see(seen.node, seen.boot_id, now_ns, window_ns=int(window_s * 1e9))
+    if count is None:
+        return []
+    evidence: dict[str, float | None] = {"boots": part.boots.boots(seen.node), "window_s": window_s}
+    return [
+        Finding(
+            subject=seen.node,
+            ts_ns=now_ns,
+            value=float(count),
+            evidence=evidence,
+            node=seen.node,
+            quality=seen.quality,
+            window_start_ns=now_ns - int(window_s * 1e9),
+        )
+    ]

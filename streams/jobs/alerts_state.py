@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from models.alerts.boots import BootWatch
 from models.alerts.carbon import Budget
 from models.alerts.life import Book, Open
 from models.alerts.recent import Recent
@@ -43,6 +44,7 @@ class PartitionState:
     recent: dict[str, Recent] = field(default_factory=dict)  # node -> its newest seconds, where a rule wants them
     holdout: dict[str, bool] = field(default_factory=dict)  # engine -> what its newest envelope said
     judged_ns: dict[str, int] = field(default_factory=dict)  # node -> window end of its last evaluation
+    boots: BootWatch = field(default_factory=BootWatch)  # not saved: who alternates is seen again within seconds
     budget: Budget | None = None
     offsets: dict[str, int] = field(default_factory=dict)
     changed: bool = False
@@ -62,6 +64,7 @@ class PartitionState:
         self.simulated.discard(node)
         self.marks.pop(node, None)
         self.judged_ns.pop(node, None)
+        self.boots.forget(node)
         self.recent.pop(node, None)
 
     def saved(self) -> Saved:

@@ -83,6 +83,7 @@ class TelemetryUsed(msgspec.Struct):
     node: str
     ts_ns: Int64
     quality: Quality
+    boot_id: str = ""
     schema: int = 1
     gpu: GpuUsed | None = None
     domains: DomainsUsed | None = None

@@ -67,6 +67,9 @@ class Job(Protocol):
     Topics with the cluster's partition count are assigned together: partition 3 of one comes with partition 3 of
     the others. A topic with a count of its own (the operators' intents) goes to one worker only; a job that needs it
     everywhere reads it itself with streams.replay.
+
+    A job may also have `fetch` (a streams.transport.FetchTuning) and `collectors()`, metrics of its own, asked for once
+    after start() and collected in another thread.
     """
 
     name: str

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import good
 from streams.sinks import http_post, private_file
 from streams.sinks.alertmanager import Teller
+from streams.sinks.delivery_metrics import DeliveryCollector, Standing, look
 from streams.sinks.outbox import Outbox
 from streams.sinks.receivers import Receiver, Receivers
 from streams.sinks.silences import Silence, Silences
@@ -108,6 +109,14 @@ class DeliverJob:
         self._teller = Teller(url, outbox, self._post, lambda: self._muted, time.time)
         return self._teller.step
 
+    def collectors(self) -> tuple[DeliveryCollector, ...]:
+        """What this job adds to its worker's metrics."""
+
+        def standings() -> list[Standing]:
+            return look(self._path, [receiver.name for receiver in self._known], self._ctx.wall_ns() / 1e9)
+
+        return (DeliveryCollector(standings, lambda: None if self._teller is None else self._teller.failures),)
+
     # --- files ---
 
     def _reload(self) -> None:
@@ -132,10 +141,20 @@ class DeliverJob:
                 sender.end()
                 sender.join(END_S)
                 del self._senders[name]
+        if self._receivers.path.exists():  # a file that is away for a moment removes nobody
+            self._withdraw(wanted)
         for name, receiver in wanted.items():
             if name not in self._senders:
                 self._ctx.log.info("webhook %s: %s, shape %s", name, receiver.shown, receiver.shape)
                 self._senders[name] = (receiver, Sender(name, partial(self._make_courier, receiver), self._path))
+
+    def _withdraw(self, wanted: Mapping[str, Receiver]) -> None:
+        """What waits for receivers that are gone; one of the same name and another birth is another receiver."""
+        now_s = self._ctx.wall_ns() / 1e9
+        for name, (_, since_s) in self._outbox.backlog().items():
+            born_s = wanted[name].created_ns / 1e9 if name in wanted else None
+            if (born_s is None or since_s < born_s) and (count := self._outbox.withdraw(name, now_s=now_s)):
+                self._ctx.log.warning("webhook %s was removed: %d waiting messages are dead letters now", name, count)
 
     def _make_courier(self, receiver: Receiver, outbox: Outbox) -> Callable[[], float | None]:
         keys = partial(self._receivers.keys, receiver)
@@ -174,6 +193,7 @@ class DeliverJob:
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             self._reload()
+            self._outbox.mute(self._muted, now_s=wall_s)
             if self._outbox.unmute(self._muted, now_s=wall_s):
                 self._wake()
         if now_s - self._pruned_s >= PRUNE_S:

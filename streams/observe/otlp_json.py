@@ -18,12 +18,13 @@ from typing import Any, Final
 from streams.observe.notes import SpanNote
 from streams.observe.trace import (
     Attributes,
+    Ids,
     OtelSettings,
+    Starting,
     Value,
     formatted,
     new_span_id,
     new_trace_id,
-    parsed,
 )
 
 MOST: Final = 2048  # spans that wait
@@ -57,7 +58,7 @@ class LightSpan:
         self,
         name: str,
         parent: tuple[str, str] | None,
-        links: Sequence[str],
+        links: Sequence[Ids],
         start_ns: int,
         values: dict[str, Value],
         done: Callable[[dict[str, Any]], None],
@@ -85,13 +86,12 @@ class LightSpan:
         }
         if self._parent:
             span["parentSpanId"] = self._parent
-        links = [found for text in self._links if (found := parsed(text)) is not None]
-        if links:
-            span["links"] = [{"traceId": trace_id, "spanId": span_id} for trace_id, span_id in links]
+        if self._links:
+            span["links"] = [{"traceId": trace_id, "spanId": span_id} for trace_id, span_id in self._links]
         self._done(span)
 
 
-class LightTracer:
+class LightTracer(Starting[LightSpan]):
     """See streams.observe.trace.Tracer; sends metrics too.
 
     Args:
@@ -127,18 +127,11 @@ class LightTracer:
         self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
         self._thread.start()
 
-    def start(
-        self,
-        name: str,
-        *,
-        parent: str | None = None,
-        links: Sequence[str] = (),
-        start_ns: int | None = None,
-        attributes: Attributes | None = None,
+    def _begin(
+        self, name: str, parent: Ids | None, links: list[Ids], start_ns: int | None, values: dict[str, Value]
     ) -> LightSpan:
-        above = None if parent is None else parsed(parent)
         begun = self._wall_ns() if start_ns is None else start_ns
-        return LightSpan(name, above, links, begun, dict(attributes or {}), lambda span: self._keep("", span))
+        return LightSpan(name, parent, links, begun, values, lambda span: self._keep("", span))
 
     def relay(self, notes: Iterable[SpanNote], *, service: str, pid: int) -> None:
         """Sends on what another process noted, under its own name."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
 from typing import Final
 
 from opentelemetry import trace as otel
@@ -14,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from streams.observe.trace import Attributes, OtelSettings, Value, formatted, parsed
+from streams.observe.trace import Ids, OtelSettings, Starting, Value, formatted
 
 CLOSE_S: Final = 3.0
 TIMEOUT_S: Final = 3.0
@@ -40,7 +39,7 @@ class SdkSpan:
         self._span.end(end_ns)
 
 
-class SdkTracer:
+class SdkTracer(Starting[SdkSpan]):
     """See streams.observe.trace.Tracer."""
 
     def __init__(self, settings: OtelSettings, service: str) -> None:
@@ -56,22 +55,14 @@ class SdkTracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("energy-orchestrator")
 
-    def start(
-        self,
-        name: str,
-        *,
-        parent: str | None = None,
-        links: Sequence[str] = (),
-        start_ns: int | None = None,
-        attributes: Attributes | None = None,
+    def _begin(
+        self, name: str, parent: Ids | None, links: list[Ids], start_ns: int | None, values: dict[str, Value]
     ) -> SdkSpan:
-        above = None if parent is None else _context(parent)
-        context = None if above is None else otel.set_span_in_context(otel.NonRecordingSpan(above))
-        linked = [otel.Link(found) for text in links if (found := _context(text)) is not None]
-        span = self._tracer.start_span(
-            name, context, links=linked, start_time=start_ns, attributes=dict(attributes or {})
+        context = None if parent is None else otel.set_span_in_context(otel.NonRecordingSpan(_context(parent)))
+        linked = [otel.Link(_context(one)) for one in links]
+        return SdkSpan(
+            self._tracer.start_span(name, context, links=linked, start_time=start_ns, attributes=dict(values))
         )
-        return SdkSpan(span)
 
     def close(self) -> None:
         """Sends what waits, and gives up after three seconds: a collector that hangs must not hold a worker's end."""
@@ -80,9 +71,6 @@ class SdkTracer:
         ending.join(CLOSE_S)
 
 
-def _context(traceparent: str) -> otel.SpanContext | None:
-    found = parsed(traceparent)
-    if found is None:
-        return None
+def _context(found: Ids) -> otel.SpanContext:
     sampled = otel.TraceFlags(otel.TraceFlags.SAMPLED)
     return otel.SpanContext(int(found[0], 16), int(found[1], 16), is_remote=True, trace_flags=sampled)

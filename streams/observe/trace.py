@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 HEADER: Final = "traceparent"
@@ -39,6 +40,10 @@ class Span(Protocol):
     def end(self, end_ns: int | None = None) -> None: ...
 
 
+Ids = tuple[str, str]  # trace id and span id in hex
+S = TypeVar("S", bound=Span)
+
+
 class Tracer(Protocol):
     """Makes spans and sends them in the background; never blocks and never raises because of a receiver."""
 
@@ -55,6 +60,28 @@ class Tracer(Protocol):
     def close(self) -> None: ...
 
 
+class Starting(ABC, Generic[S]):
+    """What both tracers do alike: contexts are read and told once, here; a parent that is none begins a new trace."""
+
+    def start(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        links: Sequence[str] = (),
+        start_ns: int | None = None,
+        attributes: Attributes | None = None,
+    ) -> S:
+        above = None if parent is None else parsed(parent)
+        beside = [found for text in links if (found := parsed(text)) is not None]
+        return self._begin(name, above, beside, start_ns, dict(attributes or {}))
+
+    @abstractmethod
+    def _begin(
+        self, name: str, parent: Ids | None, links: list[Ids], start_ns: int | None, values: dict[str, Value]
+    ) -> S: ...
+
+
 class Traceable(Protocol):
     """A Kafka message as far as tracing looks at it."""
 
@@ -62,7 +89,7 @@ class Traceable(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
-def parsed(traceparent: str) -> tuple[str, str] | None:
+def parsed(traceparent: str) -> Ids | None:
     """(trace id, span id) in hex of a valid and sampled traceparent, else None."""
     match = _FORM.fullmatch(traceparent)
     if match is None:

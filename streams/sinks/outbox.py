@@ -17,6 +17,7 @@ import msgspec
 
 from streams.contract import codec
 from streams.contract.records import Alert
+from streams.errors import StreamsError
 from streams.sinks.receivers import Receiver
 from streams.sinks.silences import Silence
 
@@ -43,6 +44,8 @@ CREATE INDEX IF NOT EXISTS about ON subject (delivery);
 CREATE TABLE IF NOT EXISTS attempt (
     delivery INTEGER NOT NULL, at_s REAL NOT NULL, answer INTEGER, detail TEXT NOT NULL, took_ms REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS tries ON attempt (delivery, at_s);
+CREATE TABLE IF NOT EXISTS tally (
+    receiver TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (receiver, what)) WITHOUT ROWID;
 """
 _COLUMNS: Final = (
     "id, receiver, webhook_id, alert_id, state, rule, created_s, next_s, attempts, status, ended_s, record"
@@ -121,9 +124,19 @@ class Outbox:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+        except sqlite3.OperationalError:  # busy or full: the caller tries again
+            self._db.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StreamsError(
+                f"{path} is damaged ({error}); put it back from a copy, or move it away: what waited in it is lost, "
+                "the alerts themselves stay in the topic"
+            ) from error
 
     def close(self) -> None:
         self._db.close()
@@ -221,6 +234,39 @@ class Outbox:
             self._db.execute("UPDATE delivery SET status = 'pending', next_s = ? WHERE id = ?", (now_s, row))
         return len(due)
 
+    def mute(self, silences: Sequence[Silence], *, now_s: float) -> int:
+        """Messages that wait although a silence covers all that they tell, and what would tell their end."""
+        live = [one for one in silences if one.live(int(now_s * 1e9))]
+        if not live:
+            return 0
+        rows = self._db.execute(
+            "SELECT id, receiver, state, record FROM delivery WHERE status = 'pending' ORDER BY id"
+        ).fetchall()
+        quiet: set[tuple[str, str]] = set()
+        done = 0
+        for number, receiver, state, record in rows:
+            alerts = msgspec.json.decode(record, type=list[Alert])
+            ids = {(receiver, alert.alert_id) for alert in alerts}
+            if state == "firing" and all(any(one.matches(alert) for one in live) for alert in alerts):
+                quiet |= ids
+            elif not (state == "resolved" and ids <= quiet):
+                continue
+            self._db.execute("UPDATE delivery SET status = 'muted' WHERE id = ? AND status = 'pending'", (number,))
+            done += 1
+        return done
+
+    def withdraw(self, receiver: str, *, now_s: float) -> int:
+        """What still waits for a receiver that is gone lies as dead letters: whoever gets its name is not told it."""
+        waiting = [one.id for one in self.deliveries(limit=-1, receiver=receiver, status="pending")]
+        for number in waiting:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("INSERT INTO attempt VALUES (?, ?, NULL, 'the receiver was removed', 0)", (number, now_s))
+            self._db.execute("UPDATE delivery SET status = 'dead', ended_s = ? WHERE id = ?", (now_s, number))
+            self._db.execute("DELETE FROM subject WHERE delivery = ?", (number,))
+            self._count(receiver, "dead")
+            self._db.execute("COMMIT")
+        return len(waiting)
+
     # --- out ---
 
     def next(self, receiver: str, now_s: float) -> Delivery | None:
@@ -248,9 +294,17 @@ class Outbox:
             "UPDATE delivery SET attempts = attempts + 1, status = ?, next_s = ?, ended_s = ? WHERE id = ?",
             (status, next_s, ended_s, delivery.id),
         )
+        self._count(delivery.receiver, *(["retried"] if delivery.attempts else []), *([status] if ended_s else []))
         if status != "pending":
             self._db.execute("DELETE FROM subject WHERE delivery = ?", (delivery.id,))
         self._db.execute("COMMIT")
+
+    def _count(self, receiver: str, *what: str) -> None:
+        """Counts for ever: old messages are pruned, what was counted is not."""
+        self._db.executemany(
+            "INSERT INTO tally VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+            [(receiver, one) for one in what],
+        )
 
     def due_s(self, receiver: str) -> float | None:
         """When the next message of a receiver is due; None when nothing waits."""
@@ -303,6 +357,17 @@ class Outbox:
     def counts(self) -> dict[str, int]:
         """Messages by status."""
         return dict(self._db.execute("SELECT status, count(*) FROM delivery GROUP BY status").fetchall())
+
+    def backlog(self) -> dict[str, tuple[int, float]]:
+        """What waits for each receiver: how many messages, and since when the oldest (seconds since 1970)."""
+        rows = self._db.execute(
+            "SELECT receiver, count(*), min(created_s) FROM delivery WHERE status = 'pending' GROUP BY receiver"
+        )
+        return {name: (count, since_s) for name, count, since_s in rows}
+
+    def tally(self) -> dict[tuple[str, str], int]:
+        """Messages delivered and dead, and tries after the first, by receiver, since the outbox was made."""
+        return {(name, what): count for name, what, count in self._db.execute("SELECT * FROM tally")}
 
     def prune(self, now_s: float) -> None:
         """Forgets what is over and old; what waits is never forgotten."""

@@ -15,8 +15,17 @@ from streams.store.online import OnlineStore
 log: Final = logging.getLogger(__name__)
 
 
-def fill(store: OnlineStore, bootstrap: str, *, since_ms: int, client_id: str = "features-reader") -> int:
+def fill(
+    store: OnlineStore,
+    bootstrap: str,
+    *,
+    since_ms: int,
+    cluster: str | None = None,
+    client_id: str = "features-reader",
+) -> int:
     """Pushes every features record that was sent since `since_ms` (ms since 1970) and returns how many were read.
+
+    With `cluster` only its records are pushed.
 
     Raises:
         StreamsError: the topic is missing or the broker does not answer.
@@ -27,15 +36,17 @@ def fill(store: OnlineStore, bootstrap: str, *, since_ms: int, client_id: str = 
             _, end = replay.bounds(FEATURES.name, partition)
             start = replay.offset_at(FEATURES.name, partition, since_ms)
             for chunk in replay.read(FEATURES.name, partition, start=start, end=end):
-                seen += sum(_push(store, record.value, partition, record.offset) for record in chunk)
+                seen += sum(_push(store, record.value, partition, record.offset, cluster) for record in chunk)
     return seen
 
 
-def _push(store: OnlineStore, value: bytes | None, partition: int, offset: int) -> int:
+def _push(store: OnlineStore, value: bytes | None, partition: int, offset: int, cluster: str | None) -> int:
     try:
-        store.push(codec.decode(NodeFeatures, value))
+        record = codec.decode(NodeFeatures, value)
     except ContractError as error:
         # A reader is not the place for dead letters: the jobs send them. One bad record must not hide the others.
         log.warning("%s partition %d offset %d is skipped: %s", FEATURES.name, partition, offset, error)
         return 0
+    if cluster is None or record.cluster == cluster:
+        store.push(record)
     return 1

@@ -70,7 +70,13 @@ class Scripted:
 
 def context(folder: Path) -> Context:
     settings = GatewaySettings(data_dir=folder, cluster=fake.CLUSTER, rate_per_s=1e6)
-    return make_context(settings, open_reader=lambda *_: Scripted(), publish=lambda _: None)
+    return make_context(
+        settings,
+        open_reader=lambda *_: Scripted(),
+        publish=lambda _: None,
+        look_at_jobs=list,
+        look_at_places=dict,
+    )
 
 
 def serve(folder: Path) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from agents.cli.doctor_sensors import judgements
 from agents.cli.sensor_archive import Run, load
-from models.sensors.boxcar import from_edges
+from models.sensors import energy
+from models.sensors.boxcar import Reference, from_edges
 from models.sensors.judge import Judged, judge
 from models.sensors.learn import learn
 from models.sensors.types import SensorModel
@@ -22,6 +23,7 @@ from tests.unit.models.sensors.simulated import busy, readings, square
 DATA = Path(__file__).resolve().parents[1] / "data" / "gpu_sensor"
 LOADS_S = (0.0523, 0.0971, 0.1046, 0.1313, 0.1985)
 DUTIES = (0.3, 0.5, 0.7)
+EDGE_SENSORS = ((0.1012, 0.025, 0.013), (0.1012, 0.025, 0.03), (0.05, 0.0125, 0.013))  # period, window, asked every
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     began = time.process_time()
-    text = "\n".join([*_head(), *_recorded(load(args.archive)), *_simulated(), ""])
+    text = "\n".join([*_head(), *_recorded(load(args.archive)), *_simulated(), *_edges(), ""])
     text += f"\nComputed in {time.process_time() - began:.0f} s of CPU by `python -m tests.bench.bench_sensors`.\n"
     if args.write:
         args.write.write_text(text)
@@ -139,6 +141,44 @@ def _simulated() -> list[str]:
         ]
         lines.append(f"| {load_s * 1e3:.1f} ms | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
     return lines
+
+
+def _edges() -> list[str]:
+    """A load that begins or ends once, at any moment: what of its energy is wrong because of when it did."""
+    lines = [
+        "",
+        "## Simulated edges",
+        "",
+        "SIMULATED: one step between 60 and 200 W at 40 moments each, busy ratio every 200 ms in whole per cent. Error "
+        "of the energy in J, root of the mean square (mean in brackets), by readings alone and with the busy ratio.",
+        "",
+        "| sensor | asked every | edge | readings alone | with the busy ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for period_s, window_s, ask_s in EDGE_SENSORS:
+        for rises in (True, False):
+            errors = np.array([_edge(period_s, window_s, ask_s, rises=rises, seed=n) for n in range(40)])
+            plain, ours = np.sqrt(np.mean(errors**2, axis=0))
+            told = [f"{rms:.1f} J ({mean:+.1f})" for rms, mean in zip((plain, ours), errors.mean(axis=0), strict=True)]
+            sensor = f"{window_s * 1e3:.1f} of {period_s * 1e3:.1f} ms"
+            edge = "begin" if rises else "end"
+            lines.append(f"| {sensor} | {ask_s * 1e3:.0f} ms | {edge} | {told[0]} | {told[1]} |")
+    return lines
+
+
+def _edge(period_s: float, window_s: float, ask_s: float, *, rises: bool, seed: int) -> tuple[float, float]:
+    """(error by readings alone, error with the busy ratio) of one step, joules."""
+    at_s = 4.0 + np.random.default_rng(seed).uniform()
+    time_s = np.arange(0.0, 10.0, 0.0005)
+    meter = Reference(time_s, np.where((time_s >= at_s) == rises, 200.0, 60.0))
+    asked, power_w = readings(meter, period_s=period_s, window_s=window_s, ask_s=ask_s, seed=seed)
+    model = SensorModel(period_s=period_s, window_s=window_s, lag_s=0.0, util_period_s=0.2)
+    ratio, true_j = busy(meter, asked), meter.energy_j(1.0, 9.0)
+    plain, ours = (
+        energy.estimate(asked, power_w, known, model, start_s=1.0, end_s=9.0).energy_j - true_j
+        for known in (None, ratio)
+    )
+    return plain, ours
 
 
 def _pulsed(load_s: float, duty: float) -> Judged:

@@ -12,6 +12,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from agents.cli.jobs import JobLook
+from agents.cli.placement import Place, Placement
 from agents.gateway.context import Context
 from agents.gateway.main import build_app, make_context
 from agents.gateway.settings import GatewaySettings
@@ -20,6 +22,7 @@ from streams.contract import codec
 from streams.contract import records as r
 from streams.contract.histogram import bucket
 from streams.contract.topics import topic_of
+from streams.jobs.registry import JOBS
 
 CLUSTER = "test"
 NODES, GPUS, SPAN = 4, 8, 4
@@ -29,6 +32,11 @@ H100 = "NVIDIA H100 80GB HBM3"
 HOLDOUT = "node-3"
 P99_MS = {"tbt": 45.0, "ttft": 650.0, "e2e": 14_000.0}
 WATTS = {"controlled": 440.0, "hold-out": 470.0}
+
+
+def job_look(job: str, **facts: Any) -> JobLook:
+    """A look at a job that does well, unless told otherwise."""
+    return JobLook(job, f"eo-{CLUSTER}-{job}", **{"members": 1, "lag_records": 0, "overdue_records": 0, **facts})
 
 
 class NoReader:
@@ -65,6 +73,8 @@ class Rig:
     clock: Clock = field(default_factory=Clock)
     sent: list[r.OperatorIntent] = field(default_factory=list)
     publish_error: Exception | None = None
+    places: dict[str, Placement] = field(default_factory=dict)
+    looks: list[JobLook] | None = None  # of the jobs; None = every one does well
 
     def __post_init__(self) -> None:
         chosen = GatewaySettings(
@@ -74,6 +84,8 @@ class Rig:
             chosen,
             open_reader=lambda *_: NoReader(),
             publish=self._publish,
+            look_at_jobs=lambda: [job_look(job) for job in JOBS] if self.looks is None else self.looks,
+            look_at_places=lambda: dict(self.places),
             wall_ns=self.clock.wall_ns,
             monotonic=self.clock.monotonic,
         )
@@ -89,6 +101,15 @@ class Rig:
         expires = None if expires_s is None else self.clock.wall_ns() + int(expires_s * SECOND)
         _, text = self.context.keys.add(f"{role} key", role, now_ns=self.clock.wall_ns(), expires_ns=expires)  # type: ignore[arg-type]
         return {"Authorization": f"Bearer {text}"}
+
+    def hold(self, node: int, namespace: str, gpus: Sequence[int]) -> None:
+        """These GPUs of a node are held by a namespace from now on."""
+        mine = {uuids(node)[index]: Place(namespace, f"{namespace}-{node}") for index in gpus}
+        before = self.places.get(f"node-{node}")
+        held = {**(before.gpus if before else {}), **mine}
+        self.places[f"node-{node}"] = Placement(f"node-{node}", self.clock.wall_ns(), held)
+        self.context.placements.take()
+        self.context.views.forget()
 
     def fold(self, record: r.Record) -> None:
         self.context.state.fold(topic_of(type(record)).name, codec.encode(record))

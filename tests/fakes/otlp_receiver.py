@@ -100,7 +100,8 @@ class Receiver:
                 for metric in scope.metrics:
                     kind = metric.WhichOneof("data")
                     for point in getattr(metric, kind).data_points:
-                        row = {"unit": metric.unit, "kind": kind, "value": point.as_double, **_plain(point.attributes)}
+                        value = point.sum if kind == "histogram" else point.as_double
+                        row = {"unit": metric.unit, "kind": kind, "value": value, **_plain(point.attributes)}
                         self.metrics.setdefault(metric.name, []).append(row)
 
     def close(self) -> None:

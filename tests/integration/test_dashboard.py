@@ -21,6 +21,7 @@ from agents.node import exporter
 from streams import run_note
 from streams.metrics import WorkerMetrics
 from streams.observe.own_cost import OwnCost
+from streams.sinks.delivery_metrics import DeliveryCollector, Standing
 from tests.peers import require_peer
 from tests.unit.fleet.conftest import Bench, make_bench
 
@@ -110,6 +111,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
     worker.lag.labels("energy.telemetry.node.v1", "0").set(3)
     worker.commit_age.labels("energy.telemetry.node.v1", "0").set(0.5)
     worker.registry.register(OwnCost("worker:features", sent_bytes=lambda: 1))
+    worker.registry.register(DeliveryCollector(lambda: [Standing("ops", 2, 30.0, 5, 1, 1)]))
     run_note.write(bench.layout, "features", role="worker:features", metrics=worker.serve())
     stopping = threading.Event()
     thread = threading.Thread(target=feed, args=(bench, stopping), daemon=True)

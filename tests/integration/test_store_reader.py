@@ -62,6 +62,7 @@ def test_features_get_shows_fresh_unknown_and_expired(
     monkeypatch.setenv("EO_DATA_DIR", str(tmp_path))
     ahead_ns = time.time_ns() + 3600 * S  # never expires while the test runs
     publish(topics, [record("fresh", 0, ahead_ns, 321.5), record("stale", 0, ahead_ns - 7200 * S, 1.0)])
+    monkeypatch.setenv("EO_CLUSTER", "c")
     assert main(["features", "get", "GPU-store-fresh-0", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     found = {value["feature"]: value for value in answer["values"]}

@@ -62,4 +62,4 @@ def test_help_imports_no_verb() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     loaded = {name for name in told.stdout.split() if name.startswith(("agents.", "streams", "msgspec", "confluent"))}
-    assert loaded == {"agents.cli", "agents.cli.base", "agents.cli.main"}
+    assert loaded == {"agents.cli", "agents.cli.base", "agents.cli.main", "agents.cli.parser"}

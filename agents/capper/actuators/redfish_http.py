@@ -57,8 +57,9 @@ class BmcClient:
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port = None, None
-        if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password:
-            raise CapperError("redfish_url is no address of a BMC; give https://HOST, without credentials")
+        path = parts.path.rstrip("/") not in {"", "/redfish", "/redfish/v1"}
+        if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password or path:
+            raise CapperError("redfish_url is no address of a BMC; give https://HOST, without credentials or a path")
         self.host, self._port = host, port
         self._tls = _context(ca_file, insecure) if parts.scheme == "https" else None
         self._headers = {"Accept": "application/json", "OData-Version": "4.0", **_authorization(user, password_file)}

@@ -14,6 +14,7 @@ from agents.cli.features import one_of
 from agents.gateway.access import guarded
 from agents.gateway.answers import answer
 from agents.gateway.context import Context, ContextDep
+from agents.gateway.namespaces import known_names
 from agents.gateway.problems import Problem, declared, nearest, shown
 from agents.gateway.shapes import Features, Gpus, Name, Nodes
 from streams.store.registry import feature_view
@@ -38,12 +39,17 @@ async def gpus(
     after: AfterQuery = None,
     node: Annotated[Name | None, Query(description="of this node only")] = None,
     group: Annotated[Literal["controlled", "hold-out", "default"] | None, Query()] = None,
+    namespace: Annotated[Name | None, Query(description="of this Kubernetes namespace only")] = None,
 ) -> Response:
     """GPUs with their power, limits, locks and group, in the order of their UUIDs."""
     picture = context.views.picture()
     if node is not None and node not in context.state.latest:
         raise Problem(404, f"no node {shown(node)} has reported.", fix=nearest(node, context.state.latest))
-    rows = [row for row in picture.gpus if node in (None, row["node"]) and group in (None, row["group"])]
+    if namespace is not None and namespace not in (known := context.placements.namespaces()):
+        raise Problem(404, f"no GPU is in a namespace {shown(namespace)}.", fix=known_names(namespace, known))
+    wanted = {"node": node, "group": group, "namespace": namespace}
+    asked = {name: value for name, value in wanted.items() if value is not None}
+    rows = [row for row in picture.gpus if all(row[name] == value for name, value in asked.items())]
     return answer(_page(context, picture.ts_ns, rows, "uuid", limit=limit, after=after))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from agents.gateway.access import guarded
 from agents.gateway.answers import answer
+from agents.gateway.archive import ArchiveDoor
 from agents.gateway.context import Context, ContextDep
 from agents.gateway.history import METRICS, History, horizon_of, read_history
 from agents.gateway.namespaces import gpus_of
@@ -26,19 +28,33 @@ async def ahead(context: ContextDep, asked: ForecastRequest) -> Response:
     if asked.metric not in METRICS:
         raise Problem(404, f"there is no metric {shown(asked.metric)} to forecast.", fix=nearest(asked.metric, METRICS))
     namespace, only = await gpus_of(context, asked.namespace)
-    plan = horizon_of(asked.horizon_hours)
-    history = await read_history(context.archive, asked.metric, plan, only)
-    series = history.series(plan)
     try:
-        found = await context.archive.run(lambda: forecast(series, plan.steps, minimum=METRICS[asked.metric].minimum))
+        answered = await _own(context, context.archive, asked, only)
     except TooShort as error:
-        raise Problem(
-            409, f"{error}.", fix="let `eo worker archive` run for longer, or ask for a shorter horizon_hours"
-        ) from error
-    return answer({**_told(context, asked, history, found), "namespace": namespace})
+        if context.sample is None or only is not None:
+            raise Problem(
+                409, f"{error}.", fix="let `eo worker archive` run for longer, or ask for a shorter horizon_hours"
+            ) from error
+        # In one thread at a time: the pool of that archive is asked by nobody before it is there.
+        await context.sample.door.run(context.sample.ready)
+        answered = await _own(context, context.sample.door, asked, None)
+        answered["notes"] = [context.sample.note]
+    return answer({"cluster": context.settings.cluster, "namespace": namespace, **answered})
 
 
-def _told(context: Context, asked: ForecastRequest, history: History, found: Outcome) -> dict[str, Any]:
+async def _own(
+    context: Context, archive: ArchiveDoor, asked: ForecastRequest, only: Collection[str] | None
+) -> dict[str, Any]:
+    """The forecast from one archive; raises TooShort."""
+    plan = horizon_of(asked.horizon_hours)
+    history = await read_history(archive, asked.metric, plan, only)
+    series = history.series(plan)
+    found = await context.archive.run(lambda: forecast(series, plan.steps, minimum=METRICS[asked.metric].minimum))
+    return told(asked.metric, history, found)
+
+
+def told(metric: str, history: History, found: Outcome) -> dict[str, Any]:
+    """A forecast as it is told, here and by `eo forecast`."""
     step_ns = int(history.step_s * 1e9)
     points = [
         {
@@ -49,9 +65,8 @@ def _told(context: Context, asked: ForecastRequest, history: History, found: Out
         for step, (mean, quantiles) in enumerate(zip(found.mean, found.quantiles, strict=True))
     ]
     return {
-        "cluster": context.settings.cluster,
-        "metric": asked.metric,
-        "unit": METRICS[asked.metric].unit,
+        "metric": metric,
+        "unit": METRICS[metric].unit,
         "step_s": history.step_s,
         "history_hours": round(len(history.values) * history.step_s / 3600, 3),
         "missing_ratio": round(found.missing_ratio, 4),
@@ -61,6 +76,7 @@ def _told(context: Context, asked: ForecastRequest, history: History, found: Out
         "backtest": [_score(score) for score in found.scores],
         "quality": "estimated",
         "made_from": history.made_from,
+        "notes": [],
     }
 
 

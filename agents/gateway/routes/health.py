@@ -1,22 +1,25 @@
-"""`GET /health` and `GET /metrics`: whether this process lives, what it leans on, how old its newest sample is."""
+"""`GET /health` and `GET /metrics`: whether this process lives, what it leans on, how each job does."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from agents.cli.jobs import JobHealth
 from agents.gateway.access import guarded
 from agents.gateway.answers import answer
 from agents.gateway.archive import newest_age_s
 from agents.gateway.context import Context, ContextDep
 from agents.gateway.problems import declared
-from agents.gateway.shapes import Health
+from agents.gateway.shapes import Health, Live
 from streams.contract.topics import APPLIED, DESIRED, FEATURES, Topic
 
 public = APIRouter(route_class=guarded("public"), tags=["health"])
+NEEDED: Final = ("kafka", "nodes")
 read = APIRouter(route_class=guarded("read"), tags=["health"])
 
 
@@ -25,6 +28,12 @@ async def health(context: ContextDep) -> Response:
     """Live, ready, and each dependency with the age of its last sample. 503 = live, but not ready."""
     facts = gather(context)
     return answer(facts, status=200 if facts["ready"] else 503)
+
+
+@public.get("/health/live", response_model=Live, responses=declared(429))
+async def live() -> Response:
+    """That this process answers, and nothing else: for what restarts it."""
+    return answer({"live": True})
 
 
 def gather(context: Context) -> dict[str, Any]:
@@ -37,7 +46,7 @@ def gather(context: Context) -> dict[str, Any]:
     kafka = {
         "ok": problem is None and context.feed.alive,
         "age_s": min((age for age in ages.values() if age is not None), default=None),
-        "problem": problem,
+        "problem": problem if problem is not None or context.feed.alive else "the feed has ended",
     }
     limit = context.settings.stale_s
     dependencies = {
@@ -47,13 +56,24 @@ def gather(context: Context) -> dict[str, Any]:
         "acknowledgements": _topic(ages, APPLIED, 10 * limit, "no node has acknowledged anything yet"),
         "archive": _archive(context.settings.layout.archive, now),
     }
+    jobs = context.job_looks.newest()
+    against = [f"{name}: {dependencies[name]['problem']}" for name in NEEDED if not dependencies[name]["ok"]]
+    against += [f"job {name}: {job.problem}" for name, job in jobs.items() if job.ready is False]
     return {
         "live": True,
-        "ready": bool(kafka["ok"]) and dependencies["nodes"]["ok"],
+        "ready": not against,
+        "not_ready": against,
         "cluster": context.settings.cluster,
         "uptime_s": round((now - context.started_ns) / 1e9, 1),
         "dependencies": dependencies,
+        "jobs": {name: _job(job) for name, job in jobs.items()},
     }
+
+
+def _job(job: JobHealth) -> dict[str, Any]:
+    row = asdict(job)
+    del row["job"]
+    return row
 
 
 def _topic(ages: dict[Topic, float | None], topic: Topic, limit_s: float, never: str) -> dict[str, Any]:

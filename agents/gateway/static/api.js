@@ -8,6 +8,11 @@ const element = (tag, attributes, ...children) => {
   return made;
 };
 
+// Text between backticks is code; no other mark-up is known, and none is made of text.
+const prose = (text) => text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
+
+const firstSentence = (text) => (text.match(/^.*?[.?!](?=\s|$)/s) || [text])[0].replaceAll("`", "");
+
 const resolved = (api, schema) => {
   let found = schema || {};
   for (let depth = 0; found.$ref && depth < 8; depth += 1) {
@@ -115,8 +120,8 @@ const send = async (path, method, inputs, body) => {
 const route = (api, path, method, operation) => {
   const role = operation["x-role"];
   const box = element("details", { id: `${method}-${path}` },
-    element("summary", {}, element("code", {}, `${method.toUpperCase()} ${path}`), ` ${role === "public" ? "no key" : `role ${role}`}`));
-  box.append(element("p", {}, operation.description || ""));
+    element("summary", {}, element("code", {}, `${method.toUpperCase()} ${path}`), ` ${role === "public" ? "no key" : `role ${role}`} `, element("span", { class: "soft" }, firstSentence(operation.description || ""))));
+  box.append(element("p", {}, ...prose(operation.description || "")));
   const content = operation.requestBody && operation.requestBody.content["application/json"];
   if (content) box.append(element("h3", {}, "Body"), fields(api, content.schema));
   const good = operation.responses["200"];
@@ -132,7 +137,7 @@ const render = async () => {
   const target = document.getElementById("routes");
   try {
     const api = await (await fetch("/openapi.json")).json();
-    document.getElementById("about").textContent = api.info.description;
+    document.getElementById("about").replaceChildren(...prose(api.info.description));
     target.replaceChildren();
     for (const [path, operations] of Object.entries(api.paths)) {
       for (const [method, operation] of Object.entries(operations)) target.append(route(api, path, method, operation));

@@ -4,6 +4,7 @@
 const at = (id) => document.getElementById(id);
 const figure = (value, unit, digits = 0) => (value === null || value === undefined ? "unknown"
   : `${value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} ${unit}`);
+const signed = (value) => `${value.toLocaleString("en", { maximumFractionDigits: 1, minimumFractionDigits: 1, signDisplay: "exceptZero" })} %`;
 let key = sessionStorage.getItem("eo-key") || "";
 let lastId = "";
 let failures = 0;
@@ -14,10 +15,15 @@ const ask = (path, more = {}) => {
   return fetch(path, { ...more, headers });
 };
 
-const label = (quality) => {
-  const simulated = quality === "simulated" || quality === "mixed";
-  at("label").hidden = !simulated;
-  at("label").textContent = quality === "mixed" ? "PARTLY SIMULATED" : "SIMULATED";
+// Silent nodes give no number, but what they were stays known: the label goes by both.
+const qualities = { now: "", nodes: [] };
+const label = (more) => {
+  Object.assign(qualities, more);
+  const all = [qualities.now, ...qualities.nodes].filter(Boolean);
+  const simulated = all.filter((one) => one === "simulated").length;
+  const mixed = all.includes("mixed") || simulated < all.length;
+  at("label").hidden = simulated === 0 && !all.includes("mixed");
+  at("label").textContent = mixed ? "PARTLY SIMULATED" : "SIMULATED";
 };
 
 const tick = (now) => {
@@ -28,33 +34,64 @@ const tick = (now) => {
   at("holdout").textContent = figure(base.power_w_per_gpu, "W");
   at("holdout-n").textContent = base.gpus;
   const known = ours.power_w_per_gpu !== null && base.power_w_per_gpu;
-  at("change").textContent = known ? figure((ours.power_w_per_gpu / base.power_w_per_gpu - 1) * 100, "%", 1) : "unknown";
+  at("change").textContent = known ? signed((ours.power_w_per_gpu / base.power_w_per_gpu - 1) * 100) : "unknown";
   at("total").textContent = figure(now.power_w === null ? null : now.power_w / 1000, "kW", 1);
   at("unknown").textContent = `${now.gpus} GPUs, ${now.gpus_power_unknown} of unknown power`;
-  at("tbt").textContent = `${figure(ours.tbt_p99_ms, "ms")} / ${figure(base.tbt_p99_ms, "ms")}`;
+  at("tbt").textContent = figure(ours.tbt_p99_ms, "ms", 1);
+  at("tbt-holdout").textContent = figure(base.tbt_p99_ms, "ms", 1);
   at("capped").textContent = now.capped;
-  label(now.quality);
+  label({ now: now.gpus_power_unknown < now.gpus ? now.quality : "" });
 };
 
-const alertRow = (one) => {
+// The newest word on each alert; a fault that hits many nodes is one line.
+const MOST_ALERTS = 2000;
+const MOST_LINES = 20;
+const alerts = new Map();
+
+const alertLine = (same) => {
+  const [newest] = same;
   const line = document.createElement("p");
-  line.className = one.state === "resolved" ? "good" : "bad";
-  const when = new Date(one.ts_ns / 1e6).toLocaleTimeString();
-  line.textContent = `${when} ${one.state} ${one.severity} ${one.rule}${one.node ? ` on ${one.node}` : ""}: ${one.summary}`;
+  line.className = newest.state === "resolved" ? "good" : newest.severity === "info" ? "" : "bad";
+  const when = new Date(newest.ts_ns / 1e6).toLocaleTimeString();
+  const names = same.map((one) => one.node).filter(Boolean);
+  const shown = names.slice(0, 3).join(", ");
+  const where = names.length > 1 ? ` on ${names.length} nodes (${shown}${names.length > 3 ? ", …" : ""}), newest` : names.length ? ` on ${shown}` : "";
+  line.textContent = `${when} ${newest.state} ${newest.severity} ${newest.rule}${where}: ${newest.summary}`;
   return line;
 };
 
-const addAlert = (one) => {
-  const box = at("alerts");
-  if (box.firstElementChild && box.firstElementChild.textContent === "None seen.") box.replaceChildren();
-  box.prepend(alertRow(one));
-  while (box.children.length > 20) box.lastElementChild.remove();
+const showAlerts = () => {
+  const groups = new Map();
+  for (const one of [...alerts.values()].sort((a, b) => b.ts_ns - a.ts_ns)) {
+    const name = `${one.state}|${one.severity}|${one.rule}`;
+    groups.set(name, [...(groups.get(name) || []), one]);
+  }
+  const firing = [...groups.values()].sort((a, b) => (a[0].state === "resolved") - (b[0].state === "resolved"));
+  at("alerts").replaceChildren(...firing.slice(0, MOST_LINES).map(alertLine));
+};
+
+const addAlerts = (found) => {
+  for (const one of found) {
+    const name = one.alert_id || `${one.rule}|${one.node || ""}`;
+    const before = alerts.get(name);
+    if (before && before.ts_ns > one.ts_ns) continue;
+    alerts.delete(name);
+    alerts.set(name, one);
+    if (alerts.size > MOST_ALERTS) alerts.delete(alerts.keys().next().value);
+  }
+  if (alerts.size) showAlerts();
 };
 
 const cell = (text, number = false) => {
   const made = document.createElement("td");
   made.textContent = text;
   if (number) made.className = "n";
+  return made;
+};
+
+const why = (text) => {
+  const made = cell(text);
+  made.className = "why";
   return made;
 };
 
@@ -65,8 +102,8 @@ const nodeRow = (node) => {
   name.scope = "row";
   name.textContent = node.node;
   row.append(name, cell(node.gpus, true), cell(figure(node.power_w, "W"), true), cell(node.capped, true), cell(node.mode),
-    cell(figure(node.lease_left_s, "s"), true), cell(figure(node.age_s, "s", 1), true),
-    cell(node.stale ? `${node.quality}, silent` : node.quality), cell(node.reason));
+    cell(node.lease_left_s < 0 ? "over" : figure(node.lease_left_s, "s"), true), cell(figure(node.age_s, "s", 1), true),
+    cell(node.stale ? `${node.quality}, silent` : node.quality), why(node.reason));
   return row;
 };
 
@@ -76,7 +113,9 @@ const nodes = async () => {
     if (answer.status === 401 || answer.status === 403) return wantKey();
     if (answer.ok) {
       const wanted = at("filter").value.trim();
-      const rows = (await answer.json()).items.filter((node) => node.node.includes(wanted));
+      const { items } = await answer.json();
+      label({ nodes: items.map((node) => node.quality) });
+      const rows = items.filter((node) => node.node.includes(wanted));
       at("nodes").tBodies[0].replaceChildren(...rows.map(nodeRow));
     }
   } catch { /* the stream says that the gateway is away */ }
@@ -101,7 +140,7 @@ const handle = (text) => {
   if (!event.data) return;
   const data = JSON.parse(event.data);
   if (event.type === "tick") tick(data);
-  else if (event.type === "alert") addAlert(data);
+  else if (event.type === "alert") addAlerts([data]);
 };
 
 // EventSource cannot send a key in a header, and a key in an address would end up in logs: hence fetch.
@@ -135,8 +174,8 @@ const begin = async () => {
 };
 
 const past = async () => {
-  const answer = await ask("/v1/alerts?limit=20");
-  if (answer.ok) (await answer.json()).items.reverse().forEach(addAlert);
+  const answer = await ask("/v1/alerts?limit=500");
+  if (answer.ok) addAlerts((await answer.json()).items.reverse());
 };
 
 at("keyform").addEventListener("submit", (event) => {

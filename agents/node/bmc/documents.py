@@ -21,8 +21,11 @@ class BadLink(ValueError):
     """An address that is not followed; the text says why."""
 
 
-def normal(link: object, *, base: str = ROOT, host: str = "") -> str:
-    """An address as path and query on this host, without fragment and trailing slash. Raises BadLink."""
+def normal(link: object, *, base: str = ROOT, host: str = "", prefix: str = "") -> str:
+    """An address as path and query on this host, without fragment and trailing slash. Raises BadLink.
+
+    `prefix` is a gateway's path to this BMC, which some gateways write into the links and others do not.
+    """
     if not isinstance(link, str) or not link.strip():
         raise BadLink("a link without an address")
     if len(link) > 1024 or not link.strip().isprintable():
@@ -35,6 +38,8 @@ def normal(link: object, *, base: str = ROOT, host: str = "") -> str:
     if elsewhere or parts.scheme not in {"", "http", "https"}:
         raise BadLink(f"link to another host, {parts.netloc[:100] or parts.scheme!r}, is not followed")
     path = posixpath.normpath(parts.path)
+    if prefix and path.startswith(f"{prefix}/redfish"):
+        path = path.removeprefix(prefix)
     if not (path == "/redfish" or path.startswith("/redfish/")) or ".." in unquote(path).split("/"):
         raise BadLink(f"link {link[:100]!r} leaves /redfish and is not followed")
     return path + (f"?{parts.query}" if parts.query else "")
@@ -57,6 +62,7 @@ class Documents:
     """What was fetched: role -> address -> document, with where each comes from and what could not be had."""
 
     host: str = ""
+    prefix: str = ""
     roles: dict[str, dict[str, Json]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)  # address -> the address that must be asked again for it
     owner: dict[str, str] = field(default_factory=dict)  # address -> the chassis, system or supply that it belongs to
@@ -80,7 +86,7 @@ class Documents:
     def link(self, value: object, base: str = ROOT) -> str | None:
         """A reference as an address of this BMC, None when there is none or it leads elsewhere."""
         try:
-            return normal(address(value), base=base, host=self.host)
+            return normal(address(value), base=base, host=self.host, prefix=self.prefix)
         except BadLink:
             return None
 

@@ -10,9 +10,10 @@ from collections import Counter
 
 from agents.node.bmc import extract_sensors, reports
 from agents.node.bmc.documents import Documents
+from agents.node.bmc.gpu_names import names_gpu, processor_kind
 from agents.node.bmc.limits import controls, limit_of
 from agents.node.bmc.nesting import nest
-from agents.node.bmc.rows import DomainRow, Snapshot
+from agents.node.bmc.rows import DomainRow, SensorRow, Snapshot
 from agents.node.bmc.values import (
     ENERGY_MJ,
     POWER_UNITS,
@@ -29,6 +30,7 @@ from agents.node.bmc.values import (
 )
 
 FEW = 4
+POWER_STATES = {"on": 1.0, "off": 0.0}  # what is on its way between them is neither
 OUTER = frozenset(
     {"rackmount", "blade", "enclosure", "sled", "standalone", "tower", "rack", "rackgroup", "stationrack"}
 )
@@ -73,8 +75,13 @@ def _grouped(missing: dict[str, str]) -> dict[str, str]:
 def _states(docs: Documents, out: Snapshot) -> None:
     for uri, doc in docs.of("system").items():
         if state := text(doc.get("PowerState")):
-            out.state[docs.name(uri)] = state
+            name = docs.name(uri)
+            out.state[name] = state
             out.used.add(uri)
+            value = POWER_STATES.get(state.lower())
+            if value is None:
+                out.missing[f"sensors[{name}/power-state].value"] = f"the BMC says {state!r}: neither on nor off"
+            out.sensors.append(SensorRow(f"{name}/power-state", "power_state", "on", value))
 
 
 def _environment(docs: Documents, out: Snapshot, row: DomainRow, uri: str, doc: Json, shown: set[str]) -> None:
@@ -118,9 +125,8 @@ def _processors(docs: Documents, out: Snapshot, shown: set[str]) -> list[DomainR
     """GPUs and CPUs with their own metrics."""
     rows = []
     for uri, doc in docs.of("processor").items():
-        kind = {"gpu": "gpu", "cpu": "cpu_package"}.get(text(doc.get("ProcessorType")).lower()) or kind_of(
-            docs.name(uri), text(doc.get("Model"))
-        )
+        said = (text(doc.get(name)) for name in ("Model", "Manufacturer"))
+        kind = processor_kind(text(doc.get("ProcessorType")), docs.name(uri), *said)
         owners = docs.owned("environment", uri)
         name = docs.name(uri)
         chassis = docs.link(table(doc.get("Links")).get("Chassis")) or ""
@@ -164,13 +170,14 @@ def _chassis(docs: Documents, out: Snapshot, shown: set[str], known: list[Domain
     rows = []
     for uri, doc in docs.of("chassis").items():
         for where, metrics in docs.owned("environment", uri).items():
-            kind = "chassis" if _outer(docs, uri, doc) else "board"
+            kind = _chassis_kind(docs, uri, doc, known)
             row = DomainRow(name=docs.name(uri), kind=kind, chassis=uri, health=health(doc), origins=frozenset({uri}))
+            row.gpu_uuid = _gpu_uuid(doc) if kind == "gpu" else None
             scratch = Snapshot()
             _environment(docs, scratch, row, where, metrics, shown)
             if row.power_w is None and row.limit_w is None and row.energy_mj is None:
                 continue  # metrics of heat only
-            if uri in holding and kind == "board":
+            if kind != "chassis" and (uri in holding or _told(docs.name(uri), known)):
                 shown |= row.origins
                 continue
             row.total = 3 if kind == "chassis" and row.power_w is not None else 0
@@ -178,6 +185,23 @@ def _chassis(docs: Documents, out: Snapshot, shown: set[str], known: list[Domain
             out.missing |= scratch.missing
             rows.append(row)
     return rows
+
+
+def _chassis_kind(docs: Documents, uri: str, doc: Json, known: list[DomainRow]) -> str:
+    """An enclosure, a board, or one GPU's own module where no processor has told that GPU's power."""
+    said = text(doc.get("ChassisType")).lower()
+    named = said not in OUTER and names_gpu(docs.name(uri), text(doc.get("Name")))
+    if named and not any(row.kind == "gpu" and row.power_w is not None for row in known):
+        return "gpu"
+    return "chassis" if _outer(docs, uri, doc) and not named else "board"
+
+
+def _told(name: str, known: list[DomainRow]) -> bool:
+    """Whether a processor of the same name has told already: chassis "HGX_GPU_SXM_1" is processor "GPU_SXM_1"."""
+    return any(
+        row.kind == "gpu" and row.power_w is not None and len(row.name) > 3 and name.lower().endswith(row.name.lower())
+        for row in known
+    )
 
 
 def _distribution(docs: Documents, out: Snapshot, shown: set[str]) -> list[DomainRow]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from agents.node.bmc.json_text import MAX_BYTES
 HEADER_BYTES: Final = 64 * 1024
 REDIRECTS: Final = 3
 KEPT: Final = 4
+_PREFIX: Final = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~%-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a BMC listens."""
+    """Where a BMC listens; `prefix` is the path in front of /redfish, where a gateway speaks for many BMCs."""
 
     scheme: str
     host: str
     port: int
+    prefix: str = ""
 
     @classmethod
     def of(cls, url: str) -> Target:
@@ -53,7 +56,13 @@ class Target:
             raise ValueError("credentials do not belong into the URL; give redfish_user and redfish_password_file")
         if scheme not in {"http", "https"} or not host or any(c.isspace() for c in host):
             raise ValueError(f"{url!r} is no address of a BMC; give https://HOST")
-        return cls(scheme, host, port or (443 if scheme == "https" else 80))
+        prefix, _, below = parts.path.rstrip("/").partition("/redfish")
+        if parts.query or parts.fragment or below not in {"", "/v1"} or not _PREFIX.fullmatch(prefix):
+            raise ValueError(
+                f"{url!r} names more than a BMC; give https://HOST, or https://GATEWAY/PATH where a gateway has its "
+                "/redfish/v1 below that path"
+            )
+        return cls(scheme, host, port or (443 if scheme == "https" else 80), prefix)
 
     @property
     def netloc(self) -> str:
@@ -102,7 +111,7 @@ class BmcHttp:
     def _redirected(self, uri: str, answer: Answer) -> str:
         where = answer.headers.get("location", "")
         try:
-            return normal(where, base=uri, host=self.target.netloc)
+            return normal(where, base=uri, host=self.target.netloc, prefix=self.target.prefix)
         except BadLink as error:
             raise BmcError(f"{uri} redirects away ({error})") from error
 
@@ -150,7 +159,8 @@ class BmcHttp:
         lines = {"Host": self.target.netloc, "Accept": "application/json", "OData-Version": "4.0", **headers}
         if body or method in {"POST", "PATCH"}:
             lines |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        head = f"{method} {uri.replace(' ', '%20')} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+        wire = f"{self.target.prefix}{uri}".replace(" ", "%20")
+        head = f"{method} {wire} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
         connection.writer.write(head.encode("utf-8") + b"\r\n" + body)
         await connection.writer.drain()
         answer, keep = await _answer(connection.reader, uri)

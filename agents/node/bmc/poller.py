@@ -175,7 +175,7 @@ class BmcPoller:
             raise
 
     async def _discover(self, session: BmcSession) -> Documents:
-        walk = Walk(self._get, host=session.host, expand=True, workers=self.access.workers)
+        walk = Walk(self._get, host=session.host, prefix=session.prefix, expand=True, workers=self.access.workers)
         try:
             docs = await walk.run(self.access.discovery_s)
         except* BmcError as group:

@@ -55,6 +55,10 @@ class BmcSession:
     def host(self) -> str:
         return self._http.target.netloc
 
+    @property
+    def prefix(self) -> str:
+        return self._http.target.prefix
+
     async def get(self, uri: str) -> Json:
         """One document, from memory when the BMC says that it has not changed. Raises BmcError."""
         if self._credentials is not None and uri != ROOT:
@@ -131,7 +135,7 @@ class BmcSession:
         try:
             if not where:
                 where = str(document(answer.body, SESSIONS).get("@odata.id", ""))
-            self._at = normal(where, base=SESSIONS, host=self.host)
+            self._at = normal(where, base=SESSIONS, host=self.host, prefix=self.prefix)
         except (BadLink, BmcError):
             self._at = None
         if self._token is None:

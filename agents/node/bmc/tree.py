@@ -1,5 +1,7 @@
 """A recorded Redfish tree on disk, laid out as DMTF's mockup creator does: one folder per address, index.json inside.
 
+Other tools write NAME.json beside the folder of what lies below: that is read too.
+
 It never leaves its folder and never reads more than a document may hold.
 """
 
@@ -22,13 +24,13 @@ class RecordedTree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._root = next((place for place in _places(folder) if (place / NAME).is_file()), folder)
+        self._root = next((place for place in _places(folder) if _file(place).is_file()), folder)
 
     def problem(self) -> str | None:
         """Why nothing can be read here, None when there is a service root."""
         if not self.folder.is_dir():
             return f"{self.folder} is no folder; give the folder of a recorded Redfish tree"
-        if not (self._root / NAME).is_file():
+        if not _file(self._root).is_file():
             return f"{self._root / NAME} is not there; a recorded Redfish tree holds its service root in it"
         return None
 
@@ -38,8 +40,8 @@ class RecordedTree:
             raise BmcError(f"{uri} lies outside {ROOT} and is not in the recording")
         folder, _, query = uri.removeprefix(ROOT).strip("/").partition("?")
         below = f"{unquote(folder)}?{unquote(query)}" if query else unquote(folder)
-        path = self._root / below / NAME if below else self._root / NAME
-        if not path.resolve().is_relative_to(self._root.resolve()):
+        path = _file(self._root / below if below else self._root)
+        if not path.resolve().is_relative_to(self._root.parent.resolve() if not below else self._root.resolve()):
             raise BmcError(f"{uri} leads out of the recording and is not read")
         try:
             with path.open("rb") as file:
@@ -49,6 +51,15 @@ class RecordedTree:
         except (OSError, ValueError) as error:
             raise BmcError(f"{uri} cannot be read from the recording ({error})") from error
         return document(raw, uri)
+
+
+def _file(place: Path) -> Path:
+    """The document of an address: index.json in its folder, else NAME.json beside it."""
+    beside = place.with_name(f"{place.name}.json") if place.name else place
+    try:
+        return beside if beside.is_file() and not (place / NAME).is_file() else place / NAME
+    except OSError:  # a name that the disk cannot have is no file
+        return place / NAME
 
 
 def _places(folder: Path) -> list[Path]:

@@ -37,7 +37,7 @@ _KINDS: Final = (
     ("gpu", re.compile(r"gpu|sxm|accelerator|oam[_ ]?\d")),
     ("fan", re.compile(r"fan")),
     ("supply", re.compile(r"psu|power ?supply|ps\d|supply")),
-    ("cpu_package", re.compile(r"cpu|proc\b|processor|socket")),
+    ("cpu_package", re.compile(r"cpu|proc\b|processor|socket|(?:^|[ _])p\d(?:[ _]|$)")),
 )
 
 

@@ -57,12 +57,13 @@ class Walk:
     Args:
         get: fetches one document; raises BmcError.
         host: "name:port" of the BMC, whose absolute links are its own.
+        prefix: the path in front of its /redfish.
         expand: ask collections for their members' contents where the BMC says that it can.
         workers: how many requests may be under way at once.
     """
 
-    def __init__(self, get: Get, *, host: str = "", expand: bool = False, workers: int = 1) -> None:
-        self.docs = Documents(host=host)
+    def __init__(self, get: Get, *, host: str = "", prefix: str = "", expand: bool = False, workers: int = 1) -> None:
+        self.docs = Documents(host=host, prefix=prefix)
         self.cut = 0  # addresses left unvisited when the walk was cut short
         self._get, self._expand, self._workers = get, expand, workers
         self._heap: list[tuple[int, int, str, str, str]] = []
@@ -150,7 +151,7 @@ class Walk:
     def _inline(self, role: str, base: str, member: Json, origin: str, owner: str) -> None:
         """A member that the collection holds in full: read already, to be asked for again with the collection."""
         try:
-            uri = normal(member["@odata.id"], base=base, host=self.docs.host)
+            uri = normal(member["@odata.id"], base=base, host=self.docs.host, prefix=self.docs.prefix)
         except BadLink as error:
             self.docs.missing[f"{base} member"] = str(error)
             return
@@ -163,7 +164,7 @@ class Walk:
         if found is None:
             return
         try:
-            uri = normal(found, base=base, host=self.docs.host)
+            uri = normal(found, base=base, host=self.docs.host, prefix=self.docs.prefix)
         except BadLink as error:
             self.docs.missing[f"{base} {role}"] = str(error)
             return

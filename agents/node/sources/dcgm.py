@@ -48,7 +48,7 @@ class DcgmSource:
     ) -> None:
         if bool(url) == bool(file):
             raise SettingsError("source dcgm reads one text: give its URL (http://HOST:9400/metrics) or a file")
-        self._url, self._file = fetch.checked_url(url) if url else "", file
+        self._url, self._file = fetch.checked_url(url, "/metrics") if url else "", file
         self._host = host
         self._newest_ms: float | None = None
         self._deadline_s, self._stale_s, self._monotonic = float(deadline_s), float(stale_s), monotonic
@@ -95,7 +95,7 @@ class DcgmSource:
         if gpu is None and not samples:
             missing.setdefault("gpus", "it holds no metric; is this an exporter's metrics path?")
         if gpu is not None:
-            self._capability = _capability(gpu)
+            self._capability = dcgm_fields.capability(gpu)
         return gpu, missing
 
     def _nothing(self, missing: dict[str, str]) -> str:
@@ -124,8 +124,3 @@ class DcgmSource:
                 f"{self._url} has repeated the same energy counters for {age_s:.0f} s (bound {self._stale_s:g} s): "
                 "it stands still; restart the exporter"
             )
-
-
-def _capability(gpu: GpuColumns) -> tuple[str, ...]:
-    """What at least one GPU has a value of."""
-    return tuple(word for word, column in dcgm_fields.CAPABILITY if getattr(gpu, column) is not None)

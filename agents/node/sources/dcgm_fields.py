@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from streams.contract.records import GpuColumns
+
 INT32_BLANK: Final = 0x7FFFFFF0  # and the 15 above it: not found, not supported, not permitted
 INT64_BLANK: Final = 0x7FFFFFFFFFFFFFF0
 FP64_BLANK: Final = 140737488355328.0
@@ -165,6 +167,11 @@ CAPABILITY: Final = (
     ("gpu.xid", "xid"),
     ("gpu.workload", "pod"),
 )
+
+
+def capability(gpu: GpuColumns) -> tuple[str, ...]:
+    """What at least one GPU has a value of."""
+    return tuple(word for word, column in CAPABILITY if getattr(gpu, column) is not None)
 
 
 def blank(value: float, *, real: bool) -> str | None:

@@ -213,7 +213,7 @@ class DcgmNativeSource:
             missing[f"gpus[{device.uuid}].health"] = f"warning: {text}"
 
     def _words(self, gpu: GpuColumns | None) -> tuple[str, ...]:
-        words = [word for word, column in fields.CAPABILITY if gpu is not None and getattr(gpu, column) is not None]
+        words = () if gpu is None else fields.capability(gpu)
         notes = self._session.notes if self._session is not None else {}
         return (*words, *(f"gpu.{part}" for part in ("health", "policy") if part not in notes))
 

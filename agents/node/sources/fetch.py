@@ -39,8 +39,8 @@ class Text:
     age_s: float
 
 
-def checked_url(url: str) -> str:
-    """The URL when it can be asked; raises SettingsError otherwise."""
+def checked_url(url: str, path: str = "") -> str:
+    """The URL when it can be asked, with `path` where it has none; raises SettingsError otherwise."""
     try:
         parts = urlsplit(url)
         port = parts.port  # raises ValueError when it is none
@@ -54,7 +54,7 @@ def checked_url(url: str) -> str:
         )
     if any(ord(letter) <= 32 or ord(letter) > 126 for letter in url):
         raise SettingsError(f"{url!r} holds a character that no URL may; escape it")
-    return url
+    return url if parts.path or not path else parts._replace(path=path).geturl()
 
 
 def file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Text:

@@ -26,6 +26,7 @@ class Domain:
     energy: Path | None = None
     range_uj: int | None = None
     power: Path | None = None
+    product: tuple[Path, Path] | None = None  # millivolts and milliamperes, where nothing gives watts: they multiply
     limit: Path | None = None
     limit_min: Path | None = None
     limit_max: Path | None = None
@@ -46,6 +47,14 @@ def number(read: ReadText, path: Path | None) -> int | None:
     except (OSError, ValueError):
         return None
     return value if 0 <= value < 2**63 else None
+
+
+def power_uw(read: ReadText, domain: Domain) -> int | None:
+    """What the domain draws now by its power file, else by voltage times current; None where it has neither."""
+    if domain.power is not None or domain.product is None:
+        return number(read, domain.power)
+    volts, amperes = (number(read, path) for path in domain.product)
+    return None if volts is None or amperes is None else volts * amperes
 
 
 def word(read: ReadText, path: Path) -> str:

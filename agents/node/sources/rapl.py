@@ -16,7 +16,7 @@ from typing import Final
 from agents.node.sources import cpu_estimate, cpu_load, hwmon, powercap
 from agents.node.sources.base import Probe, Reading
 from agents.node.sources.energy_counter import EnergyCounter
-from agents.node.sources.power_domain import Domain, ReadText, number, read_text, why_unreadable
+from agents.node.sources.power_domain import Domain, ReadText, number, power_uw, read_text, why_unreadable
 from streams.contract.records import DomainColumns, HostReading, Quality
 
 ESTIMATE: Final = "cpu-estimate"
@@ -107,13 +107,15 @@ class RaplSource:
 
     @staticmethod
     def _path(domain: Domain) -> Path:
-        return domain.energy or domain.power or Path(domain.key)
+        return domain.energy or domain.power or (domain.product or (Path(domain.key),))[0]
 
     def _readable(self, domain: Domain) -> bool:
-        return number(self._read, domain.energy) is not None or number(self._read, domain.power) is not None
+        return number(self._read, domain.energy) is not None or power_uw(self._read, domain) is not None
 
     def _why(self, domain: Domain) -> str:
-        path = self._path(domain)
+        files = (domain.energy, domain.power, *(domain.product or ()))
+        bad = (file for file in files if file is not None and number(self._read, file) is None)
+        path = next(bad, self._path(domain))
         try:
             return why_unreadable(path, ValueError(self._read(path)))
         except OSError as error:
@@ -122,7 +124,7 @@ class RaplSource:
     def _row(self, domain: Domain, missing: dict[str, str]) -> _Row | None:
         """One domain's reading, None when it gives neither energy nor power."""
         counter = self._counters.setdefault(domain.key, EnergyCounter())
-        raw, direct = number(self._read, domain.energy), number(self._read, domain.power)
+        raw, direct = number(self._read, domain.energy), power_uw(self._read, domain)
         if raw is None:
             counter.lost()
             if direct is None:

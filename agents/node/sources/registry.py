@@ -28,6 +28,8 @@ class Entry:
         slow: it waits for a network or a program, so the agent reads it at the side (sources/background.py).
         every_s: pause between two readings at the side; never below the agent's own.
         once: options of a single reading, beyond the agent's settings.
+        patience_s: how long a single reading may wait for one answer, where a person waits; the agent waits less. 0 =
+            it waits for nobody.
     """
 
     factory: str
@@ -38,6 +40,7 @@ class Entry:
     slow: bool = False
     every_s: float = 1.0
     once: Mapping[str, object] = field(default_factory=dict)
+    patience_s: float = 0.0
 
     @property
     def keywords(self) -> dict[str, str]:
@@ -54,7 +57,11 @@ SOURCES: Final[dict[str, Entry]] = {
         f"{_ROOM}.procfs:ProcfsSource", "CPU, memory, network and control groups of a Linux host", ("root",), twice=True
     ),
     "dcgm": Entry(
-        f"{_ROOM}.dcgm:DcgmSource", "NVIDIA GPUs through dcgm-exporter's metrics text", ("url", "file"), slow=True
+        f"{_ROOM}.dcgm:DcgmSource",
+        "NVIDIA GPUs through dcgm-exporter's metrics text",
+        ("url", "file"),
+        slow=True,
+        patience_s=5.0,
     ),
     "dcgm-native": Entry(
         f"{_ROOM}.dcgm_native:DcgmNativeSource",
@@ -68,6 +75,7 @@ SOURCES: Final[dict[str, Entry]] = {
         ("file",),
         slow=True,
         every_s=5.0,
+        patience_s=10.0,
     ),
     "rapl": Entry(
         f"{_ROOM}.rapl:RaplSource", "CPU, DRAM and platform power from the kernel's counters", ("root",), twice=True
@@ -79,6 +87,7 @@ SOURCES: Final[dict[str, Entry]] = {
         needs="a BMC or a recorded tree: eo read redfish --url https://HOST",
         slow=True,
         every_s=10.0,
+        patience_s=10.0,
     ),
     "ipmi": Entry(
         f"{_ROOM}.ipmi:IpmiSource",
@@ -86,6 +95,7 @@ SOURCES: Final[dict[str, Entry]] = {
         ("url", "file"),
         slow=True,
         every_s=10.0,
+        patience_s=10.0,
     ),
     "replay": Entry(
         f"{_ROOM}.replay:ReplaySource",
@@ -100,7 +110,7 @@ SOURCES: Final[dict[str, Entry]] = {
 def _engine(module: str, cls: str, title: str) -> Entry:
     """A serving engine; the agent reads those of its settings, through the source "engines"."""
     about = f"{title}'s metrics text: requests, KV cache, tokens, latency histograms"
-    return Entry(f"{_ROOM}.engines.{module}:{cls}", about, ("url", "file"), once={"since_start": True})
+    return Entry(f"{_ROOM}.engines.{module}:{cls}", about, ("url", "file"), once={"since_start": True}, patience_s=5.0)
 
 
 SOURCES.update(
@@ -112,7 +122,10 @@ SOURCES.update(
         "tgi": _engine("tgi", "TgiSource", "TGI"),
         "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime"),
         "engines": Entry(
-            f"{_ROOM}.engines.poll:EnginesSource", "every engine that the agent's settings name", once={"at_once": True}
+            f"{_ROOM}.engines.poll:EnginesSource",
+            "every engine that the agent's settings name",
+            once={"at_once": True},
+            patience_s=5.0,
         ),
     }
 )

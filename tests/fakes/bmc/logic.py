@@ -12,7 +12,7 @@ Faults, by name in `faults`:
     hard_power_off a set turns the exception action to HardPowerOff
     race           somebody else sets the limit between our reading and our set, once
     no_bounds      any value is taken, as DMTF's own mockup server does
-    hang, slow, drip, close, not_http   of the server, see server.py
+    hang, slow, drip, close, not_http, rewritten   of the server, see server.py
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class FakeBmc:
     session_limit: int = 4
     latency_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
+    prefix: str = ""  # a gateway's path to it; in its links too with the fault "rewritten"
     overrides: dict[str, Json] = field(default_factory=dict)  # address -> properties laid over the document
     requests: list[tuple[str, str]] = field(default_factory=list)
     sets: list[tuple[str, float | None]] = field(default_factory=list)

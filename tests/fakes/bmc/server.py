@@ -1,7 +1,8 @@
 """Fake BMCs on loopback: any number of them, each on a free port, in one thread of this process; HTTP or TLS.
 
 Faults of the transport: `hang` (takes the request and never answers), `slow` (answers after `delay_s`), `drip` (a byte
-at a time), `close` (ends the connection in the middle of the answer), `not_http` (answers nonsense).
+at a time), `close` (ends the connection in the middle of the answer), `not_http` (answers nonsense), `rewritten` (links
+carry the gateway's path).
 """
 
 from __future__ import annotations
@@ -78,7 +79,13 @@ class BmcServers:
             writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
             await writer.drain()
             return False
-        reply = bmc.answer(method, target, headers, body)
+        if not target.startswith(bmc.prefix):
+            await _send(writer, Reply(404), method, bmc.faults)
+            return True
+        reply = bmc.answer(method, target.removeprefix(bmc.prefix), headers, body)
+        if "rewritten" in bmc.faults:
+            reply.body = reply.body.replace(b'"/redfish', f'"{bmc.prefix}/redfish'.encode())
+            reply.headers = {k: v.replace("/redfish", f"{bmc.prefix}/redfish") for k, v in reply.headers.items()}
         await _send(writer, reply, method, bmc.faults)
         return "close" not in bmc.faults
 

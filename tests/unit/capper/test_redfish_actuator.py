@@ -475,7 +475,8 @@ def test_settings_that_cannot_be(options: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"url": "https://u:p@x"}, "redfish_url is no address of a BMC; give https://HOST, without credentials"),
+        ({"url": "https://u:p@x"}, "redfish_url is no address of a BMC; give https://HOST, "
+         "without credentials or a path"),
         ({"url": "http://bmc.example", "user": "a", "password_file": __file__}, "a password would go to bmc.example in "
          "the clear; use https, or redfish_insecure = true"),
         ({"url": "https://x", "user": "a"}, "a login at the BMC takes redfish_user and redfish_password_file, both"),

@@ -68,6 +68,7 @@ def test_a_secret_is_shown_once_and_the_address_never_whole(capsys: pytest.Captu
         (("remove", "ops"), 1, "there is no receiver 'ops'"),
         (("rotate", "ops"), 1, "there is no receiver 'ops'"),
         (("replay",), 2, "name the deliveries to send again"),
+        (("replay", "17"), 1, "there is no delivery 17; `eo webhook deliveries` lists them"),
         (("replay", "x"), 2, "write numbers as `eo webhook deliveries` shows them"),
         (("deliveries", "-n", "0"), 2, "-n 0 must be >= 1"),
     ],
@@ -146,6 +147,9 @@ def test_deliveries_show_their_tries_and_a_dead_one_goes_again(
     [dead] = as_json(capsys, "webhook", "deliveries", "--status", "dead")
     assert (dead["id"], dead["attempts"], dead["rule"], dead["state"]) == (first.id, 1, "high_energy", "firing")
     assert "busy" in told(capsys, "webhook", "deliveries", str(first.id))
+    assert main(["webhook", "replay", "--dead", "--yes"]) == 1
+    assert "receiver ops is gone, so nobody would send it" in capsys.readouterr().err
+    Receivers(data_dir / "deliver" / "webhooks.json").add(receiver())
     assert as_json(capsys, "webhook", "replay", "--dead", "--dry-run")["would"] == 1
     assert as_json(capsys, "webhook", "replay", "--dead", "--yes")["replayed"] == 1
     assert box.counts() == {"pending": 2}

@@ -208,6 +208,41 @@ def test_a_counter_that_cannot_be_believed(factor: float, words: str) -> None:
     assert words in looked_at(clock, FakeSource("nvml", clock, 400.0, factor))["GPU-0"][1]
 
 
+class MovingSource(FakeSource):
+    """A GPU whose load comes and goes every 0.7 s; its power is the mean of the last second, its counter counts."""
+
+    def read(self, now_ns: int) -> Reading:
+        now = np.floor(self._clock.now * 10) / 10
+        grid = np.arange(0.0, now - 100.0 + 1.5, 0.01)
+        drawn = np.where((grid // 0.7) % 2 == 1, 320.0, 80.0)
+        joules = np.cumsum(drawn) * 0.01
+        power = float(np.round(drawn[-100:].mean(), 2))
+        gpu = GpuColumns(uuid=("GPU-0",), power_w=(power,), energy_mj=(int(joules[-1] * 1e3),), limit_w=(700.0,))
+        return Reading(source=self.name, ts_ns=now_ns, quality="measured", gpu=gpu)
+
+
+def test_a_sensor_here_shows_its_window_while_the_load_moves() -> None:
+    clock = Clock()
+    checks, rows = doctor_sensors.live(
+        [MovingSource("nvml", clock, 0.0)], seconds=8.0, monotonic=clock, sleep=clock.sleep
+    )
+    assert rows[0]["window_s"] == pytest.approx(1.0, rel=0.1)
+    assert "fit to the energy counter" in checks[0].found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["kafka", "--seconds", "5"], "--seconds belongs to `eo doctor sensors` of this machine"),
+        (["sensors", "--seconds", "0"], "--seconds 0 is out of bounds; give 1 to 600"),
+        (["sensors", "--seconds", "nan"], "--seconds nan is out of bounds; give 1 to 600"),
+    ],
+)
+def test_times_to_watch_that_cannot_be(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *arguments]) == USAGE
+    assert text in capsys.readouterr().err
+
+
 def test_two_sources_of_one_gpu_are_compared() -> None:
     clock = Clock()
     agree = looked_at(clock, FakeSource("nvml", clock, 400.0), FakeSource("redfish", clock, 405.0))

@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from agents.cli import alert_counts, demo_view
+from agents.cli import alert_counts, demo_view, top
 from agents.cli.live import LiveState
 from streams.contract.codec import encode
 from streams.contract.histogram import bucket
@@ -144,6 +144,19 @@ def test_loop_time_is_read_back_minus_sample_and_caps_need_a_lowered_value() -> 
     state.fold(APPLIED.name, applied(700.0, 700.0, 1500))
     assert state.caps_in_force() == 1
     assert state.loop_quantile_ms(0.5) == 250.0
+
+
+def test_two_clusters_on_one_broker_do_not_mix() -> None:
+    for mine, seen in (("c", 1), ("west", 0)):
+        state = LiveState(mine)
+        state.fold(DESIRED.name, desired((False, True)))
+        state.fold(FEATURES.name, features(1, (300.0, 500.0), (20.0, 40.0)))
+        state.fold(APPLIED.name, applied(600.0, 700.0, None))
+        assert (len(state.nodes), state.caps_in_force(), len(state.loop_ms)) == (seen, seen, seen)
+        assert state.counts.get("other_cluster", 0) == (0 if seen else 3)
+        assert (state.mean_power_w("controlled") is None) == (not seen)
+    said = top.picture(state, 5)
+    assert "No node of cluster west was heard in the last 15 s (3 messages of other clusters were" in said
 
 
 def test_what_does_not_decode_is_counted_not_raised() -> None:

@@ -25,6 +25,7 @@ EXPECTED = {
     ("GET", "/openapi.json"): "public",
     ("GET", "/static/{name}"): "public",
     ("GET", "/health"): "public",
+    ("GET", "/health/live"): "public",
     ("GET", "/metrics"): "read",
     ("GET", "/v1/nodes"): "read",
     ("GET", "/v1/gpus"): "read",

@@ -40,6 +40,34 @@ def test_a_recommendation_names_watts_and_p99_with_confidence_and_reason(rig: Ri
     assert told["applied"]["state"] == "not_asked" and rig.sent == []
 
 
+def test_a_namespace_is_what_its_pods_hold_now(rig: Rig, client: TestClient) -> None:
+    rig.hold(0, "team-a", range(4))
+    rig.hold(3, "team-a", range(2))  # of the hold-out
+    rig.hold(1, "team-b", range(8))
+    headers = rig.key("read")
+    told = ask(client, headers, {"namespace": "team-a"}).json()
+    (group,) = told["groups"]
+    assert (told["namespace"], group["gpus"], group["holdout_gpus"]) == ("team-a", 4, 2)
+    rows = client.get("/v1/gpus?namespace=team-b", headers=headers).json()["items"]
+    assert {row["uuid"] for row in rows} == set(uuids(1)) and {row["pod"] for row in rows} == {"team-b-1"}
+    assert client.get("/v1/gpus?node=node-2", headers=headers).json()["items"][0]["namespace"] is None
+    for path, seen in (
+        ("optimize", ask(client, headers, {"namespace": "team-c"})),
+        ("gpus", client.get("/v1/gpus?namespace=team-c", headers=headers)),
+    ):
+        assert (seen.status_code, seen.headers["content-type"]) == (404, "application/problem+json"), path
+        assert "did you mean 'team-" in seen.json()["fix"] and "team-a, team-b" in seen.json()["fix"]
+    assert "there are: team-a, team-b, test." in ask(client, headers, {"namespace": "zzz"}).json()["fix"]
+
+
+def test_a_silent_nodes_namespaces_are_not_known_any_more(rig: Rig, client: TestClient) -> None:
+    rig.hold(0, "team-a", range(4))
+    rig.clock.seconds += 31
+    assert rig.context.placements.namespaces() == {}
+    rig.context.placements.take()
+    assert ask(client, rig.key("read"), {"namespace": "team-a"}).status_code == 404
+
+
 def test_a_bolder_strategy_expects_fewer_watts_and_longer_waits(rig: Rig, client: TestClient) -> None:
     headers = rig.key("read")
     found = {

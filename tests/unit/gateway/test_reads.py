@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from fastapi.testclient import TestClient
 from agents.gateway import shapes
 from streams.contract import codec
 from streams.contract.topics import FEATURES
+from streams.jobs.registry import JOBS
 from tests.fakes import archive as archive_fake
-from tests.fakes.gateway_rig import GPUS, SECOND, Rig, alert, applied, features, uuids, verdict
+from tests.fakes.gateway_rig import GPUS, SECOND, Rig, alert, applied, features, job_look, uuids, verdict
 
 
 def get(rig: Rig, client: TestClient, path: str) -> dict[str, object]:
@@ -85,6 +87,41 @@ def test_health_names_each_dependency_with_its_age(rig: Rig, client: TestClient)
     assert late.status_code == 503
     assert late.json()["dependencies"]["nodes"]["problem"] == "no node has reported for 40 s"
     assert late.json()["live"] is True
+
+
+def test_health_lists_each_job_and_names_those_that_are_dead_or_stuck(rig: Rig, client: TestClient) -> None:
+    rig.context.feed.problem = None
+    rig.context.job_looks.take()
+    told = shapes.Health.model_validate(client.get("/health").json())
+    assert set(told.jobs) == set(JOBS) and told.not_ready == []
+    assert told.jobs["deliver"].live is True and told.jobs["deliver"].age_s is None  # unknown, not 0
+    committed_ns = rig.clock.wall_ns() - 90 * SECOND
+    rig.looks = [
+        job_look(job, **{"deliver": {"members": 0}, "ledger": {"lag_records": 5, "overdue_records": 5}}.get(job, {}))
+        for job in JOBS
+    ]
+    rig.looks = [dataclasses.replace(look, committed_ns=committed_ns) for look in rig.looks]
+    rig.context.job_looks.take()
+    seen = client.get("/health")
+    told = shapes.Health.model_validate(seen.json())
+    assert (seen.status_code, told.ready, told.live) == (503, False, True)
+    assert [sentence.split(":")[0] for sentence in told.not_ready] == ["job ledger", "job deliver"]
+    assert "nothing was committed for 90 s" in told.not_ready[0] and "eo worker deliver" in told.not_ready[1]
+    assert told.jobs["features"].ready is True and told.jobs["features"].age_s == 90.0
+    assert client.get("/health/live").json() == {"live": True}
+
+
+def test_an_old_look_says_nothing_of_now_and_unwatched_jobs_are_not_listed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, settings={"jobs": "features, deliver"}).live()
+    rig.context.feed.problem = None
+    assert {job.problem for job in rig.context.job_looks.newest().values()} == {"not looked at yet"}
+    rig.context.job_looks.take()
+    rig.clock.seconds += 31
+    told = rig.context.job_looks.newest()
+    assert set(told) == {"features", "deliver"} and all(job.ready is None for job in told.values())
+    assert told["deliver"].problem == "not looked at for 31 s: the broker is slow to answer"
+    with pytest.raises(ValueError, match="'delivr' is not a job; did you mean 'deliver'"):
+        Rig(tmp_path, settings={"jobs": "delivr"})
 
 
 def test_recent_events_come_newest_first_and_by_node(rig: Rig, client: TestClient) -> None:

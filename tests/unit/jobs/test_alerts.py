@@ -289,6 +289,24 @@ def test_agent_silent(bench: Bench) -> None:
     assert bench.told("agent_silent") == ["firing", "resolved"]
 
 
+def test_two_agents_under_one_name_are_told_and_a_restart_is_not(bench: Bench) -> None:
+    def sent(*boots: str) -> list[Record]:
+        return [msgspec.structs.replace(bench.telemetry("n1"), boot_id=boot) for boot in boots]
+
+    bench.seconds(10, lambda _: sent("a"))
+    bench.seconds(3, lambda _: sent("b"))  # a restart
+    bench.seconds(1, lambda _: sent("a", "b"))  # a batch that is read twice after a rebalance
+    bench.seconds(70, lambda _: [*sent("b"), bench.telemetry("n2")])
+    bench.seconds(5, lambda _: sent("c"))
+    assert bench.alerts("duplicate_node") == []
+    bench.seconds(20, lambda _: sent("c", "d"))
+    [alert] = bench.alerts("duplicate_node")
+    assert (alert.node, alert.severity, alert.evidence["boots"]) == ("n1", "critical", 4)
+    assert alert.summary.startswith("n1 is reported by two agents at once: an earlier boot came back 3 times within 60")
+    bench.seconds(80, lambda _: sent("d"))
+    assert bench.told("duplicate_node") == ["firing", "resolved"]
+
+
 def test_when_nobody_is_heard_it_is_one_alert_of_the_cluster(bench: Bench) -> None:
     bench.seconds(20, lambda _: [bench.telemetry(f"n{i}") for i in range(50)])
     bench.seconds(60, lambda _: [])
@@ -713,7 +731,7 @@ def test_the_brief_s_kinds_are_all_there() -> None:
     assert set(RULES) | {"carbon_budget"} == {
         "high_energy", "low_efficiency", "carbon_budget", "agent_silent", "stream_lag", "restore_failed",
         "not_actuatable", "performance_degradation", "limit_drift", "idle_leak", "sensor_disagreement",
-        "restore_happened", "anomaly",
+        "restore_happened", "anomaly", "duplicate_node",
     }  # fmt: skip
 
 

@@ -13,17 +13,21 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from streams.contract.topics import ALERT
+from streams.errors import StreamsError
 from streams.jobs.base import Outcome
 from streams.jobs.deliver import DeliverJob
 from streams.sinks.address_guard import Allowed
+from streams.sinks.delivery_metrics import look
 from streams.sinks.http_post import Answer
 from streams.sinks.outbox import Outbox
 from streams.sinks.receivers import Receiver, Receivers
 from streams.sinks.silences import Silence, Silences
 from tests.unit.jobs.support import T0_NS, Clock, FakePublisher, context, messages
-from tests.unit.sinks.deliver_support import alert
+from tests.unit.sinks.deliver_support import Clock as DeliveryClock
+from tests.unit.sinks.deliver_support import FakeReceiver, alert, courier
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -233,3 +237,154 @@ def test_no_secret_and_no_address_is_ever_logged(rig: Rig, caplog: pytest.LogCap
         assert canary not in caplog.text
     raw = (rig.folder / "deliver" / "outbox.sqlite").read_bytes()
     assert secret.encode() not in raw and (rig.folder / "deliver" / "outbox.sqlite").stat().st_mode & 0o77 == 0
+
+
+def metric(rig: Rig, name: str) -> dict[str, float]:
+    registry = CollectorRegistry()
+    for collector in rig.job.collectors():
+        registry.register(collector)
+    return {
+        sample.labels.get("receiver", ""): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_metrics_tell_what_waits_for_each_receiver_and_what_became_of_the_rest(rig: Rig) -> None:
+    add(rig, "a")
+    add(rig, "b")
+    rig.look()
+    assert metric(rig, "eo_deliver_pending") == {"a": 0, "b": 0}
+    assert metric(rig, "eo_deliver_oldest_pending_seconds") == {}  # nothing waits: unknown age, not 0
+    rig.away.add("https://b.example/x")
+    rig.fire("n1")
+    rig.fire("n2")
+    until(lambda: metric(rig, "eo_deliver_delivered_total") == {"a": 2, "b": 0})
+    assert metric(rig, "eo_deliver_pending") == {"a": 0, "b": 2}
+    rig.clock.now_s += 700
+    oldest = metric(rig, "eo_deliver_oldest_pending_seconds")
+    assert set(oldest) == {"b"} and 690 <= oldest["b"] <= 720
+    assert metric(rig, "eo_deliver_alertmanager_failures") == {}
+
+
+def test_counts_go_on_through_restart_and_pruning(tmp_path: Path) -> None:
+    clock = DeliveryClock()
+    away = FakeReceiver(clock, away=True)
+    one = courier(tmp_path, away)
+    one.outbox.take([alert("n1"), alert("n2")], [one.receiver], [], now_s=clock.now_s)
+    for _ in range(3):
+        due = one.step()
+        clock.now_s = max(clock.now_s, due or clock.now_s)
+    away.away, again = False, courier(tmp_path, away)
+    for _ in range(40):
+        clock.now_s = max(clock.now_s, again.step() or clock.now_s)
+    again.outbox.prune(clock.now_s + 40 * 86400)
+    assert again.outbox.deliveries(limit=9) == []
+    (seen,) = look(tmp_path / "o.sqlite", ["ops"], clock.now_s)
+    assert (seen.pending, seen.oldest_s, seen.delivered, seen.dead) == (0, None, 2, 0)
+    assert seen.retried == len(away.tries) - 2 >= 1
+
+
+def test_a_message_that_is_given_up_is_counted_as_dead_and_a_replay_waits_again(tmp_path: Path) -> None:
+    clock = DeliveryClock()
+    gone = FakeReceiver(clock, status=410)
+    one = courier(tmp_path, gone)
+    one.outbox.take([alert("n1")], [one.receiver], [], now_s=clock.now_s)
+    one.step()
+    path = tmp_path / "o.sqlite"
+    (seen,) = look(path, ["ops"], clock.now_s)
+    assert (seen.pending, seen.delivered, seen.retried, seen.dead) == (0, 0, 0, 1)
+    assert one.outbox.replay([1], now_s=clock.now_s) == 1
+    (seen,) = look(path, ["ops"], clock.now_s + 5)
+    assert (seen.pending, seen.oldest_s, seen.dead) == (1, 5.0, 1)
+    assert look(tmp_path / "o.sqlite" / "nowhere", ["ops"], 0.0) == []
+
+
+def test_what_waits_for_a_removed_receiver_is_never_told_to_the_next_of_its_name(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 1})
+    rig.book.remove("a")
+    rig.look()
+    box = Outbox(rig.folder / "deliver" / "outbox.sqlite")
+    assert box.counts() == {"dead": 1} and box.attempts(1)[-1].detail == "the receiver was removed"
+    rig.away.clear()
+    add(rig, "a", created_ns=time.time_ns())
+    rig.look()
+    rig.fire("n2")
+    until(lambda: rig.told() == ["n2"])
+    box.close()
+
+
+def test_a_receiver_that_is_replaced_between_two_looks_is_another_one(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 1})
+    rig.book.remove("a")
+    add(rig, "a", created_ns=time.time_ns() + 3600 * 10**9)
+    rig.look()
+    assert rig.job._outbox.counts() == {"dead": 1}
+
+
+def test_a_file_that_is_away_for_a_moment_removes_nobody(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 1})
+    kept = rig.book.path.read_bytes()
+    rig.book.path.unlink()
+    rig.look()
+    assert rig.job._outbox.counts() == {"pending": 1}
+    rig.away.clear()
+    rig.book.path.write_bytes(kept)
+    rig.look()
+    until(lambda: rig.told() == ["n1"])
+
+
+def test_a_silence_covers_what_waits_already_and_its_end_too(rig: Rig) -> None:
+    add(rig, "a")
+    rig.look()
+    rig.away.add("https://a.example/x")
+    rig.fire("n1")
+    rig.fire("n2")
+    rig.fire("n1", "resolved")
+    until(lambda: metric(rig, "eo_deliver_pending") == {"a": 3})
+    now = rig.ctx.wall_ns()
+    rig.silences.add(Silence(id="", until_ns=now + 600 * 10**9, created_ns=now, by="me", node="n1"))
+    rig.look()
+    assert rig.job._outbox.counts() == {"pending": 1, "muted": 2}  # n2's stays
+    rig.clock.now_s += 700
+    rig.look()
+    assert rig.job._outbox.counts() == {"pending": 1, "muted": 2}  # n1 is over: nobody is told of it
+
+
+def test_a_muted_message_is_told_in_order_when_its_silence_ends(tmp_path: Path) -> None:
+    clock = DeliveryClock()
+    one = courier(tmp_path, FakeReceiver(clock))
+    one.outbox.take([alert("n1")], [one.receiver], [], now_s=clock.now_s)
+    ns = int(clock.now_s * 1e9)
+    quiet = [Silence(id="s", until_ns=ns + 60 * 10**9, created_ns=ns, by="me", rule="high_*")]
+    assert one.outbox.mute(quiet, now_s=clock.now_s) == 1
+    assert one.step() is None  # nothing waits
+    clock.now_s += 61
+    assert one.outbox.mute(quiet, now_s=clock.now_s) == 0
+    assert one.outbox.unmute(quiet, now_s=clock.now_s) == 1
+    one.outbox.take([alert("n1", "resolved", at_s=clock.now_s)], [one.receiver], quiet, now_s=clock.now_s)
+    one.step()
+    one.step()
+    assert [delivery.state for delivery in reversed(one.outbox.deliveries(limit=9, status="delivered"))] == [
+        "firing",
+        "resolved",
+    ]
+
+
+def test_a_damaged_outbox_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "o.sqlite").write_bytes(b"no database at all, but long enough to be looked at as if it were one" * 40)
+    with pytest.raises(StreamsError, match=r"is damaged .*; put it back from a copy, or move it away"):
+        Outbox(tmp_path / "o.sqlite")

@@ -479,3 +479,36 @@ def test_a_text_of_endless_gpus_is_bounded() -> None:
     gpu, missing = columns(text)
     assert len(gpu.uuid) == 1024
     assert missing["gpus"] == "more than 1024 GPUs in one text; the rest is not read"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "made_exporter_3.3_mig.txt",
+            {
+                "uuid": ("GPU-00000000-aaaa-0000-0000-000000000000", "GPU-11111111-aaaa-0000-0000-000000000000"),
+                "power_w": (181.422, 399.1),
+                "energy_mj": (98_765_432_100, 12_345_678_900),
+                "gr_active_ratio": (None, 0.973),
+                "util_ratio": (None, 0.98),
+                "pod": (None, "train-0"),
+            },
+        ),
+        (
+            "made_exporter_4.4_k8s.txt",
+            {
+                "uuid": ("GPU-22222222-aaaa-0000-0000-000000000000", "GPU-33333333-aaaa-0000-0000-000000000000"),
+                "power_w": (612.733, 77.5),
+                "energy_mj": (5_029_185_736_400, None),
+                "mem_temp_c": (58.0, None),
+                "throttle": (4, None),
+                "namespace": ("serving", None),
+                "xid": None,
+            },
+        ),
+    ],
+)
+def test_made_texts_of_two_releases(name: str, expected: dict[str, Any]) -> None:
+    gpu = DcgmSource(file=str(DATA / name)).read(1).gpu
+    assert {column: getattr(gpu, column) for column in expected} == expected

@@ -74,6 +74,42 @@ TABLE: dict[str, tuple[str, str, tuple[float | None, ...], tuple[tuple[int, floa
         (None, None, None, None, None, None, None, 155),
         ((150, 8750.0), (150, 12500.0), (150, 45200.0)),
     ),
+    "made_vllm_0.6.txt": (
+        "vllm",
+        "meta-llama/Llama-3.1-8B-Instruct/vllm",
+        (12, 3, 1200, 54_000, 0.125, 40_000, 9000, 100),
+        ((100, 8000.0), (8900, 178_000.0), (100, 186_000.0)),
+    ),
+    "made_vllm_0.11_dp2.txt": (
+        "vllm",
+        "Qwen/Qwen3-30B-A3B/vllm",
+        (13, 2, 2000, 120_000, 0.5, 100_000, 5000, 100),
+        ((100, 8000.0), (4900, 100_000.0), (100, 108_000.0)),
+    ),
+    "made_sglang_0.5_tp2_dp2.txt": (
+        "sglang",
+        "deepseek-ai/DeepSeek-V3/sglang",
+        (70, 4, 8000, 105_000, 0.6, 500_000, 70_000, 250),
+        ((250, 100_000.0), (69_750, 1_400_000.0), (250, 1_500_000.0)),
+    ),
+    "made_tgi_3.txt": (
+        "tgi",
+        "unspecified/tgi",
+        (7, 0, 0, 15_872, None, 52_000, 30_000, 200),
+        (None, (200, 3400.0), (200, 520_000.0)),
+    ),
+    "made_trtllm_1.2.txt": (
+        "tensorrt-llm",
+        "undefined/tensorrt-llm",
+        (None, None, None, None, 0.375, None, None, 24),
+        ((24, 1200.0), (24, 240.0), (24, 36_000.0)),
+    ),
+    "made_triton_trtllm.txt": (
+        "tensorrt-llm",
+        "tensorrt_llm:1/tensorrt-llm",
+        (6, 2, None, 64_000, 0.25, None, None, 93),
+        ((90, 9000.0), None, None),
+    ),
 }
 
 
@@ -89,6 +125,12 @@ def test_recordings_read_as_the_table_says(name: str) -> None:
         assert (None if found is None else (sum(found.count), found.sum_ms)) == expected, field
     unknown = {f for f in (*NUMBERS, "ttft", "tbt", "e2e") if getattr(engine, f) is None}
     assert {part.rpartition(".")[2] for part, _ in reading.missing} == unknown
+
+
+def test_tensorrt_llm_reads_the_same_by_itself_and_through_triton() -> None:
+    path = str(DATA / "made_triton_trtllm.txt")
+    by_triton, by_itself = (source(kind, file=path).read(S).engines[0] for kind in ("triton", "tensorrt-llm"))
+    assert [getattr(by_triton, name) for name in NUMBERS] == [getattr(by_itself, name) for name in NUMBERS]
 
 
 def test_triton_gives_an_engine_per_model_and_version() -> None:
@@ -132,19 +174,47 @@ def test_tokens_in_the_cache_come_from_blocks_and_tokens_in_the_queue_from_the_m
     assert (engine.kv_tokens, engine.waiting_tokens) == (8000, 401)
 
 
-def test_several_models_and_ranks_stand_apart() -> None:
+def test_models_stand_apart_and_data_parallel_cores_are_one_engine() -> None:
     text = "".join(
         f'vllm:num_requests_running{{model_name="{model}",engine="{rank}"}} {load}\n'
         for model, rank, load in (("a", 0, 1), ("a", 1, 2), ("a", 10, 4), ("b", 0, 3))
     )
     found = {engine.engine: engine.running for engine in engines("vllm", text, name="e")}
-    assert found == {"e/a/rank0": 1, "e/a/rank1": 2, "e/a/rank10": 4, "e/b": 3}
+    assert found == {"e/a": 7, "e/b": 3}
+
+
+def test_cores_add_up_their_tokens_and_the_fullest_cache_is_told() -> None:
+    text = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000",engine="0"} 1\n' + "".join(
+        f'vllm:kv_cache_usage_perc{{model_name="m",engine="{core}"}} {use}\n'
+        f'vllm:generation_tokens_total{{model_name="m",engine="{core}"}} {tokens}\n'
+        f'vllm:time_to_first_token_seconds_bucket{{model_name="m",engine="{core}",le="0.5"}} 1\n'
+        f'vllm:time_to_first_token_seconds_bucket{{model_name="m",engine="{core}",le="+Inf"}} 2\n'
+        for core, use, tokens in ((0, 0.5, 100), (1, 0.25, 50))
+    )
+    (engine,) = engines("vllm", text, since_start=True)
+    assert (engine.kv_use_ratio, engine.kv_tokens, engine.generation_tokens_total) == (0.5, 12_000, 150)
+    assert engine.ttft is not None
+    assert sum(engine.ttft.count) == 4
+
+
+def test_one_core_that_stands_still_makes_the_engine_old() -> None:
+    def text(first: int, second: int) -> str:
+        return "".join(
+            f'vllm:num_requests_running{{model_name="m",engine="{core}"}} 1\n'
+            f'vllm:generation_tokens_total{{model_name="m",engine="{core}"}} {tokens}\n'
+            for core, tokens in ((0, first), (1, second))
+        )
+
+    texts = iter([text(10, 10), text(20, 10), text(30, 20)])
+    made = source("vllm", lambda: next(texts))
+    ages = [made.read(n * S).engines[0].ts_ns // S for n in (1, 2, 3)]
+    assert ages == [1, 1, 3]
 
 
 def test_servers_of_a_federated_text_stand_apart() -> None:
     text = "".join(f'vllm:num_requests_running{{model_name="a",engine="0",instance="h{n}:8000"}} {n}\n' for n in (1, 2))
     found = {engine.engine: engine.running for engine in engines("vllm", text, name="e")}
-    assert found == {"e/a/rankh1:8000/0": 1, "e/a/rankh2:8000/0": 2}
+    assert found == {"e/a/rankh1:8000": 1, "e/a/rankh2:8000": 2}
 
 
 def test_ranks_that_only_some_series_name_are_added_up() -> None:

@@ -18,6 +18,7 @@ from agents.node.errors import SourceError
 from agents.node.sources import smi_rows, smi_text, smi_tree
 from agents.node.sources.base import Reading
 from agents.node.sources.nvidia_smi import NvidiaSmiSource
+from agents.node.sources.rows import of_domains
 
 DATA = Path(__file__).parents[2] / "data/nvidia_smi"
 MIB = 1.048576
@@ -88,6 +89,26 @@ HAND: dict[str, list[tuple[Any, ...]]] = {
         ("NVIDIA H100 NVL", 61, N, 400, N, N, N, N, N, N, N, 0, N, 1, 95830, 29, N, N),
         ("NVIDIA H100 NVL", 62, N, 400, N, N, N, N, N, N, N, N, N, 101, 95830, 32, N, N),
     ],
+    "made_390-quadro-and-lost.xml": [
+        ("Quadro K620", N, N, N, N, N, N, N, 135, 1124, 405, 3, 1, 10, 1998, 45, N, 1),
+        ("Tesla K80", N, N, N, N, N, N, N, N, N, N, N, N, N, N, N, N, N),
+    ],
+    "made_470-a100-mig.xml": [
+        ("NVIDIA A100-SXM4-40GB", 394.87, N, 395, 400, 400, 100, 400, 1335, 1410, 1215, N, N, 25, 40536, 34, 33, 4)
+    ],
+    "made_535-gh200.xml": [
+        ("NVIDIA GH200 480GB", 101.43, N, 900, 900, 900, 100, 900, 1980, 1980, 2619, 0, 0, 0, 97871, 28, 27, 1)
+    ],
+    "made_540-jetson-orin.xml": [("Orin (nvgpu)", N, N, N, N, N, N, N, N, N, N, N, N, N, N, N, N, N)],
+    "made_550-vgpu-guest.xml": [
+        ("GRID A100D-20C", N, N, N, N, N, N, N, 1155, N, 1512, 0, 0, 1, 20480, N, N, N)
+    ],
+    "made_580-gb300.xml": [
+        (
+            "NVIDIA GB300", 1189.02, 1231.55, 1400, 1400, 1400, 200, 1400, 1920, 2070, 3996, 100, 61, 201344, 284208,
+            63, 70, 0x80,
+        )
+    ],
     "mertside_INFO_V100.txt": [("Tesla V100-PCIE...", 23, N, 250, N, N, N, N, N, N, N, 0, N, 0, 32510, 22, N, N)],
 }  # fmt: skip
 
@@ -143,6 +164,27 @@ def test_module_board_and_memory_nest_so_that_no_watt_counts_twice() -> None:
     roots = [w for w, parent in zip(found.power_w, found.parent, strict=True) if parent is None]
     assert roots == [467.17, 460.15, 459.80, 452.43]
     assert NvidiaSmiSource(file=str(DATA / "k8s_qx-l40s.xml")).read(1).domains is None
+
+
+@pytest.mark.parametrize(
+    ("name", "module_w", "limit_w", "memory_w"),
+    [("made_535-gh200.xml", 174.9, 1000.0, None), ("made_580-gb300.xml", 2804.18, 3100.0, 211.1)],
+)
+def test_a_superchips_module_holds_its_gpu_in_every_spelling(
+    name: str, module_w: float, limit_w: float, memory_w: float | None
+) -> None:
+    reading = NvidiaSmiSource(file=str(DATA / name)).read(1)
+    rows = {row["name"]: row for row in of_domains(reading.domains)}
+    module = rows["gpu-0/module"]
+    assert (module["power_w"], module["limit_w"], rows["gpu-0"]["parent"]) == (module_w, limit_w, "gpu-0/module")
+    assert rows.get("gpu-0/memory", {}).get("power_w") == memory_w
+
+
+def test_a_gpu_without_any_value_is_there_with_its_reasons() -> None:
+    reading = NvidiaSmiSource(file=str(DATA / "made_540-jetson-orin.xml")).read(1)
+    assert reading.gpu is not None
+    assert reading.gpu.uuid == ("PCI-0",)
+    assert dict(reading.missing)["gpus.power_w"] == "nvidia-smi says 'N/A'"
 
 
 def test_fans_are_sensors() -> None:

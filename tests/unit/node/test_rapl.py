@@ -319,6 +319,78 @@ def test_hwmon_gives_amd_sockets_meters_and_boards(tree: Sysfs, clock: Clock) ->
     assert reading.host is not None and reading.host.cpu_power_w == 60.0
 
 
+def test_graces_meters_are_told_by_their_text_and_nest(tree: Sysfs, clock: Clock) -> None:
+    """NVIDIA's superchips: four ACPI meters a socket, each a chip of one name with its files in device/."""
+    meters = [("Module", 480), ("Grace", 171), ("CPU", 96), ("SysIO", 31)]
+    for n, (part, watts) in enumerate((p, w + 10 * number) for number in range(2) for p, w in meters):
+        device = tree.chip(n, "power_meter") / "device"
+        device.mkdir()
+        (device / "power1_oem_info").write_text(f"{part} Power Socket {n // 4}\n")
+        (device / "power1_average").write_text(f"{watts * 1_000_000}\n")
+        (device / "power1_cap").write_text("0\n")
+    reading = source(tree, clock).read(1)
+    got = {name: (row["kind"], row["power_w"], row["parent"]) for name, row in rows(reading).items()}
+    for number in range(2):
+        module, grace = f"power_meter/Module Power Socket {number}", f"power_meter/Grace Power Socket {number}"
+        assert got[module] == ("board", 480.0 + 10 * number, None)
+        assert got[grace] == ("cpu_package", 171.0 + 10 * number, module)
+        assert got[f"power_meter/CPU Power Socket {number}"] == ("cpu_core", 96.0 + 10 * number, grace)
+        assert got[f"power_meter/SysIO Power Socket {number}"] == ("cpu_uncore", 31.0 + 10 * number, grace)
+    assert reading.host is not None
+    assert (len(got), reading.host.cpu_power_w) == (8, 352.0)
+
+
+def test_a_grace_without_a_module_meter_is_its_own_whole(tree: Sysfs, clock: Clock) -> None:
+    for n, part in enumerate(("Grace", "CPU")):
+        tree.chip(n, "power_meter", power1_oem_info=f"{part} Power Socket 0", power1_average=50_000_000)
+    got = {name: row["parent"] for name, row in rows(source(tree, clock).read(1)).items()}
+    assert got == {
+        "power_meter/Grace Power Socket 0": None,
+        "power_meter/CPU Power Socket 0": "power_meter/Grace Power Socket 0",
+    }
+
+
+def test_an_acpi_meter_with_its_files_in_device_is_the_chassis(tree: Sysfs, clock: Clock) -> None:
+    device = tree.chip(0, "power_meter") / "device"
+    device.mkdir()
+    for name, text in {"power1_average": 412_000_000, "power1_cap": 800_000_000}.items():
+        (device / name).write_text(f"{text}\n")
+    (row,) = rows(source(tree, clock).read(1)).values()
+    assert (row["kind"], row["power_w"], row["limit_w"]) == ("chassis", 412.0, 800.0)
+
+
+def test_a_jetsons_rails_are_voltage_times_current(tree: Sysfs, clock: Clock) -> None:
+    """Its monitor gives no power: millivolts times milliamperes are microwatts. What is not connected is no rail."""
+    rails: dict[str, int | str] = {
+        "in1_label": "VDD_GPU_SOC", "in1_input": 19_000, "curr1_input": 252,
+        "in2_label": "VDD_CPU_CV", "in2_input": 19_000, "curr2_input": "gone",
+        "in3_label": "NC", "in3_input": 0, "curr3_input": 0,
+        "in4_label": "sum of shunts", "in4_input": 5,
+    }  # fmt: skip
+    tree.chip(0, "ina3221", **rails)
+    reading = source(tree, clock).read(1)
+    assert {name: row["power_w"] for name, row in rows(reading).items() if row["source"] == "hwmon"} == {
+        "ina3221/VDD_GPU_SOC": 4.788
+    }
+    assert "curr2_input cannot be read (it says gone)" in dict(reading.missing)["domains[ina3221/VDD_CPU_CV]"]
+
+
+def test_an_epyc_a_client_board_and_two_dies(tree: Sysfs, clock: Clock) -> None:
+    """As kernels name them: AMD's packages with cores only; psys beside a package; dies; MMIO's copy of a package."""
+    tree.zone("intel-rapl:0", "package-0-die-0")
+    tree.zone("intel-rapl:0:0", "core")
+    tree.zone("intel-rapl:1", "package-0-die-1")
+    tree.zone("intel-rapl:2", "psys")
+    tree.zone("intel-rapl-mmio:0", "package-0-die-0")
+    found = {name: (row["kind"], row["parent"]) for name, row in rows(source(tree, clock).read(1)).items()}
+    assert found == {
+        "package-0-die-0": ("cpu_package", None),
+        "package-0-die-0/core": ("cpu_core", "package-0-die-0"),
+        "package-0-die-1": ("cpu_package", None),
+        "psys": ("psys", None),
+    }
+
+
 def test_hwmon_of_the_cpu_is_left_out_where_powercap_has_it(tree: Sysfs, clock: Clock) -> None:
     tree.zone("intel-rapl:0", "package-0")  # AMD's too: its driver takes Intel's name
     tree.chip(0, "amd_energy", energy1_input=5, energy1_label="Esocket0")

@@ -19,7 +19,7 @@ from agents.node.bmc.poller import Access, BmcPoller, Breaker
 from agents.node.bmc.session import Credentials
 from agents.node.errors import SettingsError, SourceError
 from agents.node.sources.redfish import RedfishSource
-from agents.node.sources.rows import of_domains
+from agents.node.sources.rows import of_domains, of_sensors
 from tests.fakes.bmc.logic import PASSWORD, USER, FakeBmc
 from tests.fakes.bmc.model import Machine, Recorded
 from tests.fakes.bmc.server import BmcServers, certificate
@@ -85,6 +85,32 @@ def test_eo_read_from_a_url(
     out = json.loads(capsys.readouterr().out)
     assert out["domains"][0]["power_w"] == 900.0
     assert len(bmc.sessions) == 0
+
+
+@pytest.mark.parametrize("fault", ["", "rewritten"])
+@pytest.mark.parametrize("below", ["", "/", "/redfish/v1", "/redfish/v1/"])
+def test_a_path_in_the_url_is_a_gateways_and_is_kept(
+    servers: BmcServers, bmc: FakeBmc, secret: Path, fault: str, below: str
+) -> None:
+    bmc.prefix, bmc.faults = "/bmc/node-17", {fault} - {""}
+    with Reader(f"{servers.add(bmc)}/bmc/node-17{below}", secret) as source:
+        for ts_ns in (1, 2):
+            rows = {row["name"]: row for row in of_domains(source.read(ts_ns).domains)}
+            assert (rows["1"]["power_w"], rows["GPU_1"]["power_w"]) == (900.0, 250.0)
+    assert len(bmc.sessions) == 0
+
+
+def test_the_services_own_path_in_the_url_is_no_gateway(servers: BmcServers, bmc: FakeBmc, secret: Path) -> None:
+    with Reader(f"{servers.add(bmc)}/redfish/v1/", secret) as source:
+        assert source.read(1).domains is not None
+
+
+@pytest.mark.parametrize(
+    "tail", ["/redfish/v1/Chassis/1", "/redfish/v2", "/a/../b", "/x?y=1", "/a b", "/redfish/v1#/x", "//evil/redfish"]
+)
+def test_a_url_of_something_in_a_bmc_is_refused(tail: str) -> None:
+    with pytest.raises(SettingsError, match="names more than a BMC; give https://HOST, or https://GATEWAY/PATH"):
+        RedfishSource(f"https://bmc-17{tail}")
 
 
 def test_the_second_poll_asks_only_for_what_gave_something_and_by_etag(
@@ -368,3 +394,19 @@ def test_bad_ones_among_many_leave_the_others_their_readings_and_no_session(serv
     assert all(found is not None and found.domains[0].power_w == 900.0 for found in good)
     assert [poller.problem is None for poller in pollers[:2]] == [False, False]
     assert sum(len(bmc.sessions) for bmc in bmcs) == 0
+
+
+def test_the_power_state_is_a_reading_of_every_poll(servers: BmcServers, bmc: FakeBmc, secret: Path) -> None:
+    found = []
+    with Reader(servers.add(bmc), secret) as source:
+        for ts_ns, state in enumerate(("On", "Off", "PoweringOn")):
+            bmc.machine.power_state = state
+            reading = source.read(ts_ns)
+            assert reading.sensors is not None
+            rows = {row["name"]: row for row in of_sensors(reading.sensors)}
+            assert (rows["1/power-state"]["kind"], rows["1/power-state"]["unit"]) == ("power_state", "on")
+            found.append(rows["1/power-state"]["value"])
+        assert found == [1.0, 0.0, None]
+        assert dict(reading.missing)["sensors[1/power-state].value"] == (
+            "the BMC says 'PoweringOn': neither on nor off"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from agents.node.errors import SettingsError
 from agents.node.run import tracing as node_tracing
 from agents.node.spool import Spool
 from agents.node.tracing import NodeTracing
+from streams.contract.records import EngineReading, Histogram
 from streams.observe import hw, notes, otlp_json
+from streams.observe.gen_ai import EngineLatencies
 from streams.observe.otlp_json import LightTracer
 from streams.observe.sdk import SdkTracer
 from streams.observe.trace import Handoff, OtelSettings, TracingError, formatted, of_headers, parsed, traced
@@ -193,7 +196,9 @@ def test_a_rude_receiver_is_an_error_and_no_more(answer: bytes) -> None:
 
         def once() -> None:
             connection, _ = server.accept()
-            connection.recv(65_536)
+            asked = b""
+            while not asked.endswith(b"{}"):  # what is left unread when it closes would reset the connection
+                asked += connection.recv(65_536)
             connection.sendall(answer)
             connection.close()
 
@@ -235,6 +240,68 @@ def test_hardware_metrics_carry_the_conventions_names_and_units() -> None:
     otlp_json.post_json(f"{receiver.url}/v1/metrics", {}, json.dumps(body).encode())
     receiver.close()
     assert receiver.refused == [] and receiver.metrics["hw.power"][0]["hw.type"] in ("gpu", "cpu")
+
+
+def test_engines_latencies_add_up_under_the_conventions_names_in_seconds() -> None:
+    import msgspec
+
+    engine = EngineReading(
+        engine="chat-0", kind="vllm", stack="llama/vllm", workload="w", gpu_uuid=(), ts_ns=1,
+        # 50 ms lies in bucket 180 (49.4 to 50.5), 200 ms in 244.
+        ttft=Histogram(index=(180, 244), count=(3, 1), sum_ms=350.0),
+        tbt=Histogram(index=(180,), count=(10,), sum_ms=500.0),
+    )  # fmt: skip
+    record = msgspec.structs.replace(sample(1), engines=(engine,))
+    found = EngineLatencies()
+    for _ in range(2):
+        found.add(record)
+    metrics = {metric["name"]: metric for metric in found.metrics()}
+    assert set(metrics) == {"gen_ai.server.time_to_first_token", "gen_ai.server.time_per_output_token"}
+    first = metrics["gen_ai.server.time_to_first_token"]
+    (point,) = first["histogram"]["dataPoints"]
+    counts = dict(zip([*point["explicitBounds"], "more"], map(int, point["bucketCounts"]), strict=True))
+    assert (first["unit"], point["count"], point["sum"]) == ("s", "8", pytest.approx(0.7))
+    assert {bound: count for bound, count in counts.items() if count} == {0.06: 6, 0.25: 2}
+    body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": list(metrics.values())}]}]}
+    receiver = Receiver()
+    otlp_json.post_json(f"{receiver.url}/v1/metrics", {}, json.dumps(body).encode())
+    receiver.close()
+    assert receiver.refused == []
+    (seen,) = receiver.metrics["gen_ai.server.time_to_first_token"]
+    assert (seen["gen_ai.provider.name"], seen["gen_ai.request.model"]) == ("vllm", "llama")
+    assert (seen["kind"], seen["unit"], seen["value"]) == ("histogram", "s", pytest.approx(0.7))
+
+
+def test_a_value_at_a_bound_stays_below_it_and_absurd_ones_hurt_nothing() -> None:
+    import msgspec
+
+    def engine(name: str, histogram: Histogram) -> EngineReading:
+        return EngineReading(engine=name, kind="tgi", stack="m/tgi", workload="w", gpu_uuid=(), ts_ns=1, e2e=histogram)
+
+    odd = Histogram(index=(-(2**60), 0, 2**60), count=(1, 1, 1))
+    edge = Histogram(index=(round(math.log2(10.0) * 32) - 1,), count=(5,))  # where engines' 10 ms are put
+    record = msgspec.structs.replace(sample(1), engines=(engine("odd", odd), engine("edge", edge)))
+    found = EngineLatencies()
+    found.add(record)
+    ((first, second),) = [metric["histogram"]["dataPoints"] for metric in found.metrics()]
+    assert (first["bucketCounts"][0], first["bucketCounts"][-1], first["count"]) == ("2", "1", "3")
+    assert second["bucketCounts"][0] == "5"
+
+
+def test_the_number_of_engines_is_bounded() -> None:
+    import msgspec
+
+    found = EngineLatencies()
+    for n in range(3):
+        engines = tuple(
+            EngineReading(
+                engine=f"{n}-{k}", kind="k", stack="s", workload="w", gpu_uuid=(), ts_ns=1,
+                ttft=Histogram(index=(1,), count=(1,)),
+            )
+            for k in range(1000)
+        )  # fmt: skip
+        found.add(msgspec.structs.replace(sample(1), engines=engines))
+    assert len(found.metrics()[0]["histogram"]["dataPoints"]) <= 512 * 3
 
 
 def test_the_whole_host_has_a_name_of_its_own() -> None:

@@ -15,9 +15,11 @@ from agents.node.sources.engines.cumulative import MOST_COUNT, Cumulative, cumul
 from agents.node.sources.prom_text import Sample
 
 MODEL_LABELS: Final = ("model_name", "served_model_name", "model", "model_id")
-# A data-parallel rank, a replica of Ray Serve, or one of several servers in a federated text.
-RANK_LABELS: Final = ("instance", "ReplicaId", "WorkerId", "engine", "engine_id", "engine_index", "dp_rank", "dp")
+# A replica of Ray Serve, or one of several servers in a federated text: an engine of its own.
+RANK_LABELS: Final = ("instance", "ReplicaId", "WorkerId")
 RANKS: Final = frozenset(RANK_LABELS)
+# Data-parallel cores of one server share its GPUs' settings, its queue and its name: their numbers are added up.
+CORE_LABELS: Final = ("engine", "engine_id", "engine_index", "dp_rank", "dp")
 # The same number from every worker of one replica: the largest, not their sum.
 TWIN_LABELS: Final = ("tp_rank", "pp_rank", "tp", "pp", "moe_ep_rank", "pid")
 GAUGES: Final = ("running", "waiting", "waiting_tokens", "kv_tokens", "kv_use_ratio")
@@ -94,6 +96,7 @@ class Values:
     missing: dict[str, str] = field(default_factory=dict)
     gpu_uuid: tuple[str, ...] = ()
     ts_ms: float | None = None  # the engine's own stamp, if it gave one
+    cores: dict[str, tuple[float, float]] = field(default_factory=dict)  # data-parallel core -> (running, counted)
 
     def say(self, name: str, value: float | None) -> None:
         """Gives a field a derived value where it has none."""
@@ -128,6 +131,19 @@ class Group:
     def values_of(self, name: str, label: str) -> tuple[str, ...]:
         """All values of a label in the whole text, in order."""
         return tuple(dict.fromkeys(s.labels[label] for s in self._everything.get(name, []) if label in s.labels))
+
+    def cores(self, running: Names, counters: Names) -> dict[str, tuple[float, float]]:
+        """(requests that run, what its counters have counted) of each data-parallel core that series name."""
+        busy, counted = self._by_core(running), self._by_core(counters)
+        return {core: (busy[core], counted[core]) for core in busy.keys() & counted.keys()}
+
+    def _by_core(self, picks: Names) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for sample in [sample for pick in picks for sample in self._chosen(pick)]:
+            core = next((sample.labels[label] for label in CORE_LABELS if label in sample.labels), None)
+            if core is not None and math.isfinite(sample.value):
+                found[core] = found.get(core, 0.0) + sample.value
+        return found
 
     def stamp_ms(self) -> float | None:
         """The newest time stamp of the engine's own."""
@@ -279,6 +295,9 @@ def _values(dialect: Dialect, group: Group, model: str, rank: str | None) -> Val
             known = values.number[name] is not None
         if not known:
             values.missing[name] = dialect.absent.get(name) or _why(dialect, picks)
+    if dialect.steady:
+        counters = tuple(pick for name in COUNTERS for pick in dialect.values.get(name, ()))
+        values.cores = group.cores(dialect.values.get("running", ()), counters)
     if dialect.derive is not None:
         dialect.derive(group, values)
     _bounded(values)
@@ -322,7 +341,8 @@ def waiting_tokens(values: Values, mean_prompt_tokens: float | None) -> None:
     if waiting == 0:
         values.say("waiting_tokens", 0.0)
     elif waiting is not None and mean_prompt_tokens is not None:
-        values.say("waiting_tokens", math.ceil(waiting * mean_prompt_tokens))
+        tokens = waiting * mean_prompt_tokens
+        values.say("waiting_tokens", math.ceil(tokens) if math.isfinite(tokens) else None)
 
 
 def mean(total: float | None, count: float | None) -> float | None:

@@ -7,6 +7,7 @@ older than two seconds, and an engine that has been silent for ten leaves the re
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -24,11 +25,11 @@ INTERVAL_S: Final = 0.5  # half a sample interval: an answer is fresh enough unt
 FORGET_S: Final = 10.0
 FIRST_S: Final = 1.0  # how long the first reading of all may wait, so that the first record has the engines
 JOIN_S: Final = 1.0
-Make = Callable[[EngineSettings], EngineSource]
+Make = Callable[..., EngineSource]
 
 
-def make(engine: EngineSettings) -> EngineSource:
-    """The source of one engine as its settings say."""
+def make(engine: EngineSettings, deadline_s: float | None = None) -> EngineSource:
+    """The source of one engine as its settings say; `deadline_s` is for a single look, where a person waits."""
     from agents.node.sources import registry
 
     options: dict[str, object] = {
@@ -38,6 +39,8 @@ def make(engine: EngineSettings) -> EngineSource:
         "workload": engine.workload,
         "gpus": engine.gpus,
     }
+    if deadline_s is not None:
+        options["deadline_s"] = deadline_s
     source = registry.make(engine.kind, options)
     if not isinstance(source, EngineSource):
         raise SettingsError(f"{engine.kind!r} is no engine; see `eo read list`")
@@ -113,6 +116,7 @@ class EnginesSource:
         first_s: how long the first reading may wait for the first answers; later ones never do.
         background: False = the caller asks, through `ask`; for tests.
         at_once: ask in the caller's time, for a single look.
+        deadline_s: for each engine's answer in place of its own bound; for a single look.
     """
 
     name = "engines"
@@ -128,7 +132,10 @@ class EnginesSource:
         first_s: float = FIRST_S,
         background: bool = True,
         at_once: bool = False,
+        deadline_s: float | None = None,
     ) -> None:
+        if deadline_s is not None:
+            make = functools.partial(make, deadline_s=deadline_s)
         self._first_s, self._read = first_s, False
         self._node, self._background, self._at_once = node, background and not at_once, at_once
         self.pollers = tuple(

@@ -7,19 +7,19 @@ the last cumulative histograms, because the contract wants what happened between
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
 from agents.node.errors import SettingsError, SourceError
-from agents.node.sources import fetch, prom_text
+from agents.node.sources import dcgm_fields, fetch, prom_text
 from agents.node.sources.base import Probe, Reading
 from agents.node.sources.engines.cumulative import delta
 from agents.node.sources.engines.dialect import FIELDS, HISTOGRAMS, Dialect, Values, read, relevant
 from agents.node.sources.prom_text import Sample
-from streams.contract.records import EngineReading, Histogram
+from streams.contract.records import EngineReading, GpuColumns, Histogram
 
 CAPABILITY: Final = ("engine",)
 MAX_SAMPLES: Final = 50_000
@@ -46,6 +46,8 @@ class Snapshot:
     values: tuple[Values, ...]
     ts_ns: int
     problem: str | None = None
+    gpu: GpuColumns | None = None  # where the engine measures its GPUs itself
+    gpu_missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ class EngineSource:
     ) -> None:
         if url and file:
             raise SettingsError(f"source {self.name} has one origin: give url or file, not both")
-        self._url, self._file = "" if file else fetch.checked_url(url or self.default_url), file
+        usual = urlsplit(self.default_url).path
+        self._url, self._file = "" if file else fetch.checked_url(url or self.default_url, usual), file
         self._identity = Identity(name=name, stack=stack, workload=workload, gpus=tuple(map(str, gpus)))
         self._deadline_s, self._get, self._since_start = deadline_s, get, since_start
         self._names: dict[bytes, bool] = {}
@@ -124,13 +127,18 @@ class EngineSource:
             text = fetch.file(self._file, max_bytes=MAX_BYTES)
         samples = self._samples(text.body)
         values = read(self.dialect, samples)
-        if not values:
+        gpu, gpu_missing = self._gpus(samples)
+        if not values and gpu is None:
             raise SourceError(
                 f"{self._url or self._file} has no metrics of {self.dialect.title} among {len(samples)} samples; "
                 f"is it the metrics address of a {self.dialect.title} server?"
             )
         problem = samples.problem() if isinstance(samples, prom_text.Samples) else None
-        return Snapshot(tuple(values), now_ns, problem)
+        return Snapshot(tuple(values), now_ns, problem, gpu, gpu_missing)
+
+    def _gpus(self, samples: Sequence[Sample]) -> tuple[GpuColumns | None, dict[str, str]]:
+        """GPUs that the engine's own text measures, and what is missing of them; most engines measure none."""
+        return None, {}
 
     def _samples(self, text: bytes) -> list[Sample]:
         kept, cut = relevant(self.dialect, text[:MAX_BYTES], self._names)
@@ -142,7 +150,7 @@ class EngineSource:
 
     def reading(self, snapshot: Snapshot, now_ns: int) -> Reading:
         """A snapshot as a reading; histograms count since the snapshot that was handed out before."""
-        engines, missing = [], list[tuple[str, str]]()
+        engines, missing = [], list[tuple[str, str]](snapshot.gpu_missing.items())
         alone = len(snapshot.values) == 1
         for values in snapshot.values:
             engine = self._engine(values, snapshot.ts_ns, alone=alone)
@@ -154,7 +162,8 @@ class EngineSource:
             source=self.name,
             ts_ns=now_ns,
             quality="measured",
-            capability=CAPABILITY,
+            capability=CAPABILITY if snapshot.gpu is None else (*CAPABILITY, *dcgm_fields.capability(snapshot.gpu)),
+            gpu=snapshot.gpu,
             engines=tuple(engines),
             missing=tuple(missing),
         )
@@ -214,10 +223,9 @@ class EngineSource:
         given_ns = now_ns
         if values.ts_ms is not None and values.ts_ms * 1e6 <= now_ns + STAMP_SLACK_MS * 1e6:
             given_ns = min(now_ns, int(values.ts_ms * 1e6))
-        if before is None or _moved(before.values, values):
+        if before is None or before.values is values or not (self.dialect.steady and _stuck(before.values, values)):
             return given_ns, given_ns
-        stuck = self.dialect.steady and bool(values.number.get("running")) and before.values is not values
-        return (min(given_ns, before.moved_ns), before.moved_ns) if stuck else (given_ns, given_ns)
+        return min(given_ns, before.moved_ns), before.moved_ns
 
 
 def _unknown(engine: EngineReading, values: Values) -> list[tuple[str, str]]:
@@ -227,6 +235,17 @@ def _unknown(engine: EngineReading, values: Values) -> list[tuple[str, str]]:
     return found + [
         (name, told) for name in HISTOGRAMS if getattr(engine, name) is None and values.histogram.get(name) is not None
     ]
+
+
+def _stuck(before: Values, now: Values) -> bool:
+    """Whether the engine says it is busy and counts nothing; of data-parallel cores one such is enough."""
+    if any(
+        running > 0 and (running, counted) == before.cores.get(core)
+        for core, (running, counted) in now.cores.items()
+        if len(now.cores) > 1
+    ):
+        return True
+    return bool(now.number.get("running")) and not _moved(before, now)
 
 
 def _moved(before: Values, now: Values) -> bool:

@@ -16,6 +16,7 @@ from agents.node.sources.prom_text import Sample
 
 
 def _derive(group: Group, values: Values) -> None:
+    triton.requests(group, values)
     triton.batch_manager(group, values)
     most, size = group.sum(Pick("kv_cache_max_blocks")), group.most(Pick("kv_cache_tokens_per_block"))
     ratio = values.number.get("kv_use_ratio")
@@ -44,7 +45,7 @@ DIALECT = Dialect(
     },
     absent={"waiting_tokens": "TensorRT-LLM does not publish prompt lengths in its queue"},
     derive=_derive,
-    also=("kv_cache_max_blocks", "kv_cache_tokens_per_block"),
+    also=("kv_cache_max_blocks", "kv_cache_tokens_per_block", "inference_request_failure"),
     groups_by=("version",),
 )
 

@@ -7,10 +7,14 @@ nor from its summaries, which speak of a sliding window: `e2e` stays null.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from agents.node.sources.engines import triton_gpus
 from agents.node.sources.engines.dialect import Dialect, Group, Names, Pick, Values, names, waiting_tokens
 from agents.node.sources.engines.source import EngineSource
+from agents.node.sources.prom_text import Sample
+from streams.contract.records import GpuColumns
 
 BLOCKS: Final = "trt_llm_kv_cache_block_metrics"
 
@@ -41,11 +45,16 @@ def batch_manager(group: Group, values: Values) -> None:
     waiting_tokens(values, None)
 
 
-def _derive(group: Group, values: Values) -> None:
+def requests(group: Group, values: Values) -> None:
+    """Requests that are over, failed ones too."""
     success = group.sum(Pick("inference_request_success"))
     failure = group.sum(Pick("inference_request_failure"))
     if success is not None:
         values.number["requests_total"] = success + (failure or 0.0)
+
+
+def _derive(group: Group, values: Values) -> None:
+    requests(group, values)
     batch_manager(group, values)
     values.gpu_uuid = group.values_of("gpu_power_usage", "gpu_uuid") or group.values_of("gpu_utilization", "gpu_uuid")
     parts = [group.sum(Pick(f"inference_compute_{part}_duration_us")) for part in ("input", "infer", "output")]
@@ -89,8 +98,7 @@ DIALECT = Dialect(
         "inference_compute_input_duration_us",
         "inference_compute_infer_duration_us",
         "inference_compute_output_duration_us",
-        "gpu_power_usage",
-        "gpu_utilization",
+        *triton_gpus.NAMES,
     ),
     groups_by=("version",),
 )
@@ -102,3 +110,6 @@ class TritonSource(EngineSource):
     name = "triton"
     dialect = DIALECT
     default_url = "http://127.0.0.1:8002/metrics"
+
+    def _gpus(self, samples: Sequence[Sample]) -> tuple[GpuColumns | None, dict[str, str]]:
+        return triton_gpus.columns(samples)

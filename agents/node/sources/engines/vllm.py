@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agents.node.sources.engines.dialect import Dialect, Group, Pick, Values, mean, names, waiting_tokens
 from agents.node.sources.engines.source import EngineSource
+
+KV_USE: Final = names("kv_cache_usage_perc", "gpu_cache_usage_perc")
 
 
 def _derive(group: Group, values: Values) -> None:
     blocks, size = group.label("cache_config_info", "num_gpu_blocks"), group.label("cache_config_info", "block_size")
-    ratio = values.number.get("kv_use_ratio")
-    if blocks is not None and size is not None and ratio is not None and 0 <= ratio <= 1:
+    fullest = values.number.get("kv_use_ratio")
+    # Blocks are those of one data-parallel core; each has as many, and its own use.
+    ratio = next((found for pick in KV_USE if (found := group.sum(pick)) is not None), None)
+    if blocks is not None and size is not None and ratio is not None and fullest is not None and 0 <= fullest <= 1:
         values.say("kv_tokens", ratio * blocks * size)
     prompt = mean(group.sum(Pick("request_prompt_tokens_sum")), group.sum(Pick("request_prompt_tokens_count")))
     waiting_tokens(values, prompt or mean(values.number["prompt_tokens_total"], values.number["requests_total"]))
@@ -22,7 +28,7 @@ DIALECT = Dialect(
     values={
         "running": names("num_requests_running"),
         "waiting": names("num_requests_waiting"),
-        "kv_use_ratio": names("kv_cache_usage_perc", "gpu_cache_usage_perc"),
+        "kv_use_ratio": KV_USE,
         "prompt_tokens_total": names("prompt_tokens"),
         "generation_tokens_total": names("generation_tokens"),
         "requests_total": names("request_success", "request_finish"),
