@@ -40,9 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", type=Path, default=None, help="write the result as a Markdown page")
     bench_limit.add_arguments(parser)
     bench_control.add_arguments(parser)
+    parser.set_defaults(seeds=None)  # each measurement has its own: see run
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.seeds is None:
+        from agents.cli.bench_limit import SEEDS
+
+        args.seeds = SEEDS if args.what == "limit" else 1
     if args.what == "control":
         from agents.cli.bench_control import run as run_control
 

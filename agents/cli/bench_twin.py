@@ -6,7 +6,7 @@ import argparse
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agents.cli.base import DONE, FAILED, EoError
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from models.twin.gates import Row
     from models.twin.measured import Measured
     from models.twin.recordings import Found
+    from models.twin.weeks import Week
     from models.twin.workload import Workload
+
+KEPT_WEEKS: Final = "docs/benchmarks/control"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from agents.cli.bench import deliver
     from models.twin.gates import report
 
-    rows = judge(refitted=args.refit, files=[Path(one) for one in args.sweep or () if one != "all"])
+    own = [Path(one) for one in args.sweep or () if one != "all"]
+    rows = judge(refitted=args.refit, files=own, weeks=args.weeks)
     result = report(rows)
     text = page(rows)
     if args.write is not None:
@@ -33,36 +37,61 @@ def run(args: argparse.Namespace) -> int:
     return DONE if all(one["passed"] for one in result["gates"]) else FAILED
 
 
-def judge(*, refitted: bool = False, files: Sequence[Path] = ()) -> list[Row]:
+def judge(*, refitted: bool = False, files: Sequence[Path] = (), weeks: Path | None = None) -> list[Row]:
     """Every row: shipped measurements, the user's own sweeps, and the gates that run the engine."""
     from agents.cli import sweep_files
-    from models.twin import gates, gates_engine
+    from models.twin import gates, gates_batch, gates_engine
     from models.twin.calibrated import published, shipped
-    from models.twin.measured import BATCH_FILES, stacks
+    from models.twin.measured import BATCH_FILES, CLOCK_FILES, device_sweeps, stacks
 
+    simulated = week_results(weeks)
     own = [(path, sweep_files.recorded(path)) for path in files]  # a wrong path is said before minutes of work
     measured = sweep_files.measured()
     calibration = refit(measured) if refitted else shipped()
     points, curves = published(), stacks(measured.sweeps[BATCH_FILES[0]])
     rows = gates.shipped_sweeps(calibration, measured)
-    rows += [*gates.published_stack(points), *gates.batch_curves(calibration, curves)]
+    rows += [*gates_batch.published_stack(points), *gates_batch.batch_curves(calibration, curves)]
     rows += [*gates.clock_curves(points), *gates.sensor(measured.runs)]
     rows.append(gates_engine.vendor_profile(conversation, points["vendor_profile"]))
-    rows += gates_engine.prefill_lane(points["prefill_lane"])
+    clocks = device_sweeps([one for name in CLOCK_FILES for one in measured.sweeps[name]])
+    rows += gates_engine.prefill_lane(points["prefill_lane"], calibration, clocks)
     rows.append(gates_engine.headroom(conversation, points["inference_headroom"]))
-    rows += gates_engine.weeks(points)
-    rows += [*gates.across_models(curves), gates.heat(measured.runs), *gates.walls(points)]
+    rows += gates_engine.weeks(points, simulated)
+    rows += [*gates_batch.across_models(curves), gates.heat(measured.runs), *gates.walls(points)]
     return rows + own_rows(calibration, own)
+
+
+def week_results(where: Path | None) -> dict[str, Week]:
+    """Results of the control bench: of a file or a folder, else those that a checkout keeps beside its page."""
+    import json
+
+    import models
+    from models.twin.weeks import NoResult, collected
+
+    kept = Path(models.__file__).parent.parent / KEPT_WEEKS
+    if where is not None and not where.exists():
+        raise EoError(f"{where} does not exist; give the --json of `eo bench control`, or a folder of them")
+    folder = where or kept
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
+    if where is not None and not paths:
+        raise EoError(f"{where} holds no .json file; write some with `eo bench control --json {where}/conv.json`")
+    try:
+        parsed = {path.name: json.loads(path.read_text()) for path in paths}
+        if where is None:  # beside the page lie other parts of the protocol too, in forms of their own
+            parsed = {name: value for name, value in parsed.items() if isinstance(value, dict)}
+        return collected(parsed)
+    except (NoResult, ValueError, OSError) as error:
+        raise EoError(f"{folder}: {error}; leave it out, or write it anew with `eo bench control --json`") from error
 
 
 def own_rows(calibration: Calibration, own: Sequence[tuple[Path, Found]]) -> list[Row]:
     """Sweeps of the user's: held-out errors as for the shipped ones, and what could not be used."""
-    from models.twin import gates
+    from models.twin import gates, gates_batch
 
     rows: list[Row] = []
     for path, found in own:
         rows += gates.other_sweeps(calibration, found.sweeps, label=path.name)
-        rows += gates.other_stacks(calibration, found.sweeps, label=path.name)
+        rows += gates_batch.other_stacks(calibration, found.sweeps, label=path.name)
         rows += [_unused(path, reason, count) for reason, count in found.skipped.items()]
     return rows
 

@@ -19,6 +19,7 @@ from agents.cli.base import DONE, REFUSED, USAGE, EoError
 if TYPE_CHECKING:
     from agents.cli.whatif_archive import Material
     from models.policy.strategies import Strategy
+    from models.whatif.replicas import Fewer, Wall
     from models.whatif.series import Series
     from models.whatif.study import Study, Variant
 
@@ -236,6 +237,9 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
             "saving_ratio": {"against_default": central.saving_default, "against_what_ran": central.saving_ran},
             "interval": _intervals(one.variants),
             "p99_ms": central.p99_ms,
+            "wall": None if central.wall is None else _wall(central.wall),
+            "warm_up_dropped_s": central.dropped_s,
+            "replicas": None if central.fewer is None else _fewer(central.fewer),
             "quality": "simulated",
             "extrapolated": {
                 "ratio": tally.extrapolated_s / (series.seconds * len(series.engines)),
@@ -251,6 +255,31 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
             "granted_ratio": tally.granted_s / (series.seconds * len(series.engines)),
         },
         "variants": [_variant(row) for row in one.variants],
+    }
+
+
+def _wall(one: Wall) -> dict[str, Any]:
+    return {
+        "saving_against_default": one.saving,
+        "interval_of_assumed_nodes": list(one.interval),
+        "quality": "simulated; host, fans and supplies assumed (models/twin/data/assumed.json)",
+    }
+
+
+def _fewer(one: Fewer) -> dict[str, Any]:
+    return {
+        "controlled": one.controlled,
+        "fewest_within_bounds": one.fewest,
+        "on_with_spare": one.on,
+        "off": one.off,
+        "gpu_saving_against_default": one.gpu_saving,
+        "gpu_saving_of_replicas_alone": one.gpu_saving_replicas,
+        "wall": None if one.wall is None else _wall(one.wall),
+        "p99_ms": one.p99_ms,
+        "bounds_kept": one.kept,
+        "extrapolated": one.extrapolated,
+        "sequences_per_engine": {"expected": one.crowd, "shown_p99": one.shown_crowd} if one.off else None,
+        "quality": "simulated",
     }
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_ENGINES: Final = 40
 FEWER_ENGINES: Final = 24  # for a range that does not fit the bound: more time instead
+MOST_CELLS: Final = 20_000_000  # engines times slots of one array: 160 MB
+APART_NS: Final = 30 * 86_400 * 10**9  # rows further from all others are of another time, or of a clock that jumped
 MEMORY: Final = "2GB"
 VIEWS: Final = ["telemetry_node", "engine_reading", "power_desired"]
 _QUALITIES: Final = ("measured", "estimated", "simulated")
@@ -46,7 +50,9 @@ class Material:
     notes: list[str] = field(default_factory=list)
 
 
-def read(archive: Path, *, start_ns: int | None, end_ns: int | None, engine_seconds: float) -> Material:
+def read(
+    archive: Path, *, start_ns: int | None, end_ns: int | None, engine_seconds: float, now_ns: int | None = None
+) -> Material:
     """The material of a range; raises EoError when nothing in it can be replayed."""
     import duckdb
 
@@ -63,7 +69,8 @@ def read(archive: Path, *, start_ns: int | None, end_ns: int | None, engine_seco
                 if not opened.files:
                     lost = f": {len(opened.left_out)} files are broken" if opened.left_out else ""
                     raise EoError(f"{archive} holds no readable rows{lost}; `eo demo` fills an archive to try", REFUSED)
-                return _read(connection, archive, start_ns, end_ns, engine_seconds, [*opened.left_out])
+                left_out = [*opened.left_out]
+                return _read(connection, archive, start_ns, end_ns, engine_seconds, left_out, now_ns or time_ns())
         except duckdb.OutOfMemoryException as error:
             raise EoError(
                 f"the range needs more than {MEMORY} of memory; give a shorter one with --from and --to", FAILED
@@ -84,10 +91,13 @@ def _read(
     end_ns: int | None,
     engine_seconds: float,
     left_out: list[tuple[Path, str]],
+    now_ns: int,
 ) -> Material:
-    start, end = _range(connection, archive, start_ns, end_ns, broken=len(left_out))
+    start, end, odd = _range(connection, archive, start_ns, end_ns, broken=len(left_out))
     material = Material(cluster=_cluster(connection), start_ns=start, end_ns=end)
-    material.notes += [f"left out {path}: {reason}" for path, reason in left_out]
+    material.notes += [f"left out {path}: {reason}" for path, reason in left_out] + odd
+    if end > now_ns:
+        material.notes.append(f"the range ends at {at(end)}, after now: the clock of whoever recorded it was ahead")
     where = {"start": start, "end": end}
     rows = connection.execute(
         "SELECT quality, count(*) FROM telemetry_node WHERE ts_ns BETWEEN $start AND $end GROUP BY 1", where
@@ -138,16 +148,20 @@ def _others(connection: duckdb.DuckDBPyConnection, material: Material, where: di
 
 def _range(
     connection: duckdb.DuckDBPyConnection, archive: Path, start_ns: int | None, end_ns: int | None, *, broken: int
-) -> tuple[int, int]:
-    row = connection.execute("SELECT min(ts_ns), max(ts_ns) FROM engine_reading").fetchone()
-    if row is None or row[0] is None:
+) -> tuple[int, int, list[str]]:
+    rows = connection.execute(
+        "SELECT min(ts_ns), max(ts_ns), count(*) FROM engine_reading GROUP BY ts_ns // 3600000000000 ORDER BY 1"
+    ).fetchall()
+    hours = [(int(low), int(high), int(count)) for low, high, count in rows]
+    if not hours:
         lost = f" ({broken} broken files are left out)" if broken else ""
         raise EoError(
             f"{archive} has no rows of a serving engine{lost}, so neither load nor latency is known; "
             "give the agents an engine (docs/user-guide.md) and record at least a minute",
             REFUSED,
         )
-    first, last = int(row[0]), int(row[1])
+    asked = [one for one in hours if one[1] >= (start_ns or 0) and (end_ns is None or one[0] <= end_ns)]
+    first, last, odd = _together(asked or hours)
     start, end = max(first, start_ns or first), min(last, end_ns or last)
     if (end - start) / 1e9 < LEAST_S:
         raise EoError(
@@ -155,11 +169,33 @@ def _range(
             f"the archive goes from {at(first)} to {at(last)}",
             REFUSED,
         )
-    return start, end
+    return start, end, odd
+
+
+def _together(hours: list[tuple[int, int, int]]) -> tuple[int, int, list[str]]:
+    """First and last moment of the rows that belong together, and what is left out: a clock that jumped for a while.
+
+    Rows more than 30 days from all others are another stretch; the stretch of most rows is the range.
+    """
+    stretches: list[list[tuple[int, int, int]]] = [[hours[0]]]
+    for before, here in pairwise(hours):
+        if here[0] - before[1] > APART_NS:
+            stretches.append([])
+        stretches[-1].append(here)
+    most = max(stretches, key=lambda one: sum(rows for *_, rows in one))
+    odd = [
+        f"left out {sum(rows for *_, rows in one)} engine rows from {at(one[0][0])} to {at(one[-1][1])}: more than 30 "
+        "days from the others, as of a clock that jumped; --from and --to name a range"
+        for one in stretches
+        if one is not most
+    ]
+    return most[0][0], most[-1][1], odd
 
 
 def at(ns: int) -> str:
-    """A moment as users write it."""
+    """A moment as users write it; a moment beyond the calendar in nanoseconds."""
+    if not 0 <= ns < 253_402_300_800 * 10**9:
+        return f"{ns} ns"
     return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -171,9 +207,11 @@ def _cluster(connection: duckdb.DuckDBPyConnection) -> str:
 def _groups(connection: duckdb.DuckDBPyConnection, where: dict[str, Any]) -> list[Group]:
     """Engines by stack, workload and GPUs, each engine as it was in the range."""
     rows = connection.execute(
-        "SELECT engine, arg_max(stack, ts_ns), arg_max(workload, ts_ns), max(len(gpu_uuid)), "
-        "(max(ts_ns) - min(ts_ns)) / 1e9 / nullif(count(DISTINCT ts_ns) - 1, 0) "
-        "FROM engine_reading WHERE ts_ns BETWEEN $start AND $end AND engine IS NOT NULL GROUP BY 1 ORDER BY 1",
+        "WITH once AS (SELECT DISTINCT ON (engine, ts_ns) engine, ts_ns, stack, workload, len(gpu_uuid) AS gpus "
+        "FROM engine_reading WHERE ts_ns BETWEEN $start AND $end AND engine IS NOT NULL), "
+        "stepped AS (SELECT *, ts_ns - lag(ts_ns) OVER (PARTITION BY engine ORDER BY ts_ns) AS gap_ns FROM once) "
+        "SELECT engine, arg_max(stack, ts_ns), arg_max(workload, ts_ns), max(gpus), median(gap_ns) / 1e9 "
+        "FROM stepped GROUP BY 1 ORDER BY 1",
         where,
     ).fetchall()
     found: dict[tuple[str, str, int], list[tuple[str, float]]] = {}
@@ -191,6 +229,14 @@ def _add(connection: duckdb.DuckDBPyConnection, material: Material, group: Group
     held, flagged = _holdout(connection, material, group)
     crowd = len(group.engines) * material.seconds_total > seconds
     engines = _chosen(group.engines, held, material.cluster, FEWER_ENGINES if crowd else MOST_ENGINES)
+    slots = int((material.end_ns - material.start_ns) / 1e9 / group.step_s)
+    if slots * len(engines) > MOST_CELLS:
+        most_days = MOST_CELLS / len(engines) * group.step_s / 86_400
+        raise EoError(
+            f"{at(material.start_ns)} to {at(material.end_ns)} is too long a range for {len(engines)} engines that "
+            f"report every {group.step_s:g} s; give at most {most_days:.1f} days with --from and --to",
+            REFUSED,
+        )
     frame = Frame(connection, group, engines=engines, held=held, start_ns=material.start_ns, end_ns=material.end_ns)
     why, series = frame.series(most_slots=max(int(seconds / len(engines) / group.step_s), 60))
     if series is None:

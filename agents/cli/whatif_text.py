@@ -66,6 +66,9 @@ def _stack(one: dict[str, Any]) -> list[str]:
         f"  saving against default clocks {_saving(saving['against_default'], interval['against_default'])}{beyond}",
         f"  saving against what really ran {_saving(saving['against_what_ran'], interval['against_what_ran'])}{beyond}",
         *([] if not beyond else [f"  EXTRAPOLATED: {_beyond(what['extrapolated'])}"]),
+        *([] if not what["warm_up_dropped_s"] else [f"  without the first {what['warm_up_dropped_s']:.0f} s: {_WARM}"]),
+        *([] if what["wall"] is None else [f"  at the wall, all nodes on: {_wall(what['wall'])}{beyond}"]),
+        *_replicas(what["replicas"], beyond),
         table(latency, ("p99 ms", "measured, all", "strategy", "default", "what ran")),
         "  (strategy, default and what ran: simulated, controlled engines)",
         f"  commands: {commands['envelopes']} envelopes, {commands['clock_changes']} clock changes "
@@ -75,6 +78,33 @@ def _stack(one: dict[str, Any]) -> list[str]:
 
 
 _COLUMNS = ("strategy_controlled", "default_controlled", "ran_controlled")
+
+
+_WARM = "the pools of a replay begin empty, those of a product do not"
+
+
+def _wall(one: dict[str, Any]) -> str:
+    low, high = one["interval_of_assumed_nodes"]
+    saving = one["saving_against_default"]
+    return f"{saving:.1%} against default clocks ({low:.1%} to {high:.1%} over assumed nodes) [SIMULATED]"
+
+
+def _replicas(one: dict[str, Any] | None, beyond: str) -> list[str]:
+    if one is None:
+        return []
+    if one["off"] == 0:
+        return [f"  replicas: all {one['controlled']} controlled engines are needed for this load, one to spare"]
+    crowd = one["sequences_per_engine"]
+    if one["extrapolated"]:
+        beyond = " EXTRAPOLATED"
+    words = f", {crowd['expected']:.0f} sequences an engine in the mean, {crowd['shown_p99']:.0f} at most shown"
+    kept = "bounds kept" if one["bounds_kept"] else "bounds NOT kept"
+    return [
+        f"  replicas: {one['fewest_within_bounds']} of {one['controlled']} controlled engines would carry this load; "
+        f"{one['on_with_spare']} on, {one['off']} off ({kept}{words}):",
+        f"    GPU energy {one['gpu_saving_against_default']:.1%} below default, all on (replicas alone "
+        f"{one['gpu_saving_of_replicas_alone']:.1%}); wall {_wall(one['wall'])}{beyond}",
+    ]
 
 
 def _saving(value: float | None, interval: list[float] | None) -> str:

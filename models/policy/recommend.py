@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
 
-from models.control.forecast import LoadNow
+from models.control.forecast import LoadNow, chunk_room
+from models.control.predict import capped_clock
 from models.control.profiles import StackProfile, profile_for
 from models.policy.arbiter import Device, Facts, Grant, decide, within
+from models.policy.extrapolation import beyond, mark
 from models.policy.outlook import Outlook, outlook
 from models.policy.strategies import METRICS, Metric, Strategy
 
@@ -81,6 +83,7 @@ class _Plan:
     """One engine: the clock that it would run at, and the ratios of its outlook to that at default."""
 
     mhz: int
+    held_ratio: float  # share of the highest clock that the limit leaves to its fullest iteration
     power: tuple[float, float]
     ratios: Mapping[Metric, float]
 
@@ -155,7 +158,20 @@ def _plan(
         middle = (low + high) // 2
         low, high = (low, middle) if holds(grid[middle]) else (middle + 1, high)
     chosen = at(grid[high])
-    return _Plan(grid[high], (chosen.power_w, base.power_w), _ratios(chosen, base))
+    held = _held(profile, load, min(1.0, grid[high] / top), limit_w)
+    return _Plan(grid[high], held, (chosen.power_w, base.power_w), _ratios(chosen, base))
+
+
+def _held(profile: StackProfile, load: LoadNow, x: float, limit_w: float) -> float:
+    met = load.one_more()
+    return capped_clock(
+        profile,
+        x,
+        running=met.running,
+        kv_tokens=met.kv_tokens,
+        prefill_tokens=chunk_room(profile, met.running),
+        limit_w=limit_w,
+    )
 
 
 def _ratios(now: Outlook, base: Outlook) -> dict[Metric, float]:
@@ -182,6 +198,10 @@ def _advice(facts: GroupFacts, strategy: Strategy, wish: Wish, grant: Grant, pla
     baseline = facts.holdout_w if facts.holdout_w is not None else _own_default_w(facts)
     expected = None if baseline is None else baseline * ratio
     level, why = _confidence(facts, strategy, wish, expected)
+    running = [load.running for load in facts.loads if load is not None]
+    leans = beyond(facts.stack, running=running, clock_ratios=[plan.held_ratio for plan in plans])
+    if leans:
+        level, why = "low", f"{mark(leans)} {why}"
     mean_mhz = sum(plan.mhz for plan in plans) / len(plans)
     p99: dict[Metric, float | None] = {}
     for metric in METRICS:

@@ -8,49 +8,14 @@ The search is a coroutine: it asks for blocks and is sent what they measured. It
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, inf, log, sqrt
-from statistics import median
-from typing import Final, Literal
 
-Verdict = Literal["feasible", "infeasible", "open"]
+from models.policy.curve import Curve, fit_curve
+from models.policy.promise import UPWARDS, Stakes, promise
+from models.policy.trials import SPOILED, Block, Candidate, Noise, Rules, Trial, reach_sigma
 
-_TRIMMED: Final = 0.2  # of a block's steps at each end: checkpoints and data loading
-_TRIM_LOSS: Final = 1.06  # standard error of such a mean against that of a plain one
-_MAD: Final = 1.4826
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How to search; tuned on half of the recorded sweeps, judged on the rest."""
-
-    spent_ratio: float = 0.05  # of the run's steps that may be spent measuring
-    block_steps: int = 16
-    settle_steps: int = 2  # of each block, while the limit settles
-    sure: float = 2.8  # standard errors between the interval's middle and its ends
-    hope: float = 2.0  # standard errors below its middle that a candidate's slowdown may turn out to be
-    first_pairs: int = 3  # of blocks a candidate gets before the next one is looked at
-    coarse: int = 9  # a knob with more settings is searched along a fitted curve instead of one by one
-    misfit: float = 0.001  # of slowdown, allowed for what the curve cannot follow
-    worth: float = 0.003  # a candidate that promises less saving than this above the best is not pursued
-    least_sigma: float = 0.002  # of a step's time: no job is steadier than this
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Run `steps` steps at `setting`; the first `settle` of them are not counted."""
-
-    setting: float
-    steps: int
-    settle: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a trial measured: seconds and joules of each step, settling steps left out."""
-
-    times_s: Sequence[float]
-    energies_j: Sequence[float]
+__all__ = ["Block", "Choice", "Rules", "Search", "Trial", "recheck", "search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +32,6 @@ class Choice:
 
 
 Search = Generator[Trial, Block, Choice]
-
-
-@dataclass(slots=True)
-class _Candidate:
-    setting: float
-    slower: list[float] = field(default_factory=list)  # log ratio of step times, one per pair of blocks
-    dearer: list[float] = field(default_factory=list)  # log ratio of energies
-    sigma: list[float] = field(default_factory=list)  # of one step, each block's own estimate
-    counted: int = 0
-
-    def setting_distance(self, reference: float) -> float:
-        return abs(self.setting - reference)
-
-    def middle(self) -> float:
-        return sum(self.slower) / len(self.slower)
-
-    def error(self, rules: Rules) -> float:
-        sigma = max(median(self.sigma), rules.least_sigma)
-        per_pair = _TRIM_LOSS * sigma * sqrt(2.0 / max(self.counted, 1))
-        seen = _spread(self.slower) if len(self.slower) >= 4 else 0.0
-        return max(per_pair, seen) / sqrt(len(self.slower))
-
-    def saving(self) -> float:
-        return 1.0 - exp(sum(self.dearer) / len(self.dearer))
-
-    def interval(self, rules: Rules) -> tuple[float, float]:
-        reach = rules.sure * self.error(rules)
-        return exp(self.middle() - reach) - 1.0, exp(self.middle() + reach) - 1.0
-
-    def verdict(self, bound: float, rules: Rules) -> Verdict:
-        if not self.slower:
-            return "open"
-        low, high = self.interval(rules)
-        return "feasible" if high <= bound else "infeasible" if low > bound else "open"
 
 
 def search(
@@ -126,47 +57,10 @@ def recheck(
     """
     rule = rules or Rules()
     hunt = _Hunt([setting, reference], reference, bound, int(2 * pairs * rule.block_steps / rule.spent_ratio) + 1, rule)
-    candidate = _Candidate(float(setting))
+    candidate = Candidate(float(setting), hunt.noise)
     for _ in range(pairs):
         yield from hunt.pair(candidate)
-    return candidate.verdict(bound, rule) != "infeasible"
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """y = a u + b u**2 with u the distance from the reference; zero at the reference by construction."""
-
-    reference: float
-    a: float
-    b: float
-    covariance: tuple[float, float, float]  # of (a, a), (a, b), (b, b)
-
-    def at(self, setting: float) -> float:
-        u = abs(setting - self.reference)
-        return self.a * u + self.b * u * u
-
-    def error(self, setting: float) -> float:
-        u = abs(setting - self.reference)
-        aa, ab, bb = self.covariance
-        return sqrt(max(u * u * aa + 2.0 * u**3 * ab + u**4 * bb, 0.0))
-
-
-def fit_curve(points: Sequence[tuple[float, int]], values: Sequence[float], *, reference: float, sigma: float) -> Curve:
-    """Least squares; each point is (setting, pairs of blocks), a pair having the standard error sigma."""
-    s2 = s3 = s4 = t1 = t2 = 0.0
-    for (setting, weight), value in zip(points, values, strict=True):
-        u = abs(setting - reference)
-        s2, s3, s4 = s2 + weight * u**2, s3 + weight * u**3, s4 + weight * u**4
-        t1, t2 = t1 + weight * u * value, t2 + weight * u * u * value
-    det = s2 * s4 - s3 * s3
-    a, b = (t1 * s4 - t2 * s3) / det, (t2 * s2 - t1 * s3) / det
-    rest = sum(
-        weight * (value - a * abs(setting - reference) - b * (setting - reference) ** 2) ** 2
-        for (setting, weight), value in zip(points, values, strict=True)
-    )
-    free = max(len(points) - 2, 1)
-    scale = max(sigma**2, rest / free)  # points further from the curve than their noise: the curve is the worse for it
-    return Curve(reference, a, b, (scale * s4 / det, -scale * s3 / det, scale * s2 / det))
+    return candidate.verdict(bound) != "infeasible"
 
 
 class _Hunt:
@@ -180,11 +74,21 @@ class _Hunt:
         self._order = sorted(
             {float(one) for one in settings} - {float(reference)}, key=lambda one: abs(one - reference)
         )
-        self._tried: dict[float, _Candidate] = {}
+        # One curve has one side: a batch size that can go both ways is walked, however many there are.
+        sides = {one > reference for one in self._order}
+        self._fine = len(self._order) > rules.coarse and len(sides) == 1
+        self._prior = rules.prior.smooth(rules.smooth) if self._fine else rules.prior
+        self._tried: dict[float, Candidate] = {}
+        self._at: float | None = None  # where the job runs now
+        self.noise = Noise(rules)
 
     def look(self) -> Generator[Trial, Block, None]:
-        """Few settings: outwards until they are surely too slow, then what is still open. Many: along a curve."""
-        if len(self._order) > self._rules.coarse:
+        """The most promising first; with what is left, outwards, so that no job's odd curve is missed.
+
+        Outwards is one by one where settings are few, along a curve where they are many.
+        """
+        yield from self._promising()
+        if self._fine:
             yield from self._along_curve()
         else:
             for side in (-1.0, 1.0):  # a batch size can be changed both ways, a limit below the default only one
@@ -203,7 +107,7 @@ class _Hunt:
                 break
         while self._affordable():
             hopeful = self._on_curve(sure=0.0)
-            if hopeful is None or hopeful == self._on_curve(sure=self._rules.sure):
+            if hopeful is None or hopeful == self._on_curve(sure=self._curve_reach()):
                 return
             yield from self.pair(self._candidate(hopeful))
 
@@ -222,7 +126,10 @@ class _Hunt:
         ]
         return min(kept, key=dearer.at, default=None)
 
-    def _near(self) -> list[_Candidate]:
+    def _curve_reach(self) -> float:
+        return reach_sigma(self._rules, sum(len(one.slower) for one in self._near()))
+
+    def _near(self) -> list[Candidate]:
         """Measured candidates close enough to the bound for a curve of two terms."""
         most = 4.0 * log(1.0 + self._bound) + self._rules.misfit
         return [one for one in self._tried.values() if one.slower and one.middle() <= most]
@@ -231,7 +138,7 @@ class _Hunt:
         near = self._near()
         if len(near) < 3:
             return None
-        sigma = [one.error(self._rules) * sqrt(len(one.slower)) for one in near]
+        sigma = [one.error() * sqrt(len(one.slower)) for one in near]
         points = [(one.setting, len(one.slower)) for one in near]
         pooled = sqrt(sum(one * one for one in sigma) / len(sigma))
         return (
@@ -241,20 +148,47 @@ class _Hunt:
             ),
         )
 
-    def _candidate(self, setting: float) -> _Candidate:
-        return self._tried.setdefault(setting, _Candidate(setting))
+    def _candidate(self, setting: float) -> Candidate:
+        return self._tried.setdefault(setting, Candidate(setting, self.noise))
+
+    def _promising(self) -> Generator[Trial, Block, None]:
+        """A pair at a time for the setting that promises most if all that is left were spent on it."""
+        while self._affordable():
+            hopes = [(self._promise(one), one) for one in map(self._candidate, self._order) if self._open(one)]
+            most, candidate = max(hopes, key=lambda hope: hope[0], default=(0.0, None))
+            if candidate is None or most < self._rules.hoped:
+                return
+            yield from self.pair(candidate)
+
+    def _open(self, one: Candidate) -> bool:
+        return one.spoiled < SPOILED and one.verdict(self._bound) == "open"
+
+    def _promise(self, one: Candidate) -> float:
+        best, left = self._best(), self._left // (2 * self._rules.block_steps)
+        below = one.setting < self._reference
+        stakes = Stakes(
+            limit=log(1.0 + self._bound),
+            best=best.log_energy() if best is not None else 0.0,
+            pairs=left,
+            pair_error=self.noise.pair_error(),
+            sure=reach_sigma(self._rules, len(one.slower) + left),
+        )
+        others = [
+            other.shown(self._reference)
+            for other in self._tried.values()
+            if other is not one and other.slower and (other.setting < self._reference) == below
+        ]
+        return promise(self._prior if below else UPWARDS, one.shown(self._reference), others, stakes)
 
     def _outwards(self, settings: Sequence[float]) -> Generator[Trial, Block, None]:
         misses = 0
         for setting in settings:
             candidate = self._candidate(setting)
-            for _ in range(self._rules.first_pairs):
-                if not self._affordable() or candidate.verdict(self._bound, self._rules) == "infeasible":
-                    break
+            while len(candidate.slower) < self._rules.first_pairs and self._affordable() and self._open(candidate):
                 yield from self.pair(candidate)
-            if candidate.verdict(self._bound, self._rules) == "infeasible":
+            if candidate.verdict(self._bound) == "infeasible":
                 misses += 1
-                if misses == 2 or candidate.interval(self._rules)[0] > 2.0 * self._bound:
+                if misses == 2 or candidate.interval()[0] > 2.0 * self._bound:
                     return
             else:
                 misses = 0
@@ -264,22 +198,20 @@ class _Hunt:
         while self._affordable():
             best = self._best()
             floor = self._rules.worth + (best.saving() if best is not None else 0.0)
-            unsure = [
-                one for one in self._tried.values() if one.verdict(self._bound, self._rules) == "open" and one.slower
-            ]
+            unsure = [one for one in self._tried.values() if one.verdict(self._bound) == "open" and one.slower]
             unsure = [one for one in unsure if one.saving() > floor and self._decidable(one)]
             if not unsure:
                 return
-            yield from self.pair(max(unsure, key=_Candidate.saving))
+            yield from self.pair(max(unsure, key=Candidate.saving))
 
-    def _decidable(self, one: _Candidate) -> bool:
+    def _decidable(self, one: Candidate) -> bool:
         """Whether the rest of the budget could show that it keeps the bound, were its slowdown at the hopeful end."""
         pairs = len(one.slower) + self._left / (2.0 * self._rules.block_steps)
-        error = one.error(self._rules)
-        reach = self._rules.sure * error * sqrt(len(one.slower) / pairs)
+        error = one.error()
+        reach = reach_sigma(self._rules, pairs) * error * sqrt(len(one.slower) / pairs)
         return one.middle() - self._rules.hope * error + reach <= log(1.0 + self._bound)
 
-    def pair(self, candidate: _Candidate) -> Generator[Trial, Block, None]:
+    def pair(self, candidate: Candidate) -> Generator[Trial, Block, None]:
         """One block at the reference and one at the candidate, the order turned round each time."""
         rules = self._rules
         settings = (self._reference, candidate.setting)
@@ -287,41 +219,34 @@ class _Hunt:
         found: dict[float, Block] = {}
         for setting in reversed(settings) if backwards else settings:
             self._left -= rules.block_steps
-            found[setting] = yield Trial(setting, rules.block_steps, rules.settle_steps)
-        base, tried = found[self._reference], found[candidate.setting]
-        if not _usable(base) or not _usable(tried):
-            return
-        candidate.slower.append(log(_trimmed(tried.times_s) / _trimmed(base.times_s)))
-        candidate.dearer.append(log(_trimmed(tried.energies_j) / _trimmed(base.energies_j)))
-        candidate.sigma.extend((_relative_spread(base.times_s), _relative_spread(tried.times_s)))
-        candidate.counted = min(len(base.times_s), len(tried.times_s))
+            settle = 0 if setting == self._at else rules.settle_steps  # nothing has changed since the last block
+            found[setting] = yield Trial(setting, rules.block_steps, settle)
+            self._at = setting
+        candidate.take(found[self._reference], found[candidate.setting])
 
     def _affordable(self) -> bool:
         return self._left >= 2 * self._rules.block_steps
 
-    def _best(self) -> _Candidate | None:
-        sure = [one for one in self._tried.values() if one.verdict(self._bound, self._rules) == "feasible"]
-        sure = [one for one in sure if one.saving() > 0.0]
-        return max(sure, key=_Candidate.saving, default=None)
+    def _best(self) -> Candidate | None:
+        sure = [one for one in self._tried.values() if one.verdict(self._bound) == "feasible"]
+        sure = [one for one in sure if one.log_energy() < -one.error()]  # cheaper, and not by luck alone
+        return max(sure, key=Candidate.saving, default=None)
 
     def choice(self) -> Choice:
-        """The best sure candidate, else the reference."""
+        """The best sure candidate (of a fine knob, or what the curve says when that saves more), else the reference."""
         spent = self._budget - self._left
-        if len(self._order) > self._rules.coarse:
-            return self._curve_choice(spent)
-        best = self._best()
         measured = tuple(sorted(one.setting for one in self._tried.values() if one.slower))
-        if best is None:
-            return self._kept(spent, measured)
-        return self._chosen(best.setting, best.middle(), best.interval(self._rules), best.saving(), spent, measured)
+        best, curve = self._best(), self._curve_choice(spent, measured) if self._fine else None
+        if best is not None and (curve is None or best.saving() >= curve.saving):
+            return self._chosen(best.setting, best.middle(), best.interval(), best.saving(), spent, measured)
+        return curve or self._kept(spent, measured)
 
-    def _curve_choice(self, spent: int) -> Choice:
-        measured = tuple(sorted(one.setting for one in self._tried.values() if one.slower))
-        setting, curves = self._on_curve(sure=self._rules.sure), self._curves()
+    def _curve_choice(self, spent: int, measured: tuple[float, ...]) -> Choice | None:
+        setting, curves = self._on_curve(sure=self._curve_reach()), self._curves()
         if setting is None or curves is None or curves[1].at(setting) >= 0.0:
-            return self._kept(spent, measured)
+            return None
         middle = curves[0].at(setting)
-        reach = self._rules.sure * curves[0].error(setting) + self._rules.misfit
+        reach = self._curve_reach() * curves[0].error(setting) + self._rules.misfit
         interval = (exp(middle - reach) - 1.0, exp(middle + reach) - 1.0)
         return self._chosen(setting, middle, interval, 1.0 - exp(curves[1].at(setting)), spent, measured)
 
@@ -350,32 +275,9 @@ class _Hunt:
 def _check(settings: Sequence[float], *, reference: float, bound: float, run_steps: int) -> None:
     if not 0.0 <= bound < 10.0:
         raise ValueError(f"a slowdown bound of {bound:g} is outside [0, 10); 0.05 means five percent")
+    if not all(0.0 < float(one) < inf for one in settings):
+        raise ValueError(f"a setting of {min(settings):g} cannot be searched; give limits, clocks or sizes above 0")
     if not any(float(one) == float(reference) for one in settings):
         raise ValueError(f"the reference {reference:g} is not among the {len(settings)} settings; add it")
     if run_steps < 1:
         raise ValueError(f"a run of {run_steps} steps cannot be measured; give its length in steps")
-
-
-def _usable(block: Block) -> bool:
-    """A block in which a step took no time or no energy measured nothing."""
-    return (
-        len(block.times_s) >= 3
-        and all(0.0 < one < inf for one in block.times_s)
-        and all(0.0 < one < inf for one in block.energies_j)
-    )
-
-
-def _trimmed(values: Sequence[float]) -> float:
-    cut = int(_TRIMMED * len(values))
-    kept = sorted(values)[cut : len(values) - cut]
-    return sum(kept) / len(kept)
-
-
-def _relative_spread(values: Sequence[float]) -> float:
-    middle = median(values)
-    return _MAD * median([abs(one - middle) for one in values]) / middle
-
-
-def _spread(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return sqrt(sum((one - mean) ** 2 for one in values) / (len(values) - 1))

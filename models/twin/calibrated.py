@@ -82,6 +82,7 @@ def dump(calibration: Calibration, sources: Mapping[str, str]) -> str:
         "about": "Fitted by `eo bench twin --refit`; do not edit. Intervals: what three fits (halves, all) span.",
         "date": calibration.date,
         "devices": devices,
+        "stacks_source": sources.get("stacks", "unknown"),
         "stacks": {fold: _plain(prior) for fold, prior in calibration.stacks.items()},
         "constants": calibration.constants,
     }

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.control.profiles import LLAMA_70B_H100X4
 from models.sensors.boxcar import Reference
 from models.twin import fit_curve, fit_heat, fit_sensor
 from models.twin.calibrated import Calibration
 from models.twin.fit_jobs import Chosen, DeviceFit, Sweep, every_nth, fit, learn, predict, three
-from models.twin.fit_stack import Batches, alternate, errors, fit_physical, fit_stacks
-from models.twin.measured import Measured, SensorRun, device_sweeps, heat_records, stacks
+from models.twin.measured import Measured, SensorRun, device_sweeps, heat_records
 from models.twin.node import ACME_A100, HIGH, LOW, MID, node_power
 from models.twin.recordings import CLOCK, LIMIT, Recorded
 
@@ -59,9 +58,10 @@ class Row:
         return self.error is not None and bool(np.isfinite(self.error)) and self.error <= self.bound
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """As JSON, which knows no NaN: an error that is no number is unknown."""
         names = ("name", "n", "error", "bound", "passed", "p90", "fitted_on", "judged_on", "note")
-        return {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
+        return {name: None if isinstance(one, float) and not isfinite(one) else one for name, one in values.items()}
 
 
 def report(rows: Iterable[Row]) -> dict[str, list[dict[str, Any]]]:
@@ -174,99 +174,6 @@ def _three_rows(
             judged_on="all other settings of the same workloads",
         )
         for at, quantity in enumerate(QUANTITIES)
-    ]
-
-
-# --- batch curves ---
-
-
-def batch_curves(calibration: Calibration, curves: Sequence[Batches], *, bound: float | None = 0.06) -> list[Row]:
-    """Each stack's own curve: every other batch fitted, the rest judged, spread learned from the other stacks."""
-    times, watts = [], []
-    for at, fold in enumerate(("even", "odd")):
-        half = list(curves[1 - at :: 2])
-        if not half:
-            continue
-        used = [alternate(len(one.running)) for one in half]
-        parameters = fit_stacks(half, used, prior=calibration.stacks[fold])
-        off = errors(half, parameters, [~rows for rows in used])
-        times.append(off[0])
-        watts.append(off[1])
-    where = {
-        "fitted_on": "every other batch of each stack; spread: the other stacks",
-        "judged_on": "the batches between",
-    }
-    return [
-        judged_row("batch -> time between tokens, per stack", np.concatenate(times), bound, **where),
-        judged_row("batch -> power, per stack", np.concatenate(watts), bound, **where),
-    ]
-
-
-def published_stack(published: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """Llama-3.1-70B on four H100 with the twin's own equations: every other batch, and the second of two prefills."""
-    raw = published["llama_70b_h100x4_batch"]
-    running, time_s, watts = (np.array(raw[key], dtype=np.float64) for key in ("running", "itl_ms", "gpu_w"))
-    points = Batches("70B", "H100", "70B", running, time_s / 1e3, watts)
-    used = alternate(len(running))
-    seconds, power = fit_physical(LLAMA_70B_H100X4, points, used).at(running[~used])
-    batches = ", ".join(f"{one:g}" for one in running[used])
-    where = {
-        "fitted_on": f"batches {batches}",
-        "judged_on": f"batches {', '.join(f'{one:g}' for one in running[~used])}",
-    }
-    prefill = published["prefill_70b_h100x4"]
-    first, second = (
-        _prefill_share(tokens, spent) for tokens, spent in zip(prefill["tokens"], prefill["seconds"], strict=True)
-    )
-    return [
-        judged_row("70B on 4 H100: batch -> time between tokens", seconds / points.time_s[~used] - 1.0, 0.06, **where),
-        judged_row("70B on 4 H100: batch -> power", power / watts[~used] - 1.0, 0.06, **where),
-        judged_row(
-            "70B on 4 H100: prefill seconds",
-            np.array([second / first - 1.0]),
-            None,
-            fitted_on="2,083 prompt tokens",
-            judged_on="4,166 prompt tokens",
-            note="less than proportional: a fixed part of about 30 ms is not in the equations",
-        ),
-    ]
-
-
-def _prefill_share(tokens: float, seconds: float) -> float:
-    """Share of the peak rate that a prefill reached."""
-    stack = LLAMA_70B_H100X4
-    return stack.flop_per_token * tokens / (stack.device.flop_s * seconds)
-
-
-def other_stacks(calibration: Calibration, recorded: Sequence[Recorded], *, label: str) -> list[Row]:
-    """Batch curves that the package has never seen, with the spread of all shipped ones."""
-    curves = stacks(recorded)
-    if not curves:
-        return []
-    used = [alternate(len(one.running)) for one in curves]
-    off = errors(curves, fit_stacks(curves, used, prior=calibration.stacks["all"]), [~rows for rows in used])
-    where = {"fitted_on": "every other batch of each stack; spread: shipped stacks", "judged_on": "the batches between"}
-    names = ("time between tokens", "power")
-    return [judged_row(f"{label}: batch -> {name}", one, 0.06, **where) for name, one in zip(names, off, strict=True)]
-
-
-def across_models(curves: Sequence[Batches]) -> list[Row]:
-    """One model left out, predicted by the typical stack of its device: set points do not transfer."""
-    times, watts = [], []
-    for one in curves:
-        others = [other for other in curves if other.model != one.model and other.device == one.device]
-        if len(others) < 3:
-            continue
-        everything = [np.ones(len(other.running), dtype=np.bool_) for other in others]
-        typical = np.median(fit_stacks(others, everything), axis=0)[None, :]
-        off = errors([one], typical, [np.ones(len(one.running), dtype=np.bool_)])
-        times.append(off[0])
-        watts.append(off[1])
-    where = {"fitted_on": "all other models on the same GPU", "judged_on": "every batch of the model left out"}
-    note = "set points do not transfer between models: calibrate each stack"
-    return [
-        judged_row("across models: batch -> time between tokens", np.concatenate(times), None, note=note, **where),
-        judged_row("across models: batch -> power", np.concatenate(watts), None, note=note, **where),
     ]
 
 

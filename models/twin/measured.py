@@ -112,6 +112,7 @@ def refit(measured: Measured, *, date: str, trials: int = 80, rounds: int = 3) -
             sources[key] = f"{SOURCES[name]}; {len(sweeps)} sweeps"
     curves = stacks(measured.sweeps[BATCH_FILES[0]])
     spread = {which: learn_stacks(fold(curves, which)) for which in FOLDS}
+    sources["stacks"] = f"{SOURCES[BATCH_FILES[0]]}; {len(curves)} batch curves"
     constants = {"sensor_a100": _sensor(measured.runs), "heat_a100": _heat(measured.runs)}
     return Calibration(date, devices, spread, constants), sources
 
@@ -150,12 +151,17 @@ def _sensor(runs: Sequence[SensorRun]) -> dict[str, Any]:
 def _heat(runs: Sequence[SensorRun]) -> dict[str, Any]:
     records = heat_records(runs)
     found = fit_heat.fit(records)
+    alone = [asdict(fit_heat.fit([one])) for one in records] + [asdict(found)]
     idle = [min(one.meter_w[:100].mean(), one.meter_w[-100:].mean()) for one in runs]
     slopes = [fit_heat.leak_w_per_k(one, idle_below_w=1.5 * low) for one, low in zip(records, idle, strict=True)]
     known = [slope for slope in slopes if slope is not None]
     return {
         "source": "the same recordings: die temperature in whole degrees beside the meter's watts, runs of 10 and 14 s",
         **{key: round(value, 5) for key, value in asdict(found).items()},
+        "interval": {  # what each recording alone and both together give
+            key: [round(min(one[key] for one in alone), 5), round(max(one[key] for one in alone), 5)]
+            for key in ("die_k_per_w", "die_tau_s", "sink_k_per_w", "sink_tau_s")
+        },
         "leak_w_per_k": round(float(np.mean(known)), 3) if known else None,
         "idle_w": [round(float(low), 1) for low in idle],
     }

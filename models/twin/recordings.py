@@ -21,22 +21,55 @@ Array = NDArray[np.float64]
 Columns = Mapping[str, Sequence[Any]]
 
 LIMIT, CLOCK, BATCH = "limit_w", "clock_mhz", "batch"
+_WATTS: Final = r"(_w|_watts?|_mw|_kw|_milliwatts?)?"
+_SECONDS: Final = r"(_s|_secs?|_seconds?|_ms|_us|_min|_minutes?|_h|_hours?)?"
 _KNOBS: Final = {
-    LIMIT: r"(gpu_)?(power_)?(limit|cap)(_w|_watts?|_mw|_kw)?|pl",
-    CLOCK: r"(gpu_)?(sm_|graphics_|core_)?(clock|freq|frequency)(_mhz|_ghz)?|sm_mhz",
-    BATCH: r"max_batch(_size)?|batch_size|max_num_seqs",
+    LIMIT: rf"(gpu_|target_)?(power_)?(limit|cap){_WATTS}|pl|tdp_limit{_WATTS}|power_setting{_WATTS}",
+    CLOCK: r"(gpu_|locked_|target_)?(sm_|graphics_|core_|gpu_)?(clock|freq|frequency|lock)(_mhz|_ghz|_hz|_khz)?"
+    r"|sm_mhz|clock_lock_mhz",
+    BATCH: r"max_batch(_size)?|batch_size|max_num_seqs|batch",
 }
-_TIME: Final = (
-    r"(avg_)?(time|iteration_time|time_per_(epoch|step|iteration)|step_time|tpot|itl|batch_latency)(_s|_ms|_us)?"
+_TIMES: Final = (  # of one unit of work first, and only then whatever else is called a time
+    rf"(avg_)?(time|iteration_time|time_per_(epoch|step|iteration)|step_time|tpot|itl|batch_latency){_SECONDS}",
+    r"(avg_|mean_|median_|total_)?(time|duration|elapsed|runtime|latency|iteration_time|iter_time|epoch_time|step_time|"
+    rf"time_per_(epoch|step|iteration|iter|token|batch|image)|tpot|itl|batch_latency){_SECONDS}",
 )
-_POWER: Final = r"(avg|average|mean)_power(_w|_mw|_kw)?|power(_w|_mw|_kw)?|gpu_power(_w|_mw|_kw)?"
-_ENERGY: Final = r"(iteration_)?energy(_per_(epoch|step|iteration|token|image|video))?(_j|_kj|_mj|_wh)?"
+_RATE: Final = (
+    r"(avg_|mean_)?(throughput|(tokens|samples|images|steps|iterations|iters|its?|requests)_per_s(ec(ond)?)?)"
+)
+_POWER: Final = rf"(gpu_)?(avg|average|mean)_(gpu_)?power(_draw)?{_WATTS}|(gpu_)?power(_draw)?(_avg|_mean)?{_WATTS}"
+_ENERGY: Final = (
+    r"(iteration_|total_|gpu_|avg_|mean_)*energy(_per_(epoch|step|iteration|iter|token|image|video|batch))?"
+    r"(_j|_joules?|_kj|_mj|_wh|_kwh)?"
+)
 _BESIDE: Final = (  # measured beside the sweep, or a repetition: no part of a workload's name
     r"(avg_)?batch|tokens_per_s|avg_output_tokens|energy_per_request_j|gpu_power_w|run|seed|target_.*"
     r"|(peak|max|min)_power.*|.*(temp|util|throughput|loss|accuracy|timestamp).*"
 )
 _GPUS: Final = r"n_gpus|num_gpus|gpus"
-_UNITS: Final = {"_mw": 1e-3, "_kw": 1e3, "_ms": 1e-3, "_us": 1e-6, "_kj": 1e3, "_mj": 1e-3, "_wh": 3600.0, "_ghz": 1e3}
+_UNITS: Final = {
+    "_kwh": 3.6e6,
+    "_wh": 3600.0,
+    "_kj": 1e3,
+    "_mj": 1e-3,
+    "_mw": 1e-3,
+    "_milliwatt": 1e-3,
+    "_milliwatts": 1e-3,
+    "_kw": 1e3,
+    "_ghz": 1e3,
+    "_khz": 1e-3,
+    "_hz": 1e-6,
+    "_mhz": 1.0,
+    "_ms": 1e-3,
+    "_us": 1e-6,
+    "_min": 60.0,
+    "_minute": 60.0,
+    "_minutes": 60.0,
+    "_h": 3600.0,
+    "_hour": 3600.0,
+    "_hours": 3600.0,
+}  # as NVML has it, mJ are millijoules and mW milliwatts
+_MOST: Final = {"limit_w": 10_000.0, "clock_mhz": 10_000.0}  # beyond it a knob without a unit is in mW, in kHz or in Hz
 _DEVICE: Final = ("gpu", "device", "hardware", "accelerator")
 _STAGE: Final = ("stage", "instruction")
 
@@ -76,9 +109,9 @@ class Unreadable(ValueError):
 
 def from_columns(columns: Columns) -> Found:
     """All sweeps in a table."""
-    names = {_plain(name): name for name in columns}
-    knob, knob_column = _knob(names)
-    time_column = _one(names, _TIME, "time (time_per_epoch_s, iteration_time_s, time_s, avg_tpot_s)")
+    names = {_plain(str(name)): name for name in columns}
+    knob, knob_column = _knob(names, columns)
+    time_column = _time(names)
     energy_columns, power_column = _energy(names), _match(names, _POWER)
     if not energy_columns and power_column is None:
         raise Unreadable(f"no energy or power among the columns {_list(columns)}; give energy_J or average_power_W")
@@ -88,10 +121,15 @@ def from_columns(columns: Columns) -> Found:
     keys = [
         names[name]
         for name in names
-        if names[name] not in used and not re.fullmatch(beside, name) and not _fractional(columns[names[name]])
+        if names[name] not in used
+        and not re.fullmatch(beside, name)
+        and not _fractional(columns[names[name]])
+        and not _counts(name, columns[names[name]])
     ]
     device = next((names[name] for name in _DEVICE if name in names), None)
-    rows = _rows(columns, knob_column, time_column, energy_columns, power_column, gpus_column)
+    rows = _rows(
+        columns, knob_column, _scale(columns, knob, knob_column), time_column, energy_columns, power_column, gpus_column
+    )
     return _grouped(columns, rows, keys=keys, device=device, knob=knob, names=names)
 
 
@@ -133,10 +171,15 @@ class _Row:
     problem: str | None
 
 
-def _rows(columns: Columns, knob: str, time: str, energy: list[str], power: str | None, gpus: str | None) -> list[_Row]:
+def _rows(
+    columns: Columns, knob: str, scale: float, time: str, energy: list[str], power: str | None, gpus: str | None
+) -> list[_Row]:
     found = []
+    rate = re.fullmatch(_RATE, _plain(time)) is not None
     for index in range(len(columns[time])):
-        setting, time_s = _number(columns, knob, index), _number(columns, time, index)
+        setting, time_s = scale * _number(columns, knob, index), _number(columns, time, index)
+        if rate:
+            time_s = 1.0 / time_s if time_s > 0.0 else float("nan")
         count = max(int(_number(columns, gpus, index)), 1) if gpus and _number(columns, gpus, index) >= 1 else 1
         measured = [_number(columns, name, index) for name in energy]
         energy_j = next((value for value in measured if value > 0.0), time_s * _number(columns, power, index) * count)
@@ -200,20 +243,43 @@ def _watts(columns: Columns, names: dict[str, str], index: int) -> float:
     return _number(columns, names["gpu_power_w"], index) / group
 
 
-def _knob(names: dict[str, str]) -> tuple[str, str]:
-    for knob, pattern in _KNOBS.items():
+def _knob(names: dict[str, str], columns: Columns) -> tuple[str, str]:
+    """The first knob that is there and was moved: a constant limit beside a clock sweep is no knob."""
+    there = [(knob, found) for knob, pattern in _KNOBS.items() if (found := _match(names, pattern)) is not None]
+    if not there:
+        raise Unreadable(
+            f"no power limit, clock or batch size among the columns {_list(names.values())}; "
+            "name one power_limit_W, sm_clock_MHz or max_batch"
+        )
+    moved = [one for one in there if len(set(map(str, columns[one[1]]))) > 1]
+    return (moved or there)[0]
+
+
+def _scale(columns: Columns, knob: str, name: str) -> float:
+    """Of a knob whose column names no unit: settings far beyond any device's are milliwatts, kHz or Hz."""
+    plain = _plain(name)
+    if knob not in _MOST or any(plain.endswith(unit) for unit in (*_UNITS, "_w", "_watt", "_watts")):
+        return 1.0
+    known = [one for index in range(len(columns[name])) if np.isfinite(one := _number(columns, name, index))]
+    middle = float(np.median(known)) if known else 0.0
+    if middle <= _MOST[knob]:
+        return 1.0
+    return 1e-6 if knob == CLOCK and middle > 1e3 * _MOST[knob] else 1e-3
+
+
+def _time(names: dict[str, str]) -> str:
+    for pattern in (*_TIMES, _RATE):
         found = _match(names, pattern)
         if found is not None:
-            return knob, found
-    raise Unreadable(
-        f"no power limit, clock or batch size among the columns {_list(names.values())}; "
-        "name one power_limit_W, sm_clock_MHz or max_batch"
+            return found
+    return _one(
+        names, _TIMES[0], "time (time_per_epoch_s, iteration_time_s, time_s, avg_tpot_s) or rate (tokens_per_s)"
     )
 
 
 def _energy(names: dict[str, str]) -> list[str]:
     """Energy of one unit of work (the first of them that a row has); per request only where nothing finer is there."""
-    for pattern in (_ENERGY, r"energy_per_request(_j)?"):
+    for pattern in (_ENERGY, r"energy_per_request(_j|_kj|_mj|_wh)?"):
         found = [names[name] for name in names if re.fullmatch(pattern, name)]
         if found:
             return found
@@ -238,8 +304,11 @@ def _number(columns: Columns, name: str | None, index: int) -> float:
     text = columns[name][index]
     try:
         value = float(text)
-    except (TypeError, ValueError):
-        return float("nan")
+    except (TypeError, ValueError):  # "300.00 W", "1,410 MHz": the unit is that of the column's name
+        begins = re.match(r"\s*([-+]?\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?)\s*[A-Za-z/%]*\s*$", str(text))
+        if begins is None:
+            return float("nan")
+        value = float(re.sub(r"[,_]", "", begins.group(1)))
     plain = _plain(name)
     return value * next((factor for unit, factor in _UNITS.items() if plain.endswith(unit)), 1.0)
 
@@ -247,6 +316,14 @@ def _number(columns: Columns, name: str | None, index: int) -> float:
 def _fractional(values: Sequence[Any]) -> bool:
     """Whether a column holds measured numbers: a workload is named by words and whole numbers."""
     return any(isinstance(value, float) and np.isfinite(value) and value != int(value) for value in values)
+
+
+def _counts(name: str, values: Sequence[Any]) -> bool:
+    """Whether a column only numbers or dates its rows: it would make a workload of each."""
+    if re.fullmatch(r"unnamed_.*|index|idx|row|id|no|step|epoch|iteration|date|datetime|time_?stamp.*|.*uuid|", name):
+        return True
+    numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    return numbers and len(values) > 3 and len(set(values)) == len(values)
 
 
 def _plain(name: str) -> str:

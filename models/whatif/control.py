@@ -48,6 +48,7 @@ class Tally:
     limit_changes: int = 0
     rounds: int = 0  # envelopes of every node
     granted_s: float = 0.0  # engine seconds with a grant
+    first_grant_s: float | None = None  # when anything was granted first
     extrapolated_s: float = 0.0  # engine seconds below the lowest clock that the archive has shown
     lowest_mhz: float | None = None  # lowest lock that was set; None = none
     highest_ceilings_w: float = 0.0
@@ -113,12 +114,14 @@ class StrategyControl:
             lock[engine] = self._clock(engine, grant, now_s) or 0.0
         self.tally.clock_changes += int((lock != self._lock).sum())
         self.tally.limit_changes += int((limit != self._limit).sum())
-        self._tell(lock, limit)
+        self._tell(now_s, lock, limit)
         self._lock, self._limit = lock, limit
         return lock, limit
 
-    def _tell(self, lock: Array, limit: Array) -> None:
+    def _tell(self, now_s: float, lock: Array, limit: Array) -> None:
         tally = self.tally
+        if tally.first_grant_s is None and any(grant is not None and not grant.empty for grant in self._grants):
+            tally.first_grant_s = now_s
         tally.granted_s += HALF_S * sum(grant is not None and not grant.empty for grant in self._grants)
         tally.extrapolated_s += HALF_S * int(((lock > 0) & (lock < self._shown_mhz)).sum())
         if (lock > 0).any():

@@ -17,6 +17,7 @@ from models.whatif.control import StrategyControl, Tally, TargetsPort
 from models.whatif.fit import KAPPAS, Ratios, apply, base, calibrate, repower
 from models.whatif.judge import Check, check, objection, saving_interval
 from models.whatif.replay import Outcome, at_default, run
+from models.whatif.replicas import Fewer, Wall, fewer, wall_saving
 from models.whatif.series import KINDS, Bools, Series, quantile_ms
 
 WARM_S: Final = 30.0  # the twin's queues fill, and what was in flight at the beginning ends
@@ -56,6 +57,9 @@ class Variant:
     interval_ran: tuple[float, float] | None = None
     p99_ms: dict[str, dict[str, float | None]] | None = None
     tally: Tally | None = None
+    wall: Wall | None = None  # clocks alone, all nodes on, against default clocks
+    dropped_s: float = 0.0  # of the replay, before the first grant: the pools of a replay begin empty
+    fewer: Fewer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,18 @@ def study(
         closest = min(variants, key=lambda one: _worst(one[0].checks))
         raise Unfit(objection(closest[0].checks) or "no variant passes")
     done: dict[Kappa, Variant] = {}
+    defaults: dict[Kappa, tuple[TwinParams, Outcome]] = {}
+
+    def _control(part: Series, reference: Outcome | None) -> StrategyControl:
+        return StrategyControl(
+            part,
+            profile_for(series.stack),
+            strategy,
+            targets=make_targets(part, reference),
+            interval_s=interval_s,
+            shown_mhz=_shown_mhz(series, parts),
+        )
+
     for variant, params, ran in fit:
         default = run(series=at_default(series), work=work, params=params)
         control = StrategyControl(
@@ -131,8 +147,14 @@ def study(
         )
         ours = run(series, work, params, control=control)
         done[variant.kappa] = _compared(series, parts, variant, ran, default, ours, control.tally)
+        defaults[variant.kappa] = (params, default)
     told = _clocks_varied(series, parts)
     central = min(done.values(), key=lambda one: one.residual if told or "mid" not in done else one.kappa != "mid")
+    if budget_w is None:  # a ceiling is a share of all GPUs' budget; with fewer of them it would be another
+        params, default = defaults[central.kappa]
+        steady = _granted(series, parts, central.dropped_s)
+        found = fewer(series, work, params, strategy, default, replayed=steady, make_control=_control)
+        central = done[central.kappa] = replace(central, fewer=found)
     mean_w = series.mean_power_w(parts.replayed)
     seconds = int(parts.replayed.sum()) * series.step_s
     return Study(
@@ -183,7 +205,8 @@ def _worst(checks: list[Check]) -> float:
 def _compared(
     series: Series, parts: Parts, variant: Variant, ran: Outcome, default: Outcome, ours: Outcome, tally: Tally
 ) -> Variant:
-    slots = parts.replayed
+    dropped_s = _before_grant(parts, tally)
+    slots = _granted(series, parts, dropped_s)
     power = {name: one.power_w[:, slots].sum(axis=0) for name, one in (("r", ran), ("d", default), ("o", ours))}
     return replace(
         variant,
@@ -200,7 +223,29 @@ def _compared(
             for kind in KINDS
         },
         tally=tally,
+        wall=_wall(series, default, ours, slots),
+        dropped_s=dropped_s,
     )
+
+
+def _before_grant(parts: Parts, tally: Tally) -> float:
+    """Seconds until the strategy was first granted anything; none where the replay begins later, or it never was."""
+    return tally.first_grant_s or 0.0 if parts.whole else 0.0
+
+
+def _granted(series: Series, parts: Parts, dropped_s: float) -> Bools:
+    """Replayed slots after the first grant, all of them where that would leave less than half.
+
+    A product's pools hold the minutes before; those of a replay begin empty, and its first half minute grants nothing.
+    """
+    later: Bools = parts.replayed & (np.arange(series.slots) * series.step_s >= dropped_s)
+    return later if 2 * later.sum() >= parts.replayed.sum() else parts.replayed
+
+
+def _wall(series: Series, default: Outcome, ours: Outcome, slots: Bools) -> Wall:
+    gpus = len(series.engines) * series.machine.gpus
+    ours_w, default_w = (float(one.power_w[:, slots].mean()) for one in (ours, default))
+    return wall_saving(ours_w, gpus_on=gpus, default_w=default_w, gpus=gpus)
 
 
 def _known(value: float) -> float | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 
 import pytest
 
-from agents.cli import bench_twin, sweep_files
+from agents.cli import bench_limit, bench_twin, sweep_files
 from agents.cli.main import main
+from models.policy.training import Rules
+from models.policy.trial_run import replay
 from models.twin.calibrated import shipped
 from models.twin.gates import Row
 
@@ -54,7 +57,8 @@ def test_limit_fails_when_a_demand_is_missed(sweep: Path, capsys: pytest.Capture
     [
         (None, (), "is no file; give a CSV or Parquet file of a sweep, or `all` for those that are shipped"),
         ("a,b\n1,2\n", (), "no power limit, clock or batch size among the columns a, b"),
-        ("a,b\n1,2,3\n", (), "is neither CSV nor Parquet"),
+        ("a,b\n1,2,3\n", (), "is no table: no row has the 2 columns of its header"),
+        ("\x00\x01\x02", (), "is neither CSV nor Parquet"),
         ("power_limit_W,time_s,power_w\n300,,\n", (), "holds no usable sweep (1 x row without a positive number)"),
         (SWEEP, ("--slowdown", "5"), "--slowdown 5 is outside 0 to 1; 0.05 means five percent"),
         (SWEEP, ("--run-steps", "9"), "--run-steps 9 is below 100; give the length of the run in training steps"),
@@ -70,6 +74,20 @@ def test_what_cannot_be_used_is_said_in_one_sentence(
     assert main(["bench", "limit", "--sweep", str(path), *arguments]) != 0
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_comments_torn_rows_and_disorder_are_survived(tmp_path: Path) -> None:
+    """A file as people keep them: a comment, a byte order mark nowhere, rows in any order, one cut off, some twice."""
+    lines = SWEEP.splitlines()
+    path = tmp_path / "messy.csv"
+    shuffled = [lines[0], *reversed(lines[1:]), lines[2], "new,resnet,260"]
+    path.write_text("# measured by hand\n# watts at the wall\n" + "\n".join(shuffled) + "\n")
+    found = sweep_files.recorded(path)
+    (one,) = found.sweeps
+    assert one.setting.tolist() == [200.0, 225.0, 250.0, 275.0, 300.0] and one.time_s[-1] == 1.0
+    assert found.skipped == {"row without a positive number": 1, "row with another number of columns": 1}
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + SWEEP.encode())
+    assert len(sweep_files.recorded(tmp_path / "bom.csv").sweeps[0].setting) == 5
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -93,6 +111,28 @@ def test_stages_of_a_pipeline_are_planned(tmp_path: Path, capsys: pytest.Capture
     free, bounded = json.loads(capsys.readouterr().out)["pipelines"]
     assert free["slowdown"] == pytest.approx(0.0, abs=1e-9) and free["saving"] > 0.03
     assert bounded["slowdown"] <= 0.05 + 1e-9 and bounded["saving"] >= free["saving"]
+
+
+def test_short_runs_go_where_other_jobs_say_and_are_better_for_it() -> None:
+    """Recorded limit sweeps, 250 steps each: with what other jobs say, and walking outwards without it."""
+    found, _ = bench_limit.cases(["all"])
+    limits = [case for case in found if case.knob == "limit_w"]
+    saved = {}
+    for name, rules in (("promise", Rules()), ("walk", Rules(hoped=inf))):
+        runs = [replay(case.table, bound=0.05, run_steps=5_000, seed=3, rules=rules) for case in limits]
+        assert max(one.slowdown for one in runs) <= 0.05 and max(one.measuring_ratio for one in runs) <= 0.05
+        saved[name] = sum(one.saving for one in runs)
+    possible = sum(case.table.saving(case.table.oracle(0.05)) for case in limits)
+    assert saved["promise"] >= 0.70 * possible and saved["promise"] >= 1.1 * saved["walk"]
+
+
+def test_a_device_left_out_is_searched_with_what_the_others_say() -> None:
+    found, _ = bench_limit.cases(["all"])
+    few = [case for case in found if case.knob == "limit_w"][::6]
+    rows = bench_limit.left_out(few, bound=0.05)
+    assert {row["device"] for row in rows} >= {"v100", "a40", "p100"}
+    assert all(row["worst_slowdown"] <= 0.05 and row["worst_measuring_ratio"] <= 0.05 for row in rows)
+    assert bench_limit.left_out([case for case in few if case.device == "v100"], bound=0.05) == []
 
 
 def test_an_unwritable_result_names_the_file(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from agents.cli import whatif_archive
 from agents.cli.main import main
 from agents.cli.whatif import ceilings
 from agents.cli.whatif_archive import read
 from models.twin.params import TwinParams
+from streams.contract import records as r
 from tests.fakes import archive as plain
 from tests.fakes import twin_archive as twin
 
@@ -140,3 +143,45 @@ def test_an_archive_of_broken_pages_only_is_refused(
         plain.spoil(path, "scrambled")
     sentence = _refused(capsys, "--archive", str(folder))
     assert "has no rows of a serving engine (3 broken files are left out), so neither load nor latency" in sentence
+
+
+def _moved(record: r.Record, second: int, ns: int) -> r.Record:
+    """One second's message with another clock."""
+    if not isinstance(record, r.NodeTelemetry) or record.seq != second:
+        return record
+    engines = tuple(msgspec.structs.replace(one, ts_ns=one.ts_ns + ns) for one in record.engines)
+    return msgspec.structs.replace(record, ts_ns=record.ts_ns + ns, engines=engines)
+
+
+@pytest.mark.parametrize(("years", "named"), [(20, "2045-01-10"), (-30, "1995-01-23")])
+def test_rows_of_a_clock_that_jumped_are_left_out_and_named(
+    years: int, named: str, truth: twin.Truth, tmp_path: Path
+) -> None:
+    ns = years * 365 * 86_400 * 10**9
+    folder = twin.write(tmp_path / "archive", twin.Truth(truth.power_w, [_moved(one, 40, ns) for one in truth.records]))
+    material = read(folder, start_ns=None, end_ns=None, engine_seconds=20_000)
+    assert material.seconds_total == 74 and material.series[0].step_s == 1.0
+    assert any(f"left out 3 engine rows from {named}" in note and "jumped" in note for note in material.notes)
+
+
+def test_an_archive_from_the_future_is_read_and_said(archive: Path) -> None:
+    material = read(archive, start_ns=None, end_ns=None, engine_seconds=20_000, now_ns=twin.START_NS)
+    assert any("after now: the clock of whoever recorded it was ahead" in note for note in material.notes)
+    assert not read(archive, start_ns=None, end_ns=None, engine_seconds=20_000).notes
+
+
+def test_a_clock_set_back_leaves_too_little(
+    truth: twin.Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty seconds are told twice; what is left of the range is too short, and that is said."""
+    back = [_moved(one, one.seq, -20 * 10**9) if getattr(one, "seq", 0) >= 40 else one for one in truth.records]
+    folder = twin.write(tmp_path / "archive", twin.Truth(truth.power_w, back))
+    assert "s of engine rows, 60 s are needed" in _refused(capsys, "--archive", str(folder))
+
+
+def test_a_range_too_long_for_its_engines_names_the_days(
+    archive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whatif_archive, "MOST_CELLS", 60)
+    sentence = _refused(capsys, "--archive", str(archive))
+    assert "is too long a range for 3 engines that report every 1 s; give at most 0.0 days" in sentence

@@ -10,6 +10,7 @@ import pytest
 from models.control.forecast import LoadNow
 from models.control.profiles import LLAMA_70B_H100X4, TWIN_STACK
 from models.policy.arbiter import Device
+from models.policy.extrapolation import beyond, mark
 from models.policy.outlook import outlook
 from models.policy.recommend import GroupFacts, Wish, recommend
 from models.policy.strategies import STRATEGIES
@@ -127,3 +128,21 @@ def test_replicas_are_counted_and_said() -> None:
     few = recommend(FACTS, STRATEGIES["balanced"], Wish(min_replicas=5))
     assert few.replicas == 2
     assert "2 replicas, fewer than the 5 asked for; this release starts none" in few.reason
+
+
+def test_what_leaves_the_measured_range_is_marked_and_trusted_little() -> None:
+    """A cap that holds the clock below 60 % of the highest, and more sequences than anybody measured."""
+    loose = replace(FACTS, holdout_p99_ms={"tbt": 20.0, "ttft": 200.0, "e2e": 4_000.0})
+    capped = recommend(loose, STRATEGIES["aggressive"], Wish(260.0))
+    assert capped.feasible and capped.confidence == "low" and capped.expected_w is not None
+    assert capped.confidence_reason.startswith("Extrapolated: clocks down to ")
+    crowd = replace(loose, loads=[LoadNow(1_000.0, 0.0, 200_000.0, 500.0)])
+    told = recommend(crowd, STRATEGIES["aggressive"], Wish())
+    assert "1000 sequences at once, and at most 898 were measured" in told.confidence_reason
+    assert "Extrapolated" not in recommend(FACTS, STRATEGIES["balanced"], Wish()).confidence_reason
+
+
+def test_a_stack_without_a_measured_range_is_marked_by_its_clock_only() -> None:
+    assert beyond("some/stack", running=[5_000.0], clock_ratios=[0.8]) == []
+    assert beyond("some/stack", running=[], clock_ratios=[0.6, 0.59]) != []
+    assert mark([]) == "" and mark(["a", "b"]) == "Extrapolated: a; b."

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from models.control import predict
+from models.control import equations, predict
 from models.control.profiles import LLAMA_70B_H100X4 as STACK
 from models.twin.device import Load, capped, clock_factor, demand, idle_w, price
 
@@ -35,6 +35,9 @@ def test_idle_watts_and_clock_factor_equal_the_scalar_equations() -> None:
     x = np.array(CLOCKS)
     assert clock_factor(STACK.device, x) == pytest.approx([predict.clock_factor(STACK.device, c) for c in CLOCKS], 1e-9)
     assert idle_w(STACK.device, x) == pytest.approx([predict.idle_w(STACK.device, c) for c in CLOCKS], rel=1e-9)
+    plant = predict.plant_of(STACK)  # what the bench compiles
+    assert idle_w(STACK.device, x) == pytest.approx([equations.idle_w(plant, c) for c in CLOCKS], rel=1e-9)
+    assert clock_factor(STACK.device, x) == pytest.approx([equations.clock_factor(plant, c) for c in CLOCKS], rel=1e-9)
 
 
 @pytest.mark.parametrize("limit_w", [250.0, 400.0, 550.0, 700.0])

@@ -25,6 +25,42 @@ def test_names_and_units_of_public_sets_are_known() -> None:
         assert one.energy_j == pytest.approx([300.0, 200.0])
 
 
+@pytest.mark.parametrize(
+    ("columns", "knob", "settings"),
+    [
+        ({"power.limit [W]": ["300.00 W", "200.00 W"], "Time (s)": ["1.0", "2.0"],
+          "power.draw [W]": ["200.00 W", "150 W"]}, LIMIT, [200.0, 300.0]),
+        ({"power_limit": [300_000, 200_000], "time": [1.0, 2.0], "power_w": [200, 150]}, LIMIT, [200.0, 300.0]),
+        ({"locked_clock_mhz": ["1,410 MHz", "1,005 MHz"], "duration_ms": [1000, 2000],
+          "energy_kwh": [200 / 3.6e6, 300 / 3.6e6]}, CLOCK, [1005.0, 1410.0]),
+        ({"freq_hz": [1.41e9, 1.005e9], "elapsed_seconds": [1.0, 2.0], "total_energy_joules": [200.0, 300.0]},
+         CLOCK, [1005.0, 1410.0]),
+        ({"power_limit_W": [300, 300], "sm_clock": [1410, 1005], "step_time": [1.0, 2.0], "power": [200, 150]},
+         CLOCK, [1005.0, 1410.0]),
+        ({"power_cap_watts": [300, 200], "tokens_per_s": [1.0, 0.5], "avg_power_W": [200, 150]}, LIMIT, [200.0, 300.0]),
+        ({"index": [0, 1], "power_limit_W": [300, 200], "Time": [1, 2], "gpu_power_draw_w": [200, 150],
+          "timestamp": ["2026-01-01", "2026-01-02"]}, LIMIT, [200.0, 300.0]),
+    ],
+)  # fmt: skip
+def test_other_names_units_and_texts_are_the_same_sweep(
+    columns: dict[str, list[object]], knob: str, settings: list[float]
+) -> None:
+    (one,) = from_columns(columns).sweeps
+    assert one.knob == knob and one.setting == pytest.approx(settings)
+    assert one.time_s == pytest.approx([2.0, 1.0]) and one.energy_j == pytest.approx([300.0, 200.0])
+
+
+def test_a_column_that_numbers_its_rows_names_no_workload() -> None:
+    columns = {
+        "n": [10, 11, 12, 13],
+        "limit_w": [100, 200, 300, 400],
+        "time_s": [4, 3, 2, 1],
+        "power_w": [90, 150, 200, 250],
+    }
+    (one,) = from_columns(columns).sweeps
+    assert len(one.setting) == 4
+
+
 def test_energy_of_a_group_is_shared_out_among_its_gpus() -> None:
     columns = {
         "clock_mhz": [1000, 1400],
