@@ -23,6 +23,7 @@ Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tup
 TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
+EARN_S: Final = 1800.0  # a lower number must earn its later starts within this time
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
 
@@ -80,6 +81,7 @@ class Seen:
     decode_ratio: float = 1.0
     trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
     wall_w: float = nan  # measured since the last step; what the bandit learns from
+    weight: float = 1.0  # what energy is worth now over its mean (price, carbon): wear does not get cheaper with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,10 @@ class ReplicaPlanner:
         if self._bandit is not None:
             best, watts = self._learned(now_s, least, ahead.now, seen)
         return self._switch(now_s, best, least, watts, ahead=ahead, seen=seen)
+
+    def aim(self, wishes: Wishes) -> None:
+        """Bounds that moved, e.g. with the hold-out's latency."""
+        self._wishes = wishes
 
     def least(self, ahead: Forecast, seen: Seen) -> int:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
@@ -239,7 +245,29 @@ class ReplicaPlanner:
                 f"{self._packing.down_after_s:.0f} s.",
                 fields,
             )
+        earned, cost = self._earned_j(best, watts, ahead.now, seen), self._start_j(seen.serving - best)
+        fields |= {"earned_j": earned, "start_j": cost}
+        if earned < cost:
+            return Decision(
+                seen.serving,
+                f"{best} replicas would do for {load}; kept at {seen.serving}, because {earned / 1e3:.0f} kJ in "
+                f"{EARN_S / 60:.0f} min do not earn the {cost / 1e3:.0f} kJ that starting them again costs.",
+                fields,
+            )
         return Decision(best, f"{best} replicas are enough: {load} by {ahead.basis}; the others drain.", fields)
+
+    def _earned_j(self, best: int, watts: float, rate: float, seen: Seen) -> float:
+        """What fewer replicas save within EARN_S, at the present worth of energy; all of it where it is not known."""
+        now_w = self.price(seen.serving, rate, seen)
+        if not (isfinite(now_w) and isfinite(watts)):
+            return inf
+        weight = seen.weight if isfinite(seen.weight) and seen.weight > 0.0 else 1.0
+        return (now_w - watts) * EARN_S * weight
+
+    def _start_j(self, starts: int) -> float:
+        """Energy of the boots and wear of so many starts."""
+        per_node = self._node.boot_w * self._node.boot_s / max(self._node.replicas, 1)
+        return max(starts, 0) * (per_node + self._packing.wear_j)
 
     def _learn_lengths(self, seen: Seen, span_s: float) -> None:
         share = min(1.0, span_s / 600.0)
