@@ -134,6 +134,10 @@ class ReplicaPlanner:
             best, watts = self._learned(now_s, least, ahead.now, seen)
         return self._switch(now_s, best, least, watts, ahead=ahead, seen=seen)
 
+    @property
+    def plant(self) -> Plant:
+        return self._plant
+
     def aim(self, wishes: Wishes) -> None:
         """Bounds that moved, e.g. with the hold-out's latency."""
         self._wishes = wishes
