@@ -16,6 +16,7 @@ from typing import Final
 from models.policy.budget import HARD, SOFT, Allocation, Brake, BudgetTooLow, Member, allocate, ceiling_now
 
 FORGET_S: Final = 3600.0  # a member that is silent for so long draws nothing any more
+DEADBAND: Final = 0.03
 SLACK_W: Final = 1e-6
 
 
@@ -120,7 +121,7 @@ class RowBook:
             least = low.least_w + outside_w + silent_w
             return self._refused(now_s, members, least, outside_w, drawn_w)
         load = None if drawn_w is None or not isfinite(drawn_w) else drawn_w / self.settings.budget_w
-        goals = {m.name: self._goal(m, load) for m in members}
+        goals = self._calmed({m.name: self._goal(m, load) for m in members}, room_w)
         issued = self._issue(now_s, members, goals, self.settings.budget_w * self.settings.oversubscribe - outside_w)
         return self._plan(issued, sum(m.floor_w for m in members) + outside_w + silent_w, outside_w, load)
 
@@ -142,6 +143,13 @@ class RowBook:
         goal = ceiling_now(self._allocation, m.name, ratio, self._braked.get(m.name))
         self._braked[m.name] = goal
         return goal
+
+    def _calmed(self, goals: dict[str, float], room_w: float) -> dict[str, float]:
+        """What is granted already, where the goals differ by little: each change is a write to a device."""
+        held = {name: self._held[name].granted_w for name in goals if name in self._held}
+        near = len(held) == len(goals) and all(abs(goals[n] - w) <= DEADBAND * w for n, w in held.items())
+        fits = sum(held.values()) <= room_w * self.settings.oversubscribe + SLACK_W
+        return held if near and fits else goals
 
     def _issue(
         self, now_s: float, members: Sequence[Member], goals: Mapping[str, float], limit_w: float

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from math import ceil, isfinite, nan, sqrt
 from typing import Any, Final
 
+from models.control.equations import Plant
 from models.control.predict import plant_of
 from models.control.profiles import profile_for
-from models.control.steady import Flow, steady
+from models.control.steady import Flow, steady, top_rate
 from models.policy.pid import BatchBounds
 from models.policy.replicas import Decision, NodeCost, Packing, ReplicaPlanner, Seen, Wishes
 from models.policy.strategies import DEEPEST_SM_RATIO, Strategy
@@ -23,6 +24,7 @@ from streams.jobs.actuation_load import PoolLoad
 # Frozen on the bench's training days (models/bench/protocol.py, docs/benchmarks/control.md).
 BUSY_UPPER: Final = {"conservative": 0.50, "balanced": 0.65, "ml-driven": 0.65, "aggressive": 0.80}
 UNBOUNDED_S: Final = 1e9
+CROWD: Final = 16.0  # sequences beside which a dense replica prefills
 LEARN_SHARE: Final = 0.05  # of a step's evidence on how fast the stack really is
 RATIO: Final = (0.5, 2.0)
 NOBODY_ACTS: Final = (
@@ -86,26 +88,36 @@ class ReplicaPlans:
             assert profile is not None
             plant = plant_of(profile)
             per_node = max(1, round(load.serving / max(load.nodes, 1)))
-            packing = Packing(busy_upper=BUSY_UPPER.get(self._strategy.name, 0.65), min_warm=self._options.min_warm)
-            planner = ReplicaPlanner(plant, packing, self._wishes(pool), NodeCost(replicas=per_node))
+            wishes = self._wishes(pool, plant, load)
+            planner = ReplicaPlanner(plant, self._packing(), wishes, NodeCost(replicas=per_node))
             planner.forecast.recall(self._memory.get(_key(pool), {}))
             self._plans[pool] = _Planned(planner)
         return self._plans[pool]
 
-    def _wishes(self, pool: Pool) -> Wishes:
-        """The bounds as seconds: the hold-out's p99 times the strategy's bound; unbounded where nothing is known."""
-        tbt, mean = self._latency.target_ms(pool, "tbt"), self._latency.mean_ms(pool, "holdout", "tbt")
-        e2e = self._strategy.e2e.ratio
+    def _wishes(self, pool: Pool, plant: Plant, load: PoolLoad) -> Wishes:
+        """The bounds in the model's own seconds: what it expects of default clocks, as densely packed as the strategy
+        allows, times how far the hold-out's p99 may be passed. Nothing may be passed where that is unknown."""
+        prompt, output, kv = load.prompt_tokens or 1.0, load.output_tokens or 0.0, load.kv_each or 0.0
+        idle = Flow(0.0, 0.0, kv or prompt * 1.2, 1.0, 1.0)
+        prompts = self._packing().busy_upper * top_rate(plant, idle, plant.chunk_tokens, CROWD)
+        flow = idle._replace(prompt_rate=prompts, output_rate=prompts / prompt * output)
+        dense = steady(plant, flow, 1.0, plant.chunk_tokens)
+        base, target = self._latency.p99(pool, "holdout", "tbt"), self._latency.target_ms(pool, "tbt")
+        far = 1.0 if base is None or target is None or base <= 0.0 else max(1.0, target / base)
+        e2e = self._strategy.e2e
         return Wishes(
-            tbt_s=UNBOUNDED_S if tbt is None else tbt / 1e3,
-            gap_s=UNBOUNDED_S if mean is None or e2e is None else mean / 1e3 * e2e,
+            tbt_s=far * max(dense.mixed_s, dense.decode_s),
+            gap_s=UNBOUNDED_S if e2e.ratio is None else dense.gap_s * e2e.ratio,
             min_x=max(DEEPEST_SM_RATIO, self._strategy.sm_floor_ratio),
             chunk_min=0.0,
             chunk_max=0.0,
         )
 
+    def _packing(self) -> Packing:
+        return Packing(busy_upper=BUSY_UPPER.get(self._strategy.name, 0.65), min_warm=self._options.min_warm)
+
     def _seen(self, planned: _Planned, pool: Pool, load: PoolLoad, tariff: Now) -> Seen:
-        planned.planner.aim(self._wishes(pool))
+        planned.planner.aim(self._wishes(pool, planned.planner.plant, load))
         self._learn(planned, pool, load)
         total = max(self._options.replicas_max or load.ever, load.serving, 1)
         return Seen(

@@ -196,7 +196,8 @@ class SlowStep:
                 if node.window_end_ns >= fresh_ns:
                     for index, uuid in enumerate(node.uuid):
                         watts = node.power_w[index] if index < len(node.power_w) else None
-                        self._pid(uuid, node, index, target).step(now_s, watts)
+                        if not part.held_out(uuid, self._options):
+                            self._pid(uuid, node, index, target).step(now_s, watts)
         for uuid in self._pids.keys() - present:
             del self._pids[uuid]
 
