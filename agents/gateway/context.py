@@ -15,6 +15,7 @@ from agents.gateway.feed import Feed
 from agents.gateway.idempotency import Idempotency
 from agents.gateway.keys import KeyStore
 from agents.gateway.metrics import GatewayMetrics
+from agents.gateway.plans import PlanDoor
 from agents.gateway.push import Hub
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.views import Views
@@ -37,6 +38,7 @@ class Context:
     metrics: GatewayMetrics
     idempotency: Idempotency
     publish: Publish
+    plans: PlanDoor
     wall_ns: Callable[[], int]
     started_ns: int
     notes: list[str] = field(default_factory=list)

@@ -20,8 +20,9 @@ from agents.gateway.keys import KeyStore
 from agents.gateway.limits import BodyLimit, Measured
 from agents.gateway.metrics import GatewayMetrics, Look
 from agents.gateway.openapi import guarded_routes
+from agents.gateway.plans import PlanDoor, kafka_plans
 from agents.gateway.push import Hub
-from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, stream
+from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, plan, stream
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.ticks import Ticks
 from agents.gateway.views import Views
@@ -34,6 +35,7 @@ ROUTERS = (
     stream.router,
     optimize.router,
     forecast.router,
+    plan.router,
     keys.router,
     pages.router,
 )
@@ -73,6 +75,7 @@ def make_context(
         metrics=GatewayMetrics(look),
         idempotency=Idempotency(layout.root / "gateway" / "idempotency.json", wall_ns=wall_ns),
         publish=publish,
+        plans=PlanDoor(kafka_plans(settings.bootstrap, settings.cluster), monotonic=monotonic),
         wall_ns=wall_ns,
         started_ns=started_ns,
     )
