@@ -341,8 +341,13 @@ def _keyring(ctx: JobContext) -> KeyRing:
 
 
 def _partitions(ctx: JobContext) -> int:
-    with Replay(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-partitions") as replay:
-        return replay.partitions(FEATURES.name)
+    from confluent_kafka import KafkaException
+
+    try:
+        with Replay(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-partitions", timeout_s=5.0) as replay:
+            return replay.partitions(FEATURES.name)
+    except KafkaException as error:
+        raise StreamsError(f"the partitions of {FEATURES.name} cannot be counted: {error}") from error
 
 
 def _intent_reader(ctx: JobContext) -> Intents:

@@ -179,8 +179,11 @@ class SlowStep:
             return set()
         now_ns = self._ctx.wall_ns()
         fresh_ns = now_ns - int(self._options.oldest_sample_s * 1e9)
-        if self._count is None:
-            self._count = max(1, self._partitions())
+        try:
+            self._count = self._count or max(1, self._partitions())
+        except StreamsError as error:
+            self._ctx.log.warning("rows wait, nothing is granted for them: %s", error)
+            return set()
         share = min(1.0, len(parts) / self._count)
         return self._rows.step(now_ns / 1e9, parts, loads, facts_of, fresh_ns=fresh_ns, share=share)
 

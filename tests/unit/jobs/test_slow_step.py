@@ -225,6 +225,20 @@ def test_several_workers_each_keep_their_share(tmp_path: Path) -> None:
     assert row["budget_w"] == pytest.approx(12_000.0) and "keeps 33% of the row" in row["reason"]
 
 
+def test_rows_wait_while_the_partitions_cannot_be_counted(tmp_path: Path) -> None:
+    bench = Loaded(tmp_path, row_budget_w=12_000.0)
+
+    def away(_: object) -> int:
+        raise StreamsError("the broker is away")
+
+    bench.job._count_partitions = away
+    bench.run(20)
+    assert plan_of(bench)["rows"] == [] and set(bench.ceilings().values()) == {None}
+    bench.job._count_partitions = lambda _: 1
+    bench.run(15)
+    assert any(w is not None for w in bench.ceilings().values())
+
+
 ROWS = """
 [[row]]
 name = "r1"
