@@ -182,3 +182,16 @@ def test_water_filling_keeps_floors_wishes_and_the_sum(rows: list[tuple[float, f
     assert sum(found.values()) <= budget + 1e-6
     assert all(200 - 1e-9 <= w <= 700 + 1e-9 for w in found.values())
     assert sum(found.values()) == pytest.approx(min(budget, 700 * len(rows)))
+
+
+def test_a_silent_member_s_ceiling_is_part_of_the_least_feasible_budget() -> None:
+    book = RowBook(RowSettings("r1", 1000.0))
+    assert book.step(0.0, [_member("g1")]).ceilings_w == {"g1": 700.0}
+    plan = book.step(5.0, [_member("g2"), _member("g3")])
+    assert plan.refused and plan.least_w == pytest.approx(1100.0)
+
+
+def test_a_curve_that_is_flat_at_first_is_poured_as_a_whole() -> None:
+    late = Member("late", 200, 700, curve=((200.0, 10.0), (450.0, 10.0), (700.0, 0.0)))
+    even = Member("even", 200, 700, curve=((200.0, 5.0), (700.0, 0.0)))
+    assert allocate(900.0, [late, even]).ceilings_w == {"late": 700.0, "even": 200.0}

@@ -42,9 +42,11 @@ def test_the_gate_opens_for_a_point_that_is_surely_cheaper_and_only_after_enough
     learner = SetPointLearner(ML, rng=random.Random(4))
     _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 60)
     assert not learner.gate.open and f"{LEAST_EFFECTIVE:.0f} are needed" in learner.gate.sentence
-    _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 400, start_s=1e6)
+    _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 220, start_s=1e6)
     assert learner.gate.open, learner.gate.sentence
     told = learner.gate.as_dict()
+    assert told["candidate_cost_ratio"] == pytest.approx(0.72, abs=0.01)
+    assert told["incumbent_cost_ratio"] == pytest.approx(0.80, abs=0.01)
     assert told["candidate_interval"][1] < told["incumbent_interval"][0]
     assert told["candidate_effective_samples"] >= LEAST_EFFECTIVE
     chosen = [learner.step(2e6 + k * BLOCK_S, PRICES, 0.5, None, explore=False).arm for k in range(40)]
@@ -53,7 +55,7 @@ def test_the_gate_opens_for_a_point_that_is_surely_cheaper_and_only_after_enough
 
 def test_the_gate_stays_shut_where_nothing_is_cheaper() -> None:
     learner = SetPointLearner(ML, rng=random.Random(4))
-    _play(learner, [0.80] * 5, 460)
+    _play(learner, [0.80] * 5, 260)
     assert not learner.gate.open and "not surely below the incumbent" in learner.gate.sentence
     chosen = learner.step(1e6, PRICES, 0.5, 0.8, explore=False)
     assert (chosen.arm, chosen.propensity, chosen.acting) == (0, 1.0, False)
@@ -61,7 +63,7 @@ def test_the_gate_stays_shut_where_nothing_is_cheaper() -> None:
 
 def test_a_model_that_is_wrong_costs_samples_not_truth() -> None:
     learner = SetPointLearner(ML, rng=random.Random(4))
-    _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 460, prices=[0.70, 0.90, 0.95, 0.60, 0.80])
+    _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 260, prices=[0.70, 0.90, 0.95, 0.60, 0.80])
     best = [row[2] for row in list(learner.rows)[-50:]]
     assert best.count(2) > 40
     assert learner.gate.candidate is not None
@@ -87,7 +89,7 @@ def test_a_point_that_leaves_the_shield_is_dropped_at_once_and_teaches_nothing()
 
 def test_a_log_outlives_the_process_and_a_broken_row_does_not_hurt() -> None:
     old = SetPointLearner(ML, rng=random.Random(4))
-    _play(old, [0.80, 0.80, 0.72, 0.85, 0.80], 460)
+    _play(old, [0.80, 0.80, 0.72, 0.85, 0.80], 260)
     new = SetPointLearner(ML)
     new.recall(
         [*map(list, old.rows), [1], ["x"] * 7, [0, [1.0], 0, 0, 1.0, [0], 0.8], [0, PRICES, 0, 0, 0.0, [0], 1.0]]
