@@ -114,7 +114,7 @@ class LatencyPools:
             return None
         known = [(index, count) for index, count in counts.total.items() if abs(index) < 1000]  # 2**31 ms: a month
         middles = ((2.0 ** ((index + 0.5) / BUCKETS_PER_OCTAVE), count) for index, count in known)
-        return sum(middle * count for middle, count in middles) / counts.samples
+        return float(sum(middle * count for middle, count in middles)) / counts.samples
 
     def target_ms(self, pool: Pool, metric: Metric) -> float | None:
         """What the strategy allows now, the guard's margin included."""
