@@ -80,8 +80,10 @@ def allocate(budget_w: float, members: Sequence[Member], *, oversubscribe: float
         ceilings |= _poured(group, share * span) if share < 1.0 and _known(group) else _shared(group, share)
         left -= share * span
         if share < 1.0 and not cut:
-            how = ", by marginal latency per watt," if _known(group) else ""
-            cut = f"; class {priority} gets {share:.0%} of its range{how} and lower ones their floor"
+            how = ", by marginal latency per watt" if _known(group) else ""
+            below = ORDER[ORDER.index(priority) + 1 :]
+            rest = "; lower classes get their floor" if any(m.priority in below for m in members) else ""
+            cut = f"; class {priority} gets {share:.0%} of its range{how}{rest}"
     total = sum(ceilings.values())
     cut = cut or "; everybody gets what it wants"
     reason = f"Ceilings of {total:.0f} W under a budget of {budget_w:.0f} W, by class{cut}."

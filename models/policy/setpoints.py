@@ -30,6 +30,7 @@ EXPLOIT: Final = 0.25  # and once the gate is open: 5 % for each of five points,
 LEAST_INCUMBENT: Final = 10.0  # effective samples of the incumbent: fewer are no comparison
 SWITCHING: Final = 0.002  # of the hold-out's watts
 LOG_MOST: Final = 1000
+UNTRIED: Final = "Stays in recommend: nothing has been tried yet, which mode canary does."
 GRID: Final = 9  # clocks tried per point
 OFFERS: Final = ((0.95, 0.0), (0.90, 0.0), (0.85, 0.0), (1.0, 0.10))  # ceiling; how far above the strategy's floor
 
@@ -113,7 +114,7 @@ class SetPointLearner:
     strategy: Strategy
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     rows: deque[Row] = field(default_factory=lambda: deque(maxlen=LOG_MOST))
-    gate: Gate = field(default_factory=lambda: Gate(False, "Stays in recommend: nothing has been tried yet.", 0))
+    gate: Gate = field(default_factory=lambda: Gate(False, UNTRIED, 0))
     _bandit: ShieldedBandit = field(init=False)
     _points: tuple[SetPoint, ...] = field(init=False)
     _choice: Choice | None = None
