@@ -94,7 +94,7 @@ class RateForecast:
 
     def remember(self) -> dict[str, object]:
         """What another process needs to go on: means by bin, and how wrong it was."""
-        means = {str(at): self._sum[at] / count for at, count in self._count.items() if count}
+        means = {str(at): float(f"{self._sum[at] / count:.4g}") for at, count in self._count.items() if count}
         return {"bins": means, "level": self._level, "error2": self._error2}
 
     def recall(self, memory: Mapping[str, object]) -> None:

@@ -7,10 +7,10 @@ stops one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ from streams.plan import MEMORY, MEMORY_VERSION, PLAN, PLAN_VERSION
 POWER: Final = ("power_w_last", "power_w_mean_60s")
 ROW_S: Final = 5.0  # an oversubscribed row leans on its brakes, so it is looked at this often
 MEMORY_S: Final = 600.0
+MOST_BYTES: Final = 400_000  # of each half of a message; brokers take 1 MB
+T = TypeVar("T")
 
 
 class Memory(msgspec.Struct, kw_only=True):
@@ -230,6 +232,8 @@ class SlowStep:
         s, now_ns = self._ctx.settings, self._ctx.wall_ns()
         limits = [pid.limit_w for pid in self._pids.values()]
         tariff = self._tariff.now(now_ns / 1e9)
+        learning = [] if self._learning is None else self._learning.told()
+        shown, more = fitting(pools, MOST_BYTES), fitting(learning, MOST_BYTES)
         self.plan = {
             "cluster": self._options.cluster,
             "ts_ns": now_ns,
@@ -237,9 +241,10 @@ class SlowStep:
             "mode": self._options.mode,
             "strategy": self._strategy.name,
             "partitions": sorted(parts),
-            "pools": pools,
+            "pools": shown,
             "rows": self._rows.told(),
-            "learning": [] if self._learning is None else self._learning.told(),
+            "learning": more,
+            "left_out": len(pools) - len(shown) + len(learning) - len(more),
             "pid": None
             if s.power_target_w is None
             else {
@@ -264,8 +269,22 @@ class SlowStep:
             return
         self._memory_at_s, self._remembered = self._ctx.monotonic(), rows
         learning = {} if self._learning is None else self._learning.remember()
-        memory = {"rates": self._replicas.remember(), "learning": learning}
+        memory = {
+            "rates": dict(fitting(self._replicas.remember().items(), MOST_BYTES)),
+            "learning": dict(fitting(learning.items(), MOST_BYTES)),
+        }
         self._ctx.state.save(MEMORY, partition, memory, {}, MEMORY_VERSION)
+
+
+def fitting(parts: Iterable[T], most_bytes: int) -> list[T]:
+    """The first parts that fit together: a message above the broker's limit would end the job."""
+    kept: list[T] = []
+    for part in parts:
+        most_bytes -= len(msgspec.json.encode(part)) + 1
+        if most_bytes < 0:
+            break
+        kept.append(part)
+    return kept
 
 
 def pid_settings(settings: Any, bounds: Device) -> PidSettings:
