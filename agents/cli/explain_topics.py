@@ -45,12 +45,17 @@ def gather(bootstrap: str, target: str, *, cluster: str, since_s: float, now_ns:
 
 def _plan(replay: Replay, node: str, uuid: str | None, *, cluster: str, now_ns: int) -> list[str]:
     """What the slow controller says of the engines on these GPUs; none where it has written nothing lately."""
+    from streams.errors import StreamsError
     from streams.plan import read_plans
 
     features = _since(replay, FEATURES, NodeFeatures, node, int(now_ns / 1e6 - ENGINES_S * 1e3))
     engines = features[-1].engines if features else ()
     pools = [(one.stack, one.workload) for one in engines if uuid is None or uuid in one.gpu_uuid]
-    return plan_text.explain_lines(read_plans(replay, cluster, now_ns=now_ns), engine_pools=pools)
+    try:
+        plans = read_plans(replay, cluster, now_ns=now_ns)
+    except StreamsError as error:
+        return [f"The slow controller's plan cannot be read: {error}."]
+    return plan_text.explain_lines(plans, engine_pools=pools)
 
 
 def newest_command(replay: Replay, node: str) -> PowerDesired | None:

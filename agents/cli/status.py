@@ -104,6 +104,8 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
 
 def _plans(bootstrap: str, cluster: str, now_ns: int) -> tuple[list[dict[str, Any]], str | None]:
     """What the slow controller wrote last; a topic that cannot be read is a problem of this part only."""
+    from confluent_kafka import KafkaException
+
     from streams.errors import StreamsError
     from streams.plan import read_plans
     from streams.replay import Replay
@@ -111,7 +113,7 @@ def _plans(bootstrap: str, cluster: str, now_ns: int) -> tuple[list[dict[str, An
     try:
         with Replay(bootstrap, "eo-status-plan", timeout_s=PLAN_S, quiet=True) as replay:
             return read_plans(replay, cluster, now_ns=now_ns), None
-    except StreamsError as error:
+    except (StreamsError, KafkaException) as error:
         return [], str(error)
 
 

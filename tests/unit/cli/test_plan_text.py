@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from agents.cli import explain_topics, status
 from agents.cli.plan_text import explain_lines, status_lines
+from streams.errors import StreamsError
 
 PLAN: dict[str, Any] = {
     "pools": [
@@ -50,3 +54,15 @@ def test_explain_tells_of_the_gpu_s_own_pool_only() -> None:
 def test_a_plan_of_another_release_is_read_as_far_as_it_goes() -> None:
     assert status_lines([{}, {"pools": 3, "rows": ["x"], "pid": None, "tariff": []}]) == []
     assert "gate closed" in status_lines([{"learning": [{"gate": None}]}])[0]
+
+
+def test_a_plan_that_cannot_be_read_does_not_hide_the_rest_of_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> list[dict[str, Any]]:
+        raise StreamsError("topic energy.state.job.v1 cannot be read; run `eo topics apply`")
+
+    monkeypatch.setattr("streams.plan.read_plans", away)
+    monkeypatch.setattr(explain_topics, "_since", lambda *_: [])
+    (line,) = explain_topics._plan(None, "n1", None, cluster="c1", now_ns=0)  # type: ignore[arg-type]  # not asked
+    assert "plan cannot be read: topic energy.state.job.v1" in line
+    monkeypatch.setattr("streams.replay.Replay.__init__", away)
+    assert "cannot be read" in str(status._plans("127.0.0.1:1", "c1", 0)[1])

@@ -41,7 +41,8 @@ def test_points_are_never_looser_than_the_strategy() -> None:
 def test_the_gate_opens_for_a_point_that_is_surely_cheaper_and_only_after_enough_samples() -> None:
     learner = SetPointLearner(ML, rng=random.Random(4))
     _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 60)
-    assert not learner.gate.open and f"{LEAST_EFFECTIVE:.0f} are needed" in learner.gate.sentence
+    early = learner.gate
+    assert not early.open and f"{LEAST_EFFECTIVE:.0f} are needed" in early.sentence
     _play(learner, [0.80, 0.80, 0.72, 0.85, 0.80], 220, start_s=1e6)
     assert learner.gate.open, learner.gate.sentence
     told = learner.gate.as_dict()
