@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import AliasChoices, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from streams.contract.layout import Layout
 from streams.contract.records import Mode
+from streams.slow_settings import SlowSettings
 
 Strategy = Literal["conservative", "balanced", "ml-driven", "aggressive"]
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(SlowSettings):
     """One worker process. `_s` seconds, `_ms` milliseconds; no default here can cap a cluster (mode is observe)."""
 
     model_config = SettingsConfigDict(env_prefix="EO_", populate_by_name=True, extra="forbid", frozen=True)
@@ -30,12 +31,7 @@ class WorkerSettings(BaseSettings):
     mode: Mode = "observe"
     strategy: Strategy = "balanced"
     holdout_ratio: float = Field(0.15, ge=0.1, le=0.9, description="share of GPUs left at default for ever")
-    envelope_interval_s: float = Field(
-        5.0,
-        ge=1.0,
-        le=60.0,
-        validation_alias=AliasChoices("EO_ENVELOPE_INTERVAL_S", "OPTIMIZATION_INTERVAL"),
-    )
+    envelope_interval_s: float = Field(5.0, ge=1.0, le=60.0, description="between two envelopes of a node")
     ttl_ms: int = Field(15_000, ge=10_000, le=30_000, description="lifetime of a grant on the node's monotonic clock")
 
     # Durability.

@@ -42,6 +42,7 @@ class Story:
     now_ns: int
     since_s: float
     gpus: list[GpuStory]
+    plan: list[str] = field(default_factory=list)  # sentences of the slow controller that bear on these GPUs
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -53,12 +54,12 @@ def text(story: Story) -> str:
     if not story.gpus:
         return f"{head}\n{UNNAMED}"
     if len(story.gpus) == 1:
-        return "\n".join([head, *gpu_lines(story.gpus[0], story)])
+        return "\n".join([head, *gpu_lines(story.gpus[0], story), *story.plan])
     rows = [_short(gpu) for gpu in story.gpus]
     reasons = [_why(gpu) for gpu in story.gpus if gpu.command is not None]
     why = [f"{reasons.count(one)} of {len(story.gpus)} GPUs: {one}" for one in dict.fromkeys(reasons)]
     body = table(rows, ("GPU", "granted", "answer", "limit W", "lock MHz", "drawn W", "anomalies"))
-    return "\n".join([head, "", body, "", *why, "", f"All of one GPU: eo explain {story.gpus[0].uuid}"])
+    return "\n".join([head, "", body, "", *why, *story.plan, "", f"All of one GPU: eo explain {story.gpus[0].uuid}"])
 
 
 def _short(gpu: GpuStory) -> tuple[object, ...]:

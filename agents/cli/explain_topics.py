@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from agents.cli import plan_text
 from agents.cli.base import EoError
 from agents.cli.explain_story import UNSOLICITED, GpuStory, Row, Story
 from agents.cli.gpu_lookup import find
 from streams.contract.codec import decode
 from streams.contract.errors import ContractError
 from streams.contract.kafka import partition_of
-from streams.contract.records import AnomalyVerdict, LedgerEntry, PowerApplied, PowerDesired, Record
-from streams.contract.topics import ANOMALY, APPLIED, DESIRED, LEDGER, Topic
+from streams.contract.records import AnomalyVerdict, LedgerEntry, NodeFeatures, PowerApplied, PowerDesired, Record
+from streams.contract.topics import ANOMALY, APPLIED, DESIRED, FEATURES, LEDGER, Topic
 
 if TYPE_CHECKING:
     from streams.replay import Replay
 
 R = TypeVar("R", bound=Record)
+ENGINES_S = 30.0  # how far back the engines of a node are looked for
 LOOK_BACK = 512  # offsets of the node's partition looked at first for its newest command
 
 
@@ -32,12 +34,28 @@ def gather(bootstrap: str, target: str, *, cluster: str, since_s: float, now_ns:
         with Replay(bootstrap, "eo-explain", timeout_s=ASK_S, quiet=True) as replay:
             place = find(replay, target, cluster)
             stories = _stories(replay, place.node, cluster=cluster, since_ms=int(now_ns / 1e6 - since_s * 1e3))
+            plan = _plan(replay, place.node, place.uuid, cluster=cluster, now_ns=now_ns)
     except StreamsError as error:
         raise EoError(f"{error}.") from error
     wanted = [s for s in stories.values() if place.uuid in (None, s.uuid)]
     if place.uuid is not None and not wanted:
         wanted = [GpuStory(place.node, place.uuid)]
-    return Story(cluster, "topics", now_ns, since_s, wanted)
+    return Story(cluster, "topics", now_ns, since_s, wanted, plan)
+
+
+def _plan(replay: Replay, node: str, uuid: str | None, *, cluster: str, now_ns: int) -> list[str]:
+    """What the slow controller says of the engines on these GPUs; none where it has written nothing lately."""
+    from streams.errors import StreamsError
+    from streams.plan import read_plans
+
+    features = _since(replay, FEATURES, NodeFeatures, node, int(now_ns / 1e6 - ENGINES_S * 1e3))
+    engines = features[-1].engines if features else ()
+    pools = [(one.stack, one.workload) for one in engines if uuid is None or uuid in one.gpu_uuid]
+    try:
+        plans = read_plans(replay, cluster, now_ns=now_ns)
+    except StreamsError as error:
+        return [f"The slow controller's plan cannot be read: {error}."]
+    return plan_text.explain_lines(plans, engine_pools=pools)
 
 
 def newest_command(replay: Replay, node: str, cluster: str) -> PowerDesired | None:

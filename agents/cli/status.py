@@ -7,9 +7,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from agents.cli import plan_text
 from agents.cli.base import DONE, FAILED, emit, table
 from agents.cli.parser import number
 from streams.contract.layout import Layout
+
+PLAN_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +89,7 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
     finally:
         reader.close()
     now_ns = time.time_ns()
+    plans, plan_problem = _plans(bootstrap, cluster, now_ns)
     views = state.nodes.values()
     return {
         "jobs": jobs,
@@ -100,8 +104,25 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
         "loop_ms_p99": state.loop_quantile_ms(0.99),
         "power_w_controlled_mean": state.mean_power_w("controlled"),
         "power_w_holdout_mean": state.mean_power_w("hold-out"),
+        "plans": plans,
+        "plan_problem": plan_problem,
         "simulated_nodes": sum(view.quality == "simulated" for view in views),
     }
+
+
+def _plans(bootstrap: str, cluster: str, now_ns: int) -> tuple[list[dict[str, Any]], str | None]:
+    """What the slow controller wrote last; a topic that cannot be read is a problem of this part only."""
+    from confluent_kafka import KafkaException
+
+    from streams.errors import StreamsError
+    from streams.plan import read_plans
+    from streams.replay import Replay
+
+    try:
+        with Replay(bootstrap, "eo-status-plan", timeout_s=PLAN_S, quiet=True) as replay:
+            return read_plans(replay, cluster, now_ns=now_ns), None
+    except (StreamsError, KafkaException) as error:
+        return [], str(error)
 
 
 def text(facts: dict[str, Any]) -> str:
@@ -134,6 +155,9 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(f"caps       {facts['caps_in_force']} GPUs by their last acknowledgement")
         lines.append(alert_counts.line(facts))
         lines.append(f"newest     {_seconds(facts['lag_s'])} behind for the slowest node")
+        if facts["plan_problem"]:
+            lines.append(f"plan       cannot be read: {facts['plan_problem']}")
+        lines += plan_text.status_lines(facts["plans"])
     if facts["devices_changed"] is not None:
         lines.append(
             f"devices    {facts['devices_changed']} simulated GPUs are not at their default (read from the devices)"

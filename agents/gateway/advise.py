@@ -15,6 +15,7 @@ from models.control.forecast import LoadNow
 from models.policy.devices import device
 from models.policy.recommend import Advice, GroupFacts, Wish, recommend
 from models.policy.strategies import METRICS, Strategy
+from models.policy.trade import trade
 from streams.contract.records import EngineReading, NodeFeatures
 
 POWER: tuple[str, ...] = ("power_w_mean_60s", "power_w_last")
@@ -105,6 +106,35 @@ def advise(
         )
         for key, one in sorted(facts.items(), key=lambda item: tuple(part or "" for part in item[0]))
     ]
+
+
+def trades(
+    state: ClusterState,
+    *,
+    now_ns: int,
+    stale_s: float,
+    only: Collection[str] | None,
+    price_per_kwh: float | None,
+    g_per_kwh: float | None,
+) -> list[dict[str, Any]]:
+    """Each group's points of energy against latency, in the wire form."""
+    with state.lock:
+        groups = gather(state, now_ns=now_ns, stale_s=stale_s, only=only)
+        facts = {key: _facts(state, key, members, now_ns) for key, members in groups.items() if members.gpus}
+    told = []
+    for key, one in sorted(facts.items(), key=lambda item: tuple(part or "" for part in item[0])):
+        found = trade(one, price_per_kwh=price_per_kwh, g_per_kwh=g_per_kwh)
+        told.append(
+            {
+                "group": {"stack": key.stack, "workload": key.workload, "device": key.device},
+                "gpus": one.gpus,
+                "reason": found.reason,
+                "quality": "estimated",
+                "made_from": shares(groups[key].quality),
+                "points": found.points,
+            }
+        )
+    return told
 
 
 def gather(

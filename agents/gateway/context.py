@@ -17,6 +17,7 @@ from agents.gateway.job_look import JobLooks
 from agents.gateway.keys import KeyStore
 from agents.gateway.metrics import GatewayMetrics
 from agents.gateway.placements import Placements
+from agents.gateway.plans import PlanDoor
 from agents.gateway.push import Hub
 from agents.gateway.sample import SampleDoor
 from agents.gateway.settings import GatewaySettings
@@ -43,6 +44,7 @@ class Context:
     metrics: GatewayMetrics
     idempotency: Idempotency
     publish: Publish
+    plans: PlanDoor
     wall_ns: Callable[[], int]
     started_ns: int
     notes: list[str] = field(default_factory=list)

@@ -24,8 +24,9 @@ from agents.gateway.limits import BodyLimit, Measured
 from agents.gateway.metrics import GatewayMetrics, Look
 from agents.gateway.openapi import guarded_routes
 from agents.gateway.placements import Placements
+from agents.gateway.plans import PlanDoor, kafka_plans
 from agents.gateway.push import Hub
-from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, stream
+from agents.gateway.routes import cluster, forecast, health, history, keys, optimize, pages, plan, stream
 from agents.gateway.sample import SampleDoor
 from agents.gateway.settings import GatewaySettings
 from agents.gateway.ticks import Ticks
@@ -39,6 +40,7 @@ ROUTERS = (
     stream.router,
     optimize.router,
     forecast.router,
+    plan.router,
     keys.router,
     pages.router,
 )
@@ -88,6 +90,7 @@ def make_context(
         metrics=GatewayMetrics(look),
         idempotency=Idempotency(layout.root / "gateway" / "idempotency.json", wall_ns=wall_ns),
         publish=publish,
+        plans=PlanDoor(kafka_plans(settings.bootstrap, settings.cluster), monotonic=monotonic),
         wall_ns=wall_ns,
         started_ns=started_ns,
     )

@@ -1,9 +1,10 @@
 """Arbitration: what one GPU is granted, and the one sentence that says why.
 
-Order: safety > a human's hold > latency > power budget > energy. Each layer either ends the matter or leaves it to the
-next one; a lower layer never undoes a higher one. An anomaly enters as `frozen` and can only take away what this
-program chose, which puts the GPU back to its own default: there is no path by which it lowers a value. A score is no
-safety rule, so it stands below what a human said: a freeze takes the clocks and leaves a human's cap or power budget.
+Order: safety (a breaker's row is part of it) > a human's hold > latency > power budget > energy. Each layer either ends
+the matter or leaves it to the next one; a lower layer never undoes a higher one. An anomaly enters as `frozen` and can
+only take away what this program chose, which puts the GPU back to its own default: there is no path by which it lowers
+a value. A score is no safety rule, so it stands below what a human said: a freeze takes the clocks and leaves a human's
+cap or power budget.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Facts:
     cap_reason: str = ""
     latency: str | None = None  # why latency forbids any grant now
     budget_w: float | None = None  # this GPU's share of a power budget
+    pid_w: float | None = None  # the limit of the PID on a power target, where that mode is chosen
+    row_w: float | None = None  # this GPU's ceiling in a row whose breaker is protected
+    row: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,28 @@ class Grant:
         return self.max_sm_mhz is None and self.max_power_w is None
 
 
+def outside_rows(facts: Facts) -> bool:
+    """Whether no ceiling reaches this GPU: it is at its own limit, and a row counts it with that."""
+    return facts.blocked is not None or facts.holdout or facts.paused is not None or not facts.canary
+
+
 def decide(facts: Facts, strategy: Strategy) -> Grant:
-    """The grant of one GPU: within the device's bounds where these are known, with its reason."""
+    """The grant of one GPU: within the device's bounds where these are known, with its reason.
+
+    A row's ceiling protects a breaker: it is part of safety, so it stays under a human's cap, a rollback and a freeze,
+    none of which may raise what the others of the row pay for.
+    """
+    grant = _decide(facts, strategy)
+    if facts.row_w is None or outside_rows(facts):
+        return grant
+    limit = within(facts.row_w, facts.device)
+    if grant.max_power_w is not None and grant.max_power_w <= limit:
+        return grant
+    reason = f"Row {facts.row}: at most {limit:.0f} W for this GPU, its share of the breaker's budget. {grant.reason}"
+    return Grant(grant.min_sm_mhz, grant.max_sm_mhz, limit, "budget", reason)
+
+
+def _decide(facts: Facts, strategy: Strategy) -> Grant:
     if (nothing := _refusal(facts)) is not None:
         return nothing
     if facts.cap_w is not None:
@@ -72,6 +96,8 @@ def decide(facts: Facts, strategy: Strategy) -> Grant:
         limit = within(facts.budget_w, facts.device)
         return Grant(None, None, limit, "budget", f"Power budget: at most {limit:.0f} W for this GPU. {facts.frozen}")
     clocks, watts = _clocks(facts, strategy), _ceiling_w(facts.device, strategy)
+    if facts.pid_w is not None:
+        clocks, watts = (None, None), float(round(within(facts.pid_w, facts.device)))
     if facts.budget_w is not None and (watts is None or facts.budget_w < watts):
         limit = within(facts.budget_w, facts.device)
         return Grant(*clocks, limit, "budget", f"Power budget: at most {limit:.0f} W for this GPU.")
@@ -128,6 +154,8 @@ def _ceiling_w(device: Device, strategy: Strategy) -> float | None:
 
 
 def _energy_reason(facts: Facts, strategy: Strategy, clocks: tuple[int | None, int | None], watts: float | None) -> str:
+    if facts.pid_w is not None and watts is not None:
+        return f"PID on a power target: at most {watts:.0f} W, clocks stay free (pid: blind to latency)."
     if facts.device == Device():
         return "The bounds of this device are unknown, so nothing is granted."
     ceiling = "the default power limit" if watts is None else f"at most {watts:.0f} W"

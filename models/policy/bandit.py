@@ -24,6 +24,7 @@ class Choice:
     propensity: float
     feasible: tuple[int, ...]
     greedy: bool
+    best: int = -1  # the arm that was cheapest by what was known then
 
 
 @dataclass(slots=True)
@@ -60,7 +61,8 @@ class ShieldedBandit:
         arm = self.rng.choice(list(feasible)) if self.rng.random() < self.epsilon else best
         share = self.epsilon / len(feasible)
         self._held = arm
-        return Choice(context, arm, share + (1.0 - self.epsilon if arm == best else 0.0), tuple(feasible), arm == best)
+        propensity = share + (1.0 - self.epsilon if arm == best else 0.0)
+        return Choice(context, arm, propensity, tuple(feasible), arm == best, best)
 
     def learn(self, choice: Choice, cost: float) -> None:
         """What the choice cost. A cost that is not a number teaches nothing."""

@@ -6,8 +6,9 @@ Memory is a ring of bins of a week. No clock and no files: the caller says what 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Final
 
 BIN_S: Final = 300.0
@@ -90,6 +91,24 @@ class RateForecast:
             expected, basis = peak, "the highest minute of the last hour"
         self._waiting.append((now_s + horizon_s, expected))
         return Forecast(self._now, expected, expected * (1.0 + self.z * error), error, basis)
+
+    def remember(self) -> dict[str, object]:
+        """What another process needs to go on: means by bin, and how wrong it was."""
+        means = {str(at): float(f"{self._sum[at] / count:.4g}") for at, count in self._count.items() if count}
+        return {"bins": means, "level": self._level, "error2": self._error2}
+
+    def recall(self, memory: Mapping[str, object]) -> None:
+        """Takes such a memory over; what is no finite number in it is left out."""
+        bins = memory.get("bins")
+        for at, mean in bins.items() if isinstance(bins, Mapping) else ():
+            if isinstance(mean, int | float) and isfinite(mean) and mean >= 0.0 and str(at).isdigit():
+                self._sum.setdefault(int(at), float(mean))
+                self._count.setdefault(int(at), 1)
+        level, error2 = memory.get("level"), memory.get("error2")
+        if isinstance(level, int | float) and 0.5 <= level <= 2.0:
+            self._level = float(level)
+        if isinstance(error2, int | float) and 0.0 <= error2 <= 1.0:
+            self._error2 = float(error2)
 
     def _judge(self, now_s: float) -> None:
         """How far above the expectation the rate came out, as a slow mean square."""

@@ -70,10 +70,10 @@ def may_leave_recommend(candidate: Estimate, incumbent: Estimate) -> tuple[bool,
         )
     if candidate.interval[1] >= incumbent.interval[0]:
         return False, (
-            f"Stays in recommend: its cost of {candidate.mean:.1f} (up to {candidate.interval[1]:.1f}) is not surely "
-            f"below the incumbent's {incumbent.mean:.1f} (down to {incumbent.interval[0]:.1f})."
+            f"Stays in recommend: its cost of {candidate.mean:.4g} (up to {candidate.interval[1]:.4g}) is not surely "
+            f"below the incumbent's {incumbent.mean:.4g} (down to {incumbent.interval[0]:.4g})."
         )
     return True, (
-        f"May leave recommend: at most {candidate.interval[1]:.1f} against at least {incumbent.interval[0]:.1f}, "
+        f"May leave recommend: at most {candidate.interval[1]:.4g} against at least {incumbent.interval[0]:.4g}, "
         f"{candidate.effective:.0f} effective samples."
     )

@@ -36,16 +36,20 @@ def front(
     found: Mapping[str, Any], *, price_per_kwh: float | None = None, g_per_kwh: float | None = None
 ) -> list[dict[str, Any]]:
     """The points with `dominated_by`: the name of a policy that is no worse on every axis and better on one."""
-    made = points(found, price_per_kwh=price_per_kwh, g_per_kwh=g_per_kwh)
-    return [point | {"dominated_by": _dominator(point, made)} for point in made]
+    return marked(points(found, price_per_kwh=price_per_kwh, g_per_kwh=g_per_kwh))
 
 
-def _dominator(point: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str | None:
-    return next((str(o["name"]) for o in others if o is not point and _dominates(o, point)), None)
+def marked(made: Sequence[dict[str, Any]], axes: Sequence[str] = AXES) -> list[dict[str, Any]]:
+    """Any points with `dominated_by`; one that is unknown on an axis neither dominates nor is dominated."""
+    return [point | {"dominated_by": _dominator(point, made, axes)} for point in made]
 
 
-def _dominates(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    pairs = [(a[axis], b[axis]) for axis in AXES]
+def _dominator(point: Mapping[str, Any], others: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str | None:
+    return next((str(o["name"]) for o in others if o is not point and _dominates(o, point, axes)), None)
+
+
+def _dominates(a: Mapping[str, Any], b: Mapping[str, Any], axes: Sequence[str]) -> bool:
+    pairs = [(a[axis], b[axis]) for axis in axes]
     if any(x is None or y is None for x, y in pairs):
         return False
     no_worse = all(x <= y * (1.0 + NEAR) for x, y in pairs)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import Final
 
-KIND = "PID on a power target: it knows nothing of latency, a strategy does"
+KIND: Final = "pid: blind to latency"
+LONGEST_SPANS: Final = 3.0  # intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +39,47 @@ class PidSettings:
 
 
 class PowerPid:
-    """One controlled limit: target in watts, measurement in, limit out. Anti-windup: the integral stays inside."""
+    """One controlled limit: target in watts, measurement in, limit out.
 
-    def __init__(self, settings: PidSettings, target_w: float) -> None:
+    Bumpless: it starts from the limit in force, and a new target moves the limit by its own controller only.
+    Anti-windup: at a bound the integral is set back to what just reaches it, so that it leaves the bound when it may.
+    """
+
+    def __init__(self, settings: PidSettings, target_w: float, held_w: float | None = None) -> None:
         self._settings = settings
-        self.target_w = min(settings.ceiling_w, max(settings.floor_w, target_w))
-        self._integral_w = 0.0
+        self.target_w = self._within(target_w)
+        self.limit_w = self._within(settings.ceiling_w if held_w is None else held_w)
+        self._integral_w: float | None = None
         self._last: tuple[float, float] | None = None
-        self.limit_w = settings.ceiling_w
+
+    def _within(self, watts: float) -> float:
+        if not isfinite(watts):
+            return self._settings.ceiling_w
+        return min(self._settings.ceiling_w, max(self._settings.floor_w, watts))
+
+    def retarget(self, target_w: float) -> None:
+        """A new target; the limit goes on from where it is."""
+        old, self.target_w = self.target_w, self._within(target_w)
+        if self._integral_w is not None:
+            self._integral_w += (1.0 + self._settings.kp) * (old - self.target_w)
 
     def step(self, now_s: float, power_w: float | None) -> float:
         """The limit from now on; an unknown measurement or a clock that does not move keeps the last one."""
         s = self._settings
-        if power_w is None or not isfinite(power_w):
+        if power_w is None or not isfinite(power_w) or power_w < 0.0 or not isfinite(now_s):
             return self.limit_w
-        if self._last is None:
-            self._last = (now_s, power_w)
+        error = self.target_w - power_w
+        if self._last is None or self._integral_w is None or now_s < self._last[0]:
+            # The first reading, or a clock that went back: go on from the limit in force.
+            self._last, self._integral_w = (now_s, power_w), self.limit_w - self.target_w - s.kp * error
             return self.limit_w
         span = now_s - self._last[0]
         if span < s.interval_s - 1e-9:
             return self.limit_w
-        error = self.target_w - power_w
-        slope = (power_w - self._last[1]) / span
-        wanted = self.target_w + s.kp * error + self._integral_w + s.ki * error * span - s.kd * slope
-        self.limit_w = min(s.ceiling_w, max(s.floor_w, wanted))
-        if self.limit_w == wanted:
-            self._integral_w += s.ki * error * span
+        span = min(span, LONGEST_SPANS * s.interval_s)  # a pause is not minutes of error
+        outside = self.target_w + s.kp * error - s.kd * (power_w - self._last[1]) / span
+        self.limit_w = self._within(outside + self._integral_w + s.ki * error * span)
+        self._integral_w = self.limit_w - outside
         self._last = (now_s, power_w)
         return self.limit_w
 

@@ -24,6 +24,7 @@ Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tup
 TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
+EARN_S: Final = 1800.0  # a lower number must earn its later starts within this time
 LOOSEST: Final = 0.4  # the slack below which late first tokens are no longer answered by more replicas
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
@@ -84,6 +85,7 @@ class Seen:
     slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely
     trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
     wall_w: float = nan  # measured since the last step; what the bandit learns from
+    weight: float = 1.0  # what energy is worth now over its mean (price, carbon): wear does not get cheaper with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,14 @@ class ReplicaPlanner:
         if self._bandit is not None:
             best, watts = self._learned(now_s, least, ahead.now, seen)
         return self._switch(now_s, best, least, watts, ahead=ahead, seen=seen)
+
+    @property
+    def plant(self) -> Plant:
+        return self._plant
+
+    def aim(self, wishes: Wishes) -> None:
+        """Bounds that moved, e.g. with the hold-out's latency."""
+        self._wishes = wishes
 
     def least(self, ahead: Forecast, seen: Seen) -> int:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
@@ -242,6 +252,15 @@ class ReplicaPlanner:
                 else (f"{have} replicas stay: {load} by {ahead.basis}")
             )
             return Decision(have, f"{kept}.", fields)
+        if target < have:
+            earned, cost = self._earned_j(target, ahead.now, seen), self._start_j(have - target)
+            fields |= {"earned_j": earned, "start_j": cost}
+            if earned < cost:
+                why = (
+                    f"{target} replicas would do for {load}; kept at {have}, because {earned / 1e3:.0f} kJ in "
+                    f"{EARN_S / 60:.0f} min do not earn the {cost / 1e3:.0f} kJ that starting them again costs."
+                )
+                return Decision(have, why, fields)
         self._wanted.clear()
         verb = "are enough" if target < have else "cost less"
         return Decision(target, f"{target} replicas {verb}: {load} by {ahead.basis}.", fields)
@@ -264,6 +283,19 @@ class ReplicaPlanner:
         if self._wanted[0][0] > now_s - span_s + 1e-9:
             return None
         return pick([n for at, n in self._wanted if at >= now_s - span_s - 1e-9])
+
+    def _earned_j(self, fewer: int, rate: float, seen: Seen) -> float:
+        """What fewer replicas save within EARN_S, at the present worth of energy; all of it where it is not known."""
+        now_w, watts = self.price(seen.serving, rate, seen), self.price(fewer, rate, seen)
+        if not (isfinite(now_w) and isfinite(watts)):
+            return inf
+        weight = seen.weight if isfinite(seen.weight) and seen.weight > 0.0 else 1.0
+        return (now_w - watts) * EARN_S * weight
+
+    def _start_j(self, starts: int) -> float:
+        """Energy of the boots and wear of so many starts."""
+        per_node = self._node.boot_w * self._node.boot_s / max(self._node.replicas, 1)
+        return max(starts, 0) * (per_node + self._packing.wear_j)
 
     def _learn_lengths(self, seen: Seen, span_s: float) -> None:
         share = min(1.0, span_s / 600.0)

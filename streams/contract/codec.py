@@ -66,6 +66,15 @@ def check_columns(value: r.Record) -> None:
                 raise ContractError(f"{owner}: column {name} has {len(column)} values for {len(keys)} GPUs")
     if isinstance(value, r.NodeTelemetry | r.NodeFeatures):
         _check_parts(value)
+    if isinstance(value, r.PowerDesired) and value.brake is not None:
+        _check_brake(value.brake, len(value.gpu.uuid))
+
+
+def _check_brake(brake: r.BrakeColumns, gpus: int) -> None:
+    if len(brake.max_power_w) != len(brake.from_ratio) or any(len(step) != gpus for step in brake.max_power_w):
+        raise ContractError(
+            f"PowerDesired: brake has {len(brake.from_ratio)} shares and {len(brake.max_power_w)} steps for {gpus} GPUs"
+        )
 
 
 def _check_parts(value: r.NodeTelemetry | r.NodeFeatures) -> None:

@@ -245,6 +245,19 @@ class EnvelopeColumns(Record, frozen=True, kw_only=True):
     reason: tuple[str, ...]  # one sentence per GPU
 
 
+class BrakeColumns(Record, frozen=True, kw_only=True):
+    """What each GPU of the envelope falls to when its row draws too much: told beforehand, so no message is needed.
+
+    From `from_ratio[i]` of the row's budget on, `max_power_w[i]` (one value per GPU, in the order of the envelope's
+    `uuid`) is the ceiling; null leaves the envelope's own in force.
+    """
+
+    row: str
+    budget_w: float
+    from_ratio: tuple[float, ...]  # rising
+    max_power_w: tuple[Floats, ...]  # as many as `from_ratio`
+
+
 class PowerDesired(Record, frozen=True, kw_only=True):
     """energy.power.desired.v1: a signed, leased envelope for all GPUs of a node. Absolute values, never deltas."""
 
@@ -267,6 +280,7 @@ class PowerDesired(Record, frozen=True, kw_only=True):
     cause: tuple[str, ...] = ()  # verdict and intent ids that shaped the decision
     key_id: str = ""
     signature: str = ""  # base64 Ed25519 over signing.canonical_bytes
+    brake: BrakeColumns | None = None  # signed as version 2 where present: see signing
 
 
 class AckColumns(Record, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """Canonical bytes and Ed25519 signatures of commands and operator intents (RFC 8032, through libsodium).
 
 The bytes are length-prefixed and typed, made from field values and never from JSON text, so a re-encoding cannot change
-them. The signed fields of version 1 are fixed below; a field added later is outside a version 1 signature and must not
-carry authority until a version 2 list exists.
+them. The signed fields of version 1 are fixed below; a field added later is outside a version 1 signature and carries
+no authority there. A command with a brake table is signed as version 2, which is version 1 and the table: a reader that
+does not know the table finds that the signature does not fit and refuses, rather than obeying half of a command.
 """
 
 from __future__ import annotations
@@ -67,12 +68,17 @@ SIGNED_FIELDS: Final[dict[type[Record], tuple[bytes, tuple[str, ...]]]] = {
 PART_FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "EnvelopeColumns": ("uuid", "min_sm_mhz", "max_sm_mhz", "max_power_w", "engine", "holdout", "reason"),
     "LatencyTarget": ("engine", "tbt_ms", "ttft_ms", "e2e_ms"),
+    "BrakeColumns": ("row", "budget_w", "from_ratio", "max_power_w"),
 }
+
+
+BRAKED: Final = b"eo.power.desired/2", (*SIGNED_FIELDS[PowerDesired][1], "brake")
 
 
 def canonical_bytes(record: PowerDesired | OperatorIntent) -> bytes:
     """The bytes that are signed: a domain tag, then each signed field, typed and length-prefixed."""
-    tag, names = SIGNED_FIELDS[type(record)]
+    braked = isinstance(record, PowerDesired) and record.brake is not None
+    tag, names = BRAKED if braked else SIGNED_FIELDS[type(record)]
     return _text(tag) + b"".join([_value(getattr(record, name)) for name in names])
 
 

@@ -14,23 +14,34 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from models.policy.arbiter import Facts
 from models.policy.strategies import strategy
 from models.policy.turns import turn_s
 from streams.commands_out import PartitionWriter
 from streams.contract import codec
 from streams.contract.dlq import DeadLetter
 from streams.contract.errors import ContractError
-from streams.contract.records import AnomalyVerdict, NodeFeatures, OperatorIntent, PowerApplied, PowerDesired, Record
+from streams.contract.records import (
+    AnomalyVerdict,
+    EngineReading,
+    NodeFeatures,
+    OperatorIntent,
+    PowerApplied,
+    PowerDesired,
+    Record,
+)
 from streams.contract.signing import KeyRing, Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, INTENT, Topic
 from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation_decide import Decider
 from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
 from streams.jobs.actuation_latency import LatencyPools
+from streams.jobs.actuation_slow import SlowStep
 from streams.jobs.actuation_state import SNAPSHOT_VERSION, NodeState, Options, PartitionState, Snapshot
 from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.observe.trace import Value, of_headers
+from streams.replay import Replay
 
 NAME: Final = "actuation"
 LETTERS_S: Final = 5.0  # for dead letters of a batch that is held
@@ -47,10 +58,12 @@ class ActuationJob:
         self,
         open_intents: Callable[[JobContext], Intents] | None = None,
         writers: Callable[[JobContext, Options], Callable[[int], Writer]] | None = None,
+        partitions: Callable[[JobContext], int] | None = None,
     ) -> None:
-        """The two ways to Kafka besides the runtime's may be replaced, for tests."""
+        """The ways to Kafka besides the runtime's may be replaced, for tests."""
         self._open_intents = open_intents or _intent_reader
         self._writers = writers or _writer_factory
+        self._count_partitions = partitions or _partitions
 
     def start(self, ctx: JobContext) -> None:
         """Opens the intents and, unless the mode is observe, the way out. Raises StreamsError naming a missing key."""
@@ -60,6 +73,8 @@ class ActuationJob:
         self._pools = LatencyPools(chosen, window_s=self._options.latency_window_s)
         self._book = IntentBook(self._options.cluster, lambda: _keyring(ctx))
         self._decider = Decider(self._options, chosen, self._pools, self._book)
+        self.slow = SlowStep(ctx, self._options, chosen, self._pools, lambda: self._count_partitions(ctx))
+        self._decider.orders = self.slow
         self._parts: dict[int, PartitionState] = {}
         self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
         self._intents = self._open_intents(ctx)
@@ -73,6 +88,8 @@ class ActuationJob:
             part = PartitionState(number, since_s=self._ctx.monotonic())
             snapshot = self._recover(part)
             self._parts[number] = part
+            self.slow.recover(part)
+            self.slow.recall(number)
             if self._writer is not None:
                 self._writer.open(number, epoch_floor=snapshot.epoch)
 
@@ -174,6 +191,7 @@ class ActuationJob:
         node.boot_id, node.seq, node.window_end_ns = record.boot_id, record.seq, record.window_end_ns
         node.uuid, node.name, node.device, node.engines = record.uuid, record.name, record.device, record.engines
         part.enrol(node)
+        self.slow.take(part, node, record)
         # A clock that runs ahead must not age everybody's latency away, nor keep its own for ever.
         event_s = min(record.window_end_ns, self._ctx.wall_ns()) / 1e9
         self._event_s = max(self._event_s, event_s)
@@ -233,11 +251,15 @@ class ActuationJob:
             self._hurry(part, verdict.node)
 
     def _on_ack(self, part: PartitionState, ack: PowerApplied) -> None:
+        self.slow.answered(ack)
         if part.restraints.ack(ack, retry_s=self._options.retry_s):
             self._hurry(part, ack.node)
 
     def _hurry(self, part: PartitionState, node: str) -> None:
         part.dirty = True
+        self._soon(part, node)
+
+    def _soon(self, part: PartitionState, node: str) -> None:
         if node in part.nodes:
             part.nodes[node].urgent = True
 
@@ -256,6 +278,7 @@ class ActuationJob:
             part.dirty |= part.restraints.expire(now_ns, self._book.resumed_ns)
         if self._ctx.monotonic() - self._guard_at_s >= self._options.guard_every_s:
             self._guard(now_ns)
+        self._slow(now_ns)
         for part in self._parts.values():
             if part.dirty or self._ctx.state.due(NAME, part.partition):
                 self._save(part)
@@ -291,6 +314,19 @@ class ActuationJob:
             )
             self._hurry_all()
 
+    def _slow(self, now_ns: int) -> None:
+        # Before the roster is known nobody is held out yet, and a plan would count them as reachable.
+        settled = {n: p for n, p in self._parts.items() if p.settled(self._ctx.monotonic(), self._options.settle_s)}
+
+        def facts_of(part: PartitionState, node: NodeState, index: int, engine: EngineReading | None) -> Facts:
+            return self._decider.facts(part, node, index, engine, now_ns)
+
+        hurried = self.slow.step(settled, facts_of)
+        self.slow.note(settled)
+        for part in settled.values():
+            for name in hurried & part.nodes.keys():
+                self._soon(part, name)
+
     def _save(self, part: PartitionState) -> None:
         epoch = (self._writer.epoch(part.partition) if self._writer is not None else None) or 0
         part.dirty = False
@@ -302,6 +338,16 @@ def _keyring(ctx: JobContext) -> KeyRing:
     """The public keys, or none at all: then no intent counts."""
     path = ctx.layout.keyring
     return KeyRing.load(path) if path.exists() else KeyRing({})
+
+
+def _partitions(ctx: JobContext) -> int:
+    from confluent_kafka import KafkaException
+
+    try:
+        with Replay(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-partitions", timeout_s=5.0) as replay:
+            return replay.partitions(FEATURES.name)
+    except KafkaException as error:
+        raise StreamsError(f"the partitions of {FEATURES.name} cannot be counted: {error}") from error
 
 
 def _intent_reader(ctx: JobContext) -> Intents:

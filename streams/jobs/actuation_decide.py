@@ -6,7 +6,8 @@ A draft has no epoch, no number and no signature yet: commands_out adds them whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import msgspec
 
@@ -14,13 +15,44 @@ from models.policy.arbiter import Facts, Grant, decide
 from models.policy.devices import device
 from models.policy.holdout import in_canary
 from models.policy.strategies import POLICY_VERSION, Strategy
-from streams.contract.records import EngineReading, EnvelopeColumns, LatencyTarget, PowerDesired
+from streams.contract.records import BrakeColumns, EngineReading, EnvelopeColumns, LatencyTarget, PowerDesired
 from streams.jobs.actuation_intents import IntentBook
-from streams.jobs.actuation_latency import LatencyPools
+from streams.jobs.actuation_latency import LatencyPools, Pool
 from streams.jobs.actuation_state import NodeState, Options, PartitionState
 
 
+class Orders(Protocol):
+    """What the slow step last said, as far as it bears on an envelope."""
+
+    def within(self, pool: Pool | None) -> tuple[Strategy, float, str]: ...
+
+    def row(self, uuid: str) -> tuple[float | None, str]: ...
+
+    def pid_w(self, uuid: str) -> float | None: ...
+
+    def brake(self, node: NodeState) -> BrakeColumns | None: ...
+
+
 @dataclass(frozen=True, slots=True)
+class NoOrders:
+    """Before anything was said: the strategy as it is."""
+
+    strategy: Strategy
+
+    def within(self, pool: Pool | None) -> tuple[Strategy, float, str]:
+        return self.strategy, 1.0, ""
+
+    def row(self, uuid: str) -> tuple[float | None, str]:
+        return None, ""
+
+    def pid_w(self, uuid: str) -> float | None:
+        return None
+
+    def brake(self, node: NodeState) -> BrakeColumns | None:
+        return None
+
+
+@dataclass(slots=True)
 class Decider:
     """Everything that decisions draw on besides the node itself."""
 
@@ -28,12 +60,18 @@ class Decider:
     strategy: Strategy
     pools: LatencyPools
     book: IntentBook
+    orders: Orders = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.orders = NoOrders(self.strategy)
 
     def draft(self, part: PartitionState, node: NodeState, now_ns: int) -> PowerDesired:
         """The envelope for all GPUs of a node."""
         engines = {uuid: engine for engine in node.engines for uuid in engine.gpu_uuid}
-        facts = [self._facts(part, node, i, engines.get(uuid), now_ns) for i, uuid in enumerate(node.uuid)]
-        grants = [decide(one, self.strategy) for one in facts]
+        facts = [self.facts(part, node, i, engines.get(uuid), now_ns) for i, uuid in enumerate(node.uuid)]
+        bounds = [self.orders.within(pool_of(engines.get(uuid))) for uuid in node.uuid]
+        grants = [_granted(one, bound) for one, bound in zip(facts, bounds, strict=True)]
+        brake = self.orders.brake(node)
         return PowerDesired(
             cluster=self.options.cluster,
             node=node.node,
@@ -42,7 +80,8 @@ class Decider:
             issued_at_ns=now_ns,
             sample_ts_ns=node.window_end_ns,
             ttl_ms=self.options.ttl_ms,
-            on_expiry=self.options.on_expiry,
+            # A breaker's ceiling must outlive its lease; only nodes whose owner said so hold it (breaker_protected).
+            on_expiry=self.options.on_expiry if brake is None else "hold",
             mode=self.options.mode,
             strategy=self.strategy.name,
             policy_version=POLICY_VERSION,
@@ -50,9 +89,11 @@ class Decider:
             reason=_summary(self.strategy, grants),
             targets=self._targets(node, facts),
             cause=self._causes(part, node, now_ns),
+            propensity=min((propensity for _, propensity, _ in bounds), default=1.0),
+            brake=brake,
         )
 
-    def _facts(
+    def facts(
         self, part: PartitionState, node: NodeState, index: int, engine: EngineReading | None, now_ns: int
     ) -> Facts:
         uuid = node.uuid[index]
@@ -62,6 +103,7 @@ class Decider:
             self.book.cap(uuid, now_ns),
             self.book.budget(node.node, now_ns),
         )
+        row_w, row = self.orders.row(uuid)
         group = part.group_of.get(uuid, uuid)
         canary = self.options.mode != "canary" or in_canary(self.options.cluster, group, self.options.canary_ratio)
         return Facts(
@@ -76,6 +118,9 @@ class Decider:
             cap_reason="" if cap is None else f"{cap.reason or 'no reason given'} ({cap.actor})",
             latency=self._latency(part.engine_of(uuid), engine, now_ns),
             budget_w=None if budget is None or budget.max_power_w is None else budget.max_power_w / len(node.uuid),
+            pid_w=self.orders.pid_w(uuid),
+            row_w=row_w,
+            row=row,
         )
 
     def _latency(self, name: str | None, engine: EngineReading | None, now_ns: int) -> str | None:
@@ -98,6 +143,16 @@ class Decider:
         words = [self.book.pause(node.node, now_ns), self.book.budget(node.node, now_ns)]
         words += [self.book.cap(uuid, now_ns) for uuid in node.uuid]
         return tuple(dict.fromkeys([*verdicts, *(w.intent_id for w in words if w is not None)]))
+
+
+def pool_of(engine: EngineReading | None) -> Pool | None:
+    return None if engine is None else Pool(engine.stack, engine.workload)
+
+
+def _granted(facts: Facts, bound: tuple[Strategy, float, str]) -> Grant:
+    own, _, why = bound
+    grant = decide(facts, own)
+    return replace(grant, reason=f"{grant.reason} {why}") if why and grant.layer == "energy" else grant
 
 
 def _reported(node: NodeState, index: int) -> dict[str, float | None]:

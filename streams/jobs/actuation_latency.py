@@ -107,6 +107,15 @@ class LatencyPools:
         counts = self._counts.get((pool, group, metric))
         return counts.p99() if counts is not None and counts.samples >= MIN_SAMPLES[metric] else None
 
+    def mean_ms(self, pool: Pool, group: Group, metric: Metric) -> float | None:
+        """The group's mean in milliseconds, by the middles of its buckets; None until it has enough samples."""
+        counts = self._counts.get((pool, group, metric))
+        if counts is None or counts.samples < MIN_SAMPLES[metric]:
+            return None
+        known = [(index, count) for index, count in counts.total.items() if abs(index) < 1000]  # 2**31 ms: a month
+        middles = ((2.0 ** ((index + 0.5) / BUCKETS_PER_OCTAVE), count) for index, count in known)
+        return float(sum(middle * count for middle, count in middles)) / counts.samples
+
     def target_ms(self, pool: Pool, metric: Metric) -> float | None:
         """What the strategy allows now, the guard's margin included."""
         margin = self.guards.get(pool, guard.GuardState()).margin

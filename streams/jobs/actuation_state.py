@@ -56,6 +56,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     promoted: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
     groups: dict[str, str] = {}
+    ceilings: dict[str, dict[str, float]] = {}  # node -> GPU -> watts that its row granted
     frozen: dict[str, Freeze] = {}
     blocked: dict[str, Block] = {}
     intents: tuple[OperatorIntent, ...] = ()
@@ -73,6 +74,7 @@ class NodeState:
     name: Texts | None = None
     device: DeviceColumns | None = None
     engines: tuple[EngineReading, ...] = ()
+    power_w: tuple[float | None, ...] = ()  # newest, one per GPU
     issued_s: float | None = None  # monotonic; None = never, or rolled back
     urgent: bool = False
     silenced: bool = False  # the one envelope that a pause is allowed has been sent
@@ -95,6 +97,7 @@ class PartitionState:
     held_groups: set[str] = field(default_factory=set)  # groups with such a GPU
     restraints: Restraints = field(default_factory=Restraints)
     offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
+    ceilings: dict[str, dict[str, float]] = field(default_factory=dict)  # node -> GPU -> watts that its row granted
     roster_changed: bool = False
     dirty: bool = False
 
@@ -158,6 +161,7 @@ class PartitionState:
             promoted=tuple(sorted(self.promoted)),
             held=tuple(sorted(self.held)),
             groups=dict(self.group_of),
+            ceilings=self.ceilings,
             frozen=dict(self.restraints.frozen),
             blocked=dict(self.restraints.blocked),
             intents=intents,
@@ -166,6 +170,7 @@ class PartitionState:
     def recover(self, snapshot: Snapshot, options: Options) -> None:
         """Takes a snapshot in. One written before `held` was kept says by its groups who was held out."""
         self.promoted, self.held = frozenset(snapshot.promoted), set(snapshot.held)
+        self.ceilings = snapshot.ceilings
         for uuid, group in snapshot.groups.items():
             self._move(uuid, group)
         self._remember(options)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from nacl.signing import SigningKey, VerifyKey
 
 from streams.contract import codec
 from streams.contract.asyncapi import DOCUMENT
-from streams.contract.records import OperatorIntent, PowerDesired
-from streams.contract.signing import PART_FIELDS, SIGNED_FIELDS, KeyRing, Signer, canonical_bytes
+from streams.contract.errors import ContractError, SignatureInvalid
+from streams.contract.records import BrakeColumns, OperatorIntent, PowerDesired
+from streams.contract.signing import BRAKED, PART_FIELDS, SIGNED_FIELDS, KeyRing, Signer, canonical_bytes
 from tests.contracts.golden import FOLDER, record_of, signing_vectors
 
 FILE = signing_vectors()
@@ -43,12 +45,34 @@ def test_signed_field_lists_are_frozen() -> None:
         "PowerDesired": 18,
         "OperatorIntent": 11,
     }
-    assert {name: len(fields) for name, fields in PART_FIELDS.items()} == {"EnvelopeColumns": 7, "LatencyTarget": 4}
+    parts = {"EnvelopeColumns": 7, "LatencyTarget": 4, "BrakeColumns": 4}
+    assert {name: len(fields) for name, fields in PART_FIELDS.items()} == parts
 
 
 def test_every_field_of_a_signed_record_is_signed() -> None:
     for record, (_, names) in SIGNED_FIELDS.items():
-        assert set(record.__struct_fields__) - set(names) == {"signature"}
+        assert set(record.__struct_fields__) - set(names) - {"brake"} == {"signature"}
+    assert set(PowerDesired.__struct_fields__) - set(BRAKED[1]) == {"signature"}
+
+
+def test_a_brake_table_is_signed_and_cannot_be_changed_added_or_taken_away() -> None:
+    plain = next(r for r in map(golden, FILE["vectors"]) if isinstance(r, PowerDesired))
+    table = BrakeColumns(row="r1", budget_w=9e3, from_ratio=(0.9,), max_power_w=((300.0,) * len(plain.gpu.uuid),))
+    ring = KeyRing({FILE["key_id"]: VerifyKey(bytes(KEY.verify_key))})
+    signed = Signer(KEY, FILE["key_id"]).sign(msgspec.structs.replace(plain, brake=table))
+    ring.verify(codec.decode(PowerDesired, codec.encode(signed)))
+    assert canonical_bytes(signed).startswith(b"\x00\x00\x00\x12eo.power.desired/2")
+    short = msgspec.structs.replace(table, max_power_w=((300.0,),))
+    with pytest.raises(ContractError, match="brake has 1 shares and 1 steps for"):
+        codec.decode(PowerDesired, codec.encode(msgspec.structs.replace(signed, brake=short)))
+    lower = msgspec.structs.replace(table, budget_w=1.0)
+    for forged in (
+        msgspec.structs.replace(signed, brake=None),
+        msgspec.structs.replace(signed, brake=lower),
+        msgspec.structs.replace(plain, brake=table),
+    ):
+        with pytest.raises(SignatureInvalid):
+            ring.verify(forged)
 
 
 def test_documentation_shows_the_vector() -> None:

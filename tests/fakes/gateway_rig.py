@@ -16,6 +16,7 @@ from agents.cli.jobs import JobLook
 from agents.cli.placement import Place, Placement
 from agents.gateway.context import Context
 from agents.gateway.main import build_app, make_context
+from agents.gateway.plans import PlanDoor
 from agents.gateway.settings import GatewaySettings
 from models.control.profiles import TWIN_STACK
 from streams.contract import codec
@@ -89,6 +90,7 @@ class Rig:
             wall_ns=self.clock.wall_ns,
             monotonic=self.clock.monotonic,
         )
+        self.context.plans = PlanDoor(lambda _: [], monotonic=self.clock.monotonic)
         self.app: FastAPI = build_app(self.context, monotonic=self.clock.monotonic)
 
     def _publish(self, words: Sequence[r.OperatorIntent]) -> None:

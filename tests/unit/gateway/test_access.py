@@ -37,10 +37,16 @@ EXPECTED = {
     ("GET", "/v1/stream"): "read",
     ("POST", "/optimize"): "read",  # applying needs operate, asserted in test_optimize
     ("POST", "/forecast"): "read",
+    ("GET", "/v1/plan"): "read",
+    ("POST", "/v1/pareto"): "read",
     ("GET", "/v1/keys"): "admin",
     ("DELETE", "/v1/keys/{key_id}"): "admin",
 }
-BODIES = {"/optimize": {"strategy": "balanced"}, "/forecast": {"metric": "power_w", "horizon_hours": 1}}
+BODIES = {
+    "/optimize": {"strategy": "balanced"},
+    "/forecast": {"metric": "power_w", "horizon_hours": 1},
+    "/v1/pareto": {},
+}
 
 
 def routes(rig: Rig) -> dict[tuple[str, str], str]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.policy import guard, holdout
-from models.policy.arbiter import Device, Facts, Grant, decide, within
+from models.policy.arbiter import Device, Facts, Grant, decide, outside_rows, within
 from models.policy.devices import DEVICES, device
 from models.policy.strategies import AIM, DEEPEST_SM_RATIO, STRATEGIES, Bound, strategy
 
@@ -264,3 +264,36 @@ def test_chance_is_no_violation(over: int, expected: bool) -> None:
 
 def test_nothing_is_exceeded_without_samples() -> None:
     assert not guard.exceeds(5, 0, 100) and not guard.exceeds(5, 100, 0)
+
+
+rows = st.builds(
+    replace,
+    facts,
+    row_w=st.floats(1, 3000),
+    row=st.just("r1"),
+    pid_w=st.none() | st.floats(1, 3000),
+)
+
+
+@given(rows, names)
+def test_a_row_s_ceiling_holds_for_every_gpu_that_it_does_not_count_outside(one: Facts, name: str) -> None:
+    grant, limit = decide(one, STRATEGIES[name]), within(one.row_w or 0.0, one.device)
+    if outside_rows(one):
+        assert grant == decide(replace(one, row_w=None), STRATEGIES[name])
+    else:
+        assert grant.max_power_w is not None and grant.max_power_w <= limit
+
+
+@given(rows, names)
+def test_an_anomaly_lowers_nothing_on_a_row_either(one: Facts, name: str) -> None:
+    chosen = STRATEGIES[name]
+    calm, frozen = decide(replace(one, frozen=None), chosen), decide(replace(one, frozen="anomaly"), chosen)
+    assert frozen.max_power_w is None or (calm.max_power_w is not None and frozen.max_power_w >= calm.max_power_w)
+
+
+def test_pid_grants_no_clock_yields_to_latency_and_says_what_it_is() -> None:
+    grant = decide(replace(READY, pid_w=412.4), BALANCED)
+    assert (grant.max_sm_mhz, grant.max_power_w, grant.layer) == (None, 412.0, "energy")
+    assert "pid: blind to latency" in grant.reason
+    assert decide(replace(READY, pid_w=412.4, latency="no target"), BALANCED).empty
+    assert decide(replace(READY, pid_w=412.4, cap_w=350.0), BALANCED).max_power_w == 350.0

@@ -89,6 +89,32 @@ def test_pid_never_leaves_floor_and_ceiling_and_keeps_its_interval() -> None:
     assert pid.step(1_000.0, None) == pid.limit_w
 
 
+def test_pid_starts_from_the_limit_in_force_and_a_new_target_does_not_jump() -> None:
+    pid = PowerPid(PidSettings(interval_s=1.0, ki=0.05), target_w=400.0, held_w=650.0)
+    assert pid.step(0.0, 600.0) == 650.0
+    steps = [pid.step(float(t), 600.0) for t in range(1, 30)]
+    assert 630.0 < steps[0] < 650.0 and steps == sorted(steps, reverse=True)
+    before = pid.limit_w
+    pid.retarget(450.0)
+    assert abs(pid.step(30.0, 600.0) - before) <= 0.05 * 150.0 + 1e-6
+
+
+def test_pid_leaves_a_bound_as_soon_as_it_may() -> None:
+    pid = PowerPid(PidSettings(interval_s=1.0, floor_w=200.0, ceiling_w=700.0), target_w=400.0)
+    for t in range(1_000):
+        pid.step(float(t), 300.0)  # an hour below target: the limit sits at the ceiling
+    assert pid.limit_w == 700.0
+    down = [pid.step(1_000.0 + t, 500.0) for t in range(5)]
+    assert down[0] < 700.0 and down[-1] < 560.0
+
+
+@given(hyp.lists(hyp.tuples(hyp.floats(-1e9, 1e9), hyp.floats()), max_size=40))
+def test_pid_survives_any_clock_and_any_reading(rows: list[tuple[float, float]]) -> None:
+    pid = PowerPid(PidSettings(kd=0.3), target_w=400.0)
+    for now_s, power_w in rows:
+        assert 200.0 <= pid.step(now_s, power_w) <= 700.0
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf, nan, pi, sin
+from typing import Any
 
 import pytest
 
+from models.control import steady
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
 from models.policy.forecast import DAY_S, RateForecast
@@ -175,3 +177,47 @@ def test_bursts_are_remembered_for_an_hour() -> None:
     for minute in range(12, 70):
         forecast.observe(60.0 * (minute + 1), 2.0, 60.0)
     assert forecast.ahead(4_200.0, 480.0).expected < 5.0
+
+
+def test_a_lower_number_must_earn_what_its_starts_cost() -> None:
+    cheap, dear = Packing(wear_j=0.0, down_after_s=60.0), Packing(wear_j=1e9, down_after_s=60.0)
+    assert _settled(_planner(cheap), SEEN, minutes=60).serving < 12
+    planner = _planner(dear)
+    assert _settled(planner, SEEN, minutes=60).serving == 12
+    told = planner.step(1e6, 60.0, SEEN)
+    told = planner.step(1e6 + 120.0, 60.0, SEEN)
+    assert "do not earn the" in told.reason and told.fields["earned_j"] < told.fields["start_j"]
+
+
+def test_energy_that_is_worth_little_is_no_reason_to_wear_a_node() -> None:
+    packing = Packing(wear_j=1.5e6, down_after_s=60.0)
+    dear, cheap = replace(SEEN, weight=4.0), replace(SEEN, weight=0.01)
+    assert _settled(_planner(packing), dear, minutes=60).serving < 12
+    assert _settled(_planner(packing), cheap, minutes=60).serving == 12
+
+
+@pytest.mark.parametrize("rate", [10.0, 500.0, 3_000.0])
+def test_a_thousand_replicas_cost_as_many_prices_as_ten(rate: float) -> None:
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> tuple[float, float, float]:
+        calls.append(1)
+        return steady.cheapest(*arguments)
+
+    many = replace(SEEN, serving=1_000, total=1_000, rate=rate)
+    ReplicaPlanner(PLANT, Packing(), WISHES, NodeCost(), cheapest=counted).step(1e6, 10.0, many)
+    assert len(calls) <= 24
+
+
+def test_the_rate_s_memory_goes_on_in_another_process() -> None:
+    old, new = _planner(), _planner()
+    for k in range(600):
+        old.step(k * 300.0, 300.0, replace(SEEN, rate=5.0 + (k % 288) / 10))
+    new.forecast.recall(old.forecast.remember())
+    now_s = 600 * 300.0
+    old.step(now_s, 300.0, SEEN)
+    new.step(now_s, 300.0, SEEN)
+    assert new.forecast.ahead(now_s, 480.0).expected == pytest.approx(
+        old.forecast.ahead(now_s, 480.0).expected, rel=0.2
+    )
+    new.forecast.recall({"bins": {"x": 1.0, "3": float("nan"), "4": -1.0}, "level": "high", "error2": None})
