@@ -14,6 +14,9 @@ from streams.contract.records import EngineReading, GpuColumns, Histogram, HostR
 
 STACK: Final = "llama-3.1-70b/bf16/twin/h100x4"
 WORKLOAD: Final = "llm-conversation"
+RECORD, CONTROL = 0, 1
+MOST_KEPT: Final = 16  # parts: some seconds of a loop that asks twice a second
+Latencies = tuple[SparseHist, SparseHist, SparseHist]
 
 
 class Bank:
@@ -35,6 +38,8 @@ class Bank:
         )
         # The counter of a device goes on over a restart of the fleet, as it does over a restart of an agent.
         self._energy_base_mj = registers.energy_mj.copy()
+        # What the twin counted and each of two readers, record and control loop, has not been given yet.
+        self._kept: tuple[dict[int, list[Latencies]], dict[int, list[Latencies]]] = ({}, {})
         self._columns: dict[str, Sequence[float]] = {}
         self._engine_columns: dict[str, Sequence[float]] = {}
         self.refresh()
@@ -93,25 +98,42 @@ class Bank:
 
     def engines(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
         """The serving engines of one node; histograms count since the last call for that node."""
-        first = node_index * self.engines_per_node
-        return tuple(
-            self._engine(replica, f"{self.registers.nodes[node_index]}/r{slot}", now_ns)
-            for slot, replica in enumerate(range(first, first + self.engines_per_node))
-        )
+        return self._read(node_index, now_ns, RECORD)
 
-    def _engine(self, replica: int, name: str, now_ns: int) -> EngineReading:
-        ttft, tbt, e2e = self.twin.take_histograms(replica)
+    def engines_now(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
+        """The same for the control loop, with histograms that count since its own last call."""
+        return self._read(node_index, now_ns, CONTROL)
+
+    def _read(self, node_index: int, now_ns: int, reader: int) -> tuple[EngineReading, ...]:
+        found = []
+        for replica in self._replicas(node_index):
+            taken = self.twin.take_histograms(replica)
+            for kept in self._kept:
+                waiting = kept.setdefault(replica, [])
+                waiting.append(taken)
+                del waiting[:-MOST_KEPT]  # a reader that never asks, e.g. a node without control
+            parts = self._kept[reader].pop(replica)
+            found.append(self._engine(replica, now_ns, tuple(_pooled(*column) for column in zip(*parts, strict=True))))
+        return tuple(found)
+
+    def _replicas(self, node_index: int) -> range:
+        first = node_index * self.engines_per_node
+        return range(first, first + self.engines_per_node)
+
+    def _engine(self, replica: int, now_ns: int, histograms: tuple[Histogram, ...]) -> EngineReading:
+        node, slot = divmod(replica, self.engines_per_node)
+        ttft, tbt, e2e = histograms
         values = {column: values[replica] for column, values in self._engine_columns.items()}
         return EngineReading(
-            engine=name,
+            engine=f"{self.registers.nodes[node]}/r{slot}",
             kind="twin",
             stack=STACK,
             workload=WORKLOAD,
             gpu_uuid=self._engine_uuids[replica],
             ts_ns=now_ns,
-            ttft=_histogram(ttft),
-            tbt=_histogram(tbt),
-            e2e=_histogram(e2e),
+            ttft=ttft,
+            tbt=tbt,
+            e2e=e2e,
             **values,  # type: ignore[arg-type]  # integers by construction above
         )
 
@@ -122,3 +144,15 @@ class Bank:
 
 def _histogram(sparse: SparseHist) -> Histogram:
     return Histogram(index=sparse.index, count=sparse.count, sum_ms=round(sparse.sum_ms, 3))
+
+
+def _pooled(*parts: SparseHist) -> Histogram:
+    if len(parts) == 1:
+        return _histogram(parts[0])
+    counts: dict[int, int] = {}
+    for part in parts:
+        for index, count in zip(part.index, part.count, strict=True):
+            counts[index] = counts.get(index, 0) + count
+    places = tuple(sorted(counts))
+    total = sum(part.sum_ms for part in parts)
+    return Histogram(index=places, count=tuple(counts[i] for i in places), sum_ms=round(total, 3))

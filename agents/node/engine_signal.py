@@ -64,7 +64,7 @@ class Window:
 
     def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int]) -> Observed:
         """What the controller learns from, once per reading of the engine."""
-        if engine is self._before:
+        if self._before is not None and engine.ts_ns == self._before.ts_ns:
             return Observed(None, None, None, self._rate)
         self._rate, self._before = _tokens_per_s(self._before, engine), engine
         tbt = engine.tbt

@@ -24,6 +24,7 @@ from agents.node.capper_client import SocketCapper
 from agents.node.control_loop import ControlLoop
 from agents.node.errors import CapperUnavailable, SettingsError
 from agents.node.kafka_side import KafkaSide
+from agents.node.misses import Slo
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
 from agents.node.sources.background import BackgroundSource
@@ -71,7 +72,8 @@ class AgentProcess:
             node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive, tracing=self.tracing
         )
         self._capper = SocketCapper(Path(settings.capper_socket or layout.capper / node / "capper.sock"))
-        control = ControlLoop(node, self._capper, cluster=settings.cluster)
+        slo = Slo(settings.slo_ttft_ms, settings.slo_tbt_ms)
+        control = ControlLoop(node, self._capper, cluster=settings.cluster, slo=slo)
         self.agent = NodeAgent(
             settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing
         )

@@ -16,6 +16,7 @@ from agents.node.sources.engines.poll import EnginesSource, make
 from agents.node.sources.engines.source import EngineSource
 from models.control.types import Decision
 from streams.contract.records import EngineReading, NodeTelemetry
+from tests.fakes.controllers import Unlearning
 from tests.fakes.engine_server import EngineServer
 from tests.fakes.sources import UUIDS, FakeCapper, desired, gpu_columns
 
@@ -199,7 +200,7 @@ def test_indices_become_uuids_and_half_an_engine_has_none() -> None:
 # --- the control loop ------------------------------------------------------------------------------------------------
 
 
-class Fixed:
+class Fixed(Unlearning):
     """A controller that always wants one clock: what is released, the loop released."""
 
     def __init__(self, mhz: int | None = 1500) -> None:
@@ -215,7 +216,7 @@ def test_an_engine_that_falls_silent_is_released_within_two_seconds(server: Engi
         [settings(server.url, name="n1/r0", gpus=("0", "1"))], wall_ns=lambda: int(now[0] * S), background=False
     )
     capper = FakeCapper()
-    loop = ControlLoop("n1", capper, lambda _stack: Fixed(), cluster="c", monotonic=lambda: now[0], wall_ns=lambda: 7)
+    loop = ControlLoop("n1", capper, lambda *_: Fixed(), cluster="c", monotonic=lambda: now[0], wall_ns=lambda: 7)
     loop.on_command(desired(), 0)
     (poller,) = engines.pollers
     held_at: list[tuple[float, bool]] = []
@@ -242,7 +243,7 @@ def test_an_engine_that_falls_silent_is_released_within_two_seconds(server: Engi
 def test_a_gpu_of_two_engines_gets_the_faster_clock(clocks: tuple[int | None, int | None], held: int | None) -> None:
     made = iter(Fixed(mhz) for mhz in clocks)
     capper = FakeCapper()
-    loop = ControlLoop("n1", capper, lambda _stack: next(made), cluster="c", monotonic=lambda: 1.0, wall_ns=lambda: 7)
+    loop = ControlLoop("n1", capper, lambda *_: next(made), cluster="c", monotonic=lambda: 1.0, wall_ns=lambda: 7)
     loop.on_command(desired(), 0)
     both = tuple(
         EngineReading(engine=name, kind="triton", stack="s", workload="w", gpu_uuid=(UUIDS[0],), ts_ns=S)

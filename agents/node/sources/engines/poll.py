@@ -51,6 +51,7 @@ class Poller:
         self.source, self.label = source, label
         self._interval_s, self._wall_ns = interval_s, wall_ns
         self.newest: Snapshot | None = None
+        self._handed: tuple[Snapshot, tuple[EngineReading, ...]] | None = None
         self.problem: str | None = "it has not answered yet"
         self._ending, self.asked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine {label}", daemon=True)
@@ -74,6 +75,16 @@ class Poller:
                 log.warning("engine %s answers again", self.label)
             self.newest, self.problem = snapshot, None
         self.asked.set()
+
+    def engines(self, now_ns: int, on_node: Callable[[EngineReading], EngineReading]) -> tuple[EngineReading, ...]:
+        """The newest answer for the control loop; again the same objects while there is no newer one."""
+        snapshot = self.newest
+        if snapshot is None or now_ns - snapshot.ts_ns > FORGET_S * 1e9:
+            return ()
+        if self._handed is None or self._handed[0] is not snapshot:
+            found = self.source.reading(snapshot, now_ns, reader="control").engines
+            self._handed = (snapshot, tuple(map(on_node, found)))
+        return self._handed[1]
 
     def _failed(self, problem: str) -> None:
         if self.problem is None:
@@ -171,6 +182,14 @@ class EnginesSource:
             engines=tuple({engine.engine: engine for engine in engines}.values()),
             missing=tuple(missing),
         )
+
+    def engines_now(self, now_ns: int) -> tuple[EngineReading, ...]:
+        """See base.EngineFeed."""
+        found: dict[str, EngineReading] = {}
+        for poller, named in zip(self.pollers, self._named, strict=True):
+            for engine in poller.engines(now_ns, (lambda e: e) if named else lambda e: _on_node(e, self._node)):
+                found[engine.engine] = engine
+        return tuple(found.values())
 
     def close(self) -> None:
         """Ends the threads; waits for all of them together, at most two seconds."""
