@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from agents.fleet.registers import Registers
+from agents.fleet.training import TrainingJobs
 from models.twin.cluster import TwinCluster
 from models.twin.histograms import SparseHist
 from streams.contract.records import EngineReading, GpuColumns, Histogram, HostReading
@@ -22,8 +23,10 @@ Latencies = tuple[SparseHist, SparseHist, SparseHist]
 class Bank:
     """Gives each node its readings; `advance` moves the twin on and refreshes the registers and the columns."""
 
-    def __init__(self, registers: Registers, twin: TwinCluster, *, gpus_per_engine: int) -> None:
-        self.registers, self.twin = registers, twin
+    def __init__(
+        self, registers: Registers, twin: TwinCluster, *, gpus_per_engine: int, training: TrainingJobs | None = None
+    ) -> None:
+        self.registers, self.twin, self.training = registers, twin, training
         per_node = registers.gpus_per_node
         if per_node % gpus_per_engine:
             raise ValueError(
@@ -48,6 +51,8 @@ class Bank:
         """Moves the twin by dt under the limits and locks that stand in the registers now."""
         registers, twin = self.registers, self.twin
         twin.advance(dt_s, sm_lock_mhz=registers.sm_lock_mhz, limit_w=registers.limit_w)
+        if self.training is not None:
+            self.training.advance(dt_s)
         self.refresh()
 
     def refresh(self) -> None:
@@ -56,15 +61,17 @@ class Bank:
         for column in ("power_w", "sm_mhz", "temp_c", "util_ratio", "throttle"):
             getattr(registers, column)[:] = getattr(twin, column)
         registers.energy_mj[:] = self._energy_base_mj + twin.energy_mj
+        if self.training is not None:
+            self.training.overlay()
         self._columns = {
-            "power_w": np.round(twin.power_w, 2).tolist(),
+            "power_w": np.round(registers.power_w, 2).tolist(),
             "energy_mj": registers.energy_mj.astype(np.int64).tolist(),
             "limit_w": registers.limit_w.tolist(),
-            "sm_mhz": twin.sm_mhz.astype(np.int64).tolist(),
+            "sm_mhz": registers.sm_mhz.astype(np.int64).tolist(),
             "sm_lock_mhz": registers.sm_lock_mhz.astype(np.int64).tolist(),
-            "util_ratio": np.round(twin.util_ratio, 4).tolist(),
-            "temp_c": np.round(twin.temp_c, 1).tolist(),
-            "throttle": twin.throttle.astype(np.int64).tolist(),
+            "util_ratio": np.round(registers.util_ratio, 4).tolist(),
+            "temp_c": np.round(registers.temp_c, 1).tolist(),
+            "throttle": registers.throttle.astype(np.int64).tolist(),
             "limit_default_w": registers.limit_default_w.tolist(),
             "limit_min_w": registers.limit_min_w.tolist(),
             "limit_max_w": registers.limit_max_w.tolist(),
@@ -105,6 +112,8 @@ class Bank:
         return self._read(node_index, now_ns, CONTROL)
 
     def _read(self, node_index: int, now_ns: int, reader: int) -> tuple[EngineReading, ...]:
+        if self.training is not None and node_index in self.training.nodes:
+            return (self.training.engine(node_index, now_ns, reader),)
         found = []
         for replica in self._replicas(node_index):
             taken = self.twin.take_histograms(replica)

@@ -15,6 +15,7 @@ from agents.capper.core import Capper
 from agents.capper.settings import CapperSettings
 from agents.fleet.bank import Bank
 from agents.fleet.registers import Registers
+from agents.fleet.training import TrainingJobs
 from agents.node.agent import NodeAgent
 from agents.node.control_loop import ControlLoop
 from agents.node.publisher import EventPublisher
@@ -88,10 +89,14 @@ def build(
     wall_ns: Callable[[], int],
     settings: CapperSettings | None = None,
     tracing: NodeTracing | None = None,
+    training: TrainingJobs | None = None,
 ) -> Fleet:
-    """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware."""
+    """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware.
+
+    `training`: jobs of the nodes that train instead of serving.
+    """
     settings = settings or CapperSettings(opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0)
-    bank = Bank(registers, twin, gpus_per_engine=GPUS_PER_ENGINE)
+    bank = Bank(registers, twin, gpus_per_engine=GPUS_PER_ENGINE, training=training)
     nodes = []
     for index, name in enumerate(registers.nodes):
         rows = {uuid: registers.rows[uuid] for uuid in registers.node_uuids(index)}

@@ -25,6 +25,7 @@ from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied,
 from streams.observe.notes import SpanNote
 
 log = logging.getLogger(__name__)
+TRAINING: Final = "training"  # kind of an engine that serves nobody
 STEP_MHZ: Final = 15  # grid of SM clocks on data-centre GPUs
 MOST_GONE: Final = 64  # engines that are remembered though they left
 DRIFT_AGAIN_S: Final = 60.0  # one engine's drift is told once a minute, however often it recalibrates
@@ -66,6 +67,8 @@ class ControlLoop:
         step_mhz: grid of clock locks.
         slo: what no request should exceed; the hour's misses are counted against it.
         chunks: where chunk sizes go; None = no engine of this node takes one.
+        training_slowdown: how much longer a step of a training job may take than at default clocks.
+        training_steps: engine -> length of its run in steps, where it is known.
     """
 
     def __init__(
@@ -80,11 +83,14 @@ class ControlLoop:
         step_mhz: int = STEP_MHZ,
         slo: Slo = SLO,
         chunks: ChunkPort | None = None,
+        training_slowdown: float = 0.05,
+        training_steps: Mapping[str, int] | None = None,
     ) -> None:
         self.node, self.cluster = node, cluster
         self._capper, self._make, self._step_mhz = capper, controllers, step_mhz
         self._monotonic, self.wall_ns = monotonic, wall_ns
         self._slo, self._chunks = slo, chunks
+        self._slowdown, self._run_steps = training_slowdown, dict(training_steps or {})
         self._drives: dict[str, tuple[str, Drive]] = {}
         self._chosen: Clocks = {}  # engine -> the clock of its last decision
         self._chunked: dict[str, int] = {}  # engine -> chunk size that we set
@@ -256,10 +262,16 @@ class ControlLoop:
     def _drive(self, engine: EngineReading, now_s: float) -> Drive:
         held = self._drives.get(engine.engine)
         if held is None or held[0] != engine.stack:
-            takes = None if self._chunks is None else self._chunks.chunk_range(engine.engine)
-            drive = ServingDrive(self._make(engine.stack, takes), now_s=now_s, slo=self._slo)
-            held = self._drives[engine.engine] = (engine.stack, drive)
+            held = self._drives[engine.engine] = (engine.stack, self._new_drive(engine, now_s))
         return held[1]
+
+    def _new_drive(self, engine: EngineReading, now_s: float) -> Drive:
+        if engine.kind == TRAINING:
+            from agents.node.training_drive import TrainingDrive  # most nodes train nothing
+
+            return TrainingDrive(bound=self._slowdown, run_steps=self._run_steps.get(engine.engine))
+        takes = None if self._chunks is None else self._chunks.chunk_range(engine.engine)
+        return ServingDrive(self._make(engine.stack, takes), now_s=now_s, slo=self._slo)
 
     def _take_chunk(self, engine: str, tokens: int | None) -> None:
         if self._chunks is not None and self._chunked.get(engine) != tokens:

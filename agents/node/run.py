@@ -73,7 +73,14 @@ class AgentProcess:
         )
         self._capper = SocketCapper(Path(settings.capper_socket or layout.capper / node / "capper.sock"))
         slo = Slo(settings.slo_ttft_ms, settings.slo_tbt_ms)
-        control = ControlLoop(node, self._capper, cluster=settings.cluster, slo=slo)
+        control = ControlLoop(
+            node,
+            self._capper,
+            cluster=settings.cluster,
+            slo=slo,
+            training_slowdown=settings.training_slowdown,
+            training_steps={e.name: int(e.steps) for e in settings.engine if e.steps},
+        )
         self.agent = NodeAgent(
             settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing
         )

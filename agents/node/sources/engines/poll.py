@@ -32,7 +32,7 @@ def make(engine: EngineSettings) -> EngineSource:
     from agents.node.sources import registry
 
     options: dict[str, object] = {
-        "url": engine.url,
+        **({"file": engine.url.removeprefix("file://")} if engine.url.startswith("file:") else {"url": engine.url}),
         "name": engine.name,
         "stack": engine.stack,
         "workload": engine.workload,
