@@ -61,9 +61,7 @@ def test_what_cannot_be_is_unknown(text: str, tmp_path: Path) -> None:
 
 def test_another_text_is_refused_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("vllm:num_requests_running 3\n")
-    with pytest.raises(
-        SourceError, match="has no metrics of a training job among 0 samples; is it the"
-    ):
+    with pytest.raises(SourceError, match="has no metrics of a training job among 0 samples; is it the"):
         TrainingSource(file=tmp_path / "t").read(S)
 
 
