@@ -16,6 +16,7 @@ from streams.contract.records import EngineReading, GpuColumns, Histogram, HostR
 STACK: Final = "llama-3.1-70b/bf16/twin/h100x4"
 WORKLOAD: Final = "llm-conversation"
 RECORD, CONTROL = 0, 1
+CHUNK_RANGE: Final = (128, 448)  # as in the bench (models.bench.protocol)
 MOST_KEPT: Final = 16  # parts: some seconds of a loop that asks twice a second
 Latencies = tuple[SparseHist, SparseHist, SparseHist]
 
@@ -43,6 +44,8 @@ class Bank:
         self._energy_base_mj = registers.energy_mj.copy()
         # What the twin counted and each of two readers, record and control loop, has not been given yet.
         self._kept: tuple[dict[int, list[Latencies]], dict[int, list[Latencies]]] = ({}, {})
+        self._replica_of = {self._name(replica): replica for replica in range(len(self._engine_uuids))}
+        self._arrived = np.zeros(len(self._engine_uuids), dtype=np.int64)
         self._columns: dict[str, Sequence[float]] = {}
         self._engine_columns: dict[str, Sequence[float]] = {}
         self.refresh()
@@ -107,15 +110,42 @@ class Bank:
         """The serving engines of one node; histograms count since the last call for that node."""
         return self._read(node_index, now_ns, RECORD)
 
-    def engines_now(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
+    def engines_now(
+        self, node_index: int, now_ns: int, only: frozenset[str] | None = None
+    ) -> tuple[EngineReading, ...]:
         """The same for the control loop, with histograms that count since its own last call."""
-        return self._read(node_index, now_ns, CONTROL)
+        return self._read(node_index, now_ns, CONTROL, only)
 
-    def _read(self, node_index: int, now_ns: int, reader: int) -> tuple[EngineReading, ...]:
+    def joined(self) -> dict[int, frozenset[str]]:
+        """Node -> its engines that requests have joined since the last call."""
+        arrived = self.twin.arrived_total
+        news, self._arrived = np.flatnonzero(arrived > self._arrived), arrived
+        found: dict[int, set[str]] = {}
+        for replica in news.tolist():
+            found.setdefault(replica // self.engines_per_node, set()).add(self._name(replica))
+        return {node: frozenset(names) for node, names in found.items()}
+
+    def chunk_range(self, engine: str) -> tuple[int, int] | None:
+        """Chunk sizes that an engine takes while it runs; see agents.node.control_loop.ChunkPort."""
+        return CHUNK_RANGE if engine in self._replica_of else None
+
+    def set_chunk(self, engine: str, tokens: int | None) -> None:
+        """From the next iteration on."""
+        self.twin.set_chunk(self._replica_of[engine], tokens)
+
+    def _name(self, replica: int) -> str:
+        node, slot = divmod(replica, self.engines_per_node)
+        return f"{self.registers.nodes[node]}/r{slot}"
+
+    def _read(
+        self, node_index: int, now_ns: int, reader: int, only: frozenset[str] | None = None
+    ) -> tuple[EngineReading, ...]:
         if self.training is not None and node_index in self.training.nodes:
             return (self.training.engine(node_index, now_ns, reader),)
         found = []
         for replica in self._replicas(node_index):
+            if only is not None and self._name(replica) not in only:
+                continue
             taken = self.twin.take_histograms(replica)
             for kept in self._kept:
                 waiting = kept.setdefault(replica, [])
@@ -130,11 +160,10 @@ class Bank:
         return range(first, first + self.engines_per_node)
 
     def _engine(self, replica: int, now_ns: int, histograms: tuple[Histogram, ...]) -> EngineReading:
-        node, slot = divmod(replica, self.engines_per_node)
         ttft, tbt, e2e = histograms
         values = {column: values[replica] for column, values in self._engine_columns.items()}
         return EngineReading(
-            engine=f"{self.registers.nodes[node]}/r{slot}",
+            engine=self._name(replica),
             kind="twin",
             stack=STACK,
             workload=WORKLOAD,

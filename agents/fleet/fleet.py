@@ -41,6 +41,11 @@ class SimulatedNode:
     capper: Capper
     slot: int
 
+    @property
+    def controlled(self) -> bool:
+        """Whether anything is granted: only then is an arrival worth a round out of turn."""
+        return self.agent.control is not None and self.agent.control.live is not None
+
 
 class Fleet:
     """All nodes, moved together. `start` restores what an earlier fleet left set; `close` restores everything."""
@@ -58,13 +63,16 @@ class Fleet:
         """One slot: the twin moves, a tenth of the nodes sample, a fifth control, half tick their leases."""
         self._bank.advance(dt_s)
         slot, half = self._slot, self._slot % (SLOTS // 2)
-        for node in self.nodes:
+        joined = self._bank.joined()
+        for index, node in enumerate(self.nodes):
             if node.slot == slot:
                 node.agent.sample(wall_ns)
             if node.slot % 2 == slot % 2:
                 node.capper.tick()
             if node.slot % (SLOTS // 2) == half:
                 node.agent.control_step(mono_s)
+            elif index in joined and node.controlled:
+                node.agent.control_step(mono_s, only=joined[index])  # the twin gives word of arrivals
         self._slot = (slot + 1) % SLOTS
 
     def close(self) -> None:

@@ -183,15 +183,15 @@ class NodeAgent:
         `only`: engines that a request has just joined; a round out of turn for these alone.
         """
         if self.control is not None:
-            self.control.step(now_mono_s, self.last, self._fresh(), only=only)
+            self.control.step(now_mono_s, self.last, self._fresh(only), only=only)
             self.flush_acks()
 
-    def _fresh(self) -> tuple[EngineReading, ...]:
+    def _fresh(self, only: frozenset[str] | None) -> tuple[EngineReading, ...]:
         """Between two records: in the record itself they would be half a second older on average."""
-        if self.last is None or self.control is None:
-            return ()
+        if self.last is None or self.control is None or self.control.live is None:
+            return ()  # where nothing is granted the record is soon enough to learn from
         now_ns = self.control.wall_ns()
-        found = [engine for feed in self._feeds for engine in feed.engines_now(now_ns)]
+        found = [engine for feed in self._feeds for engine in feed.engines_now(now_ns, only)]
         return with_uuids(tuple(found), self.last.gpu)
 
     def flush_acks(self) -> None:

@@ -126,7 +126,7 @@ class ServingDrive:
         observed = self._window.observe(now.engine, now.columns, now.rows)
         state = state_of(now.engine, now.age_s)
         if now.bounds is None or held:
-            if now.default is not None:
+            if now.default is not None and observed.tbt_mean_ms is not None:
                 self._controller.watch(now_s, state, bounds=now.default, observed=observed)
             self._note(now.engine.engine, "watched" if now.bounds is None else "rolled_back", fresh=observed)
             return Decision(None, UNGRANTED if now.bounds is None else self._rolled_back())

@@ -60,13 +60,14 @@ class AgentProcess:
 
     def __init__(self, settings: NodeSettings, layout: Layout, *, bootstrap: Callable[[], str | None]) -> None:
         self.settings = settings
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()  # None: engines are in `_joined`
+        self._joined: queue.SimpleQueue[frozenset[str]] = queue.SimpleQueue()  # engines that requests have joined
         sources, node = self._sources(), settings.node
         folder = Path(settings.spool_dir) if settings.spool_dir else layout.spool / node
         max_bytes = settings.spool_max_mb * 1_000_000
         segment = min(SEGMENT_BYTES, max_bytes // 8)
         self.spool = Spool(folder / "telemetry", max_bytes=max_bytes, segment_bytes=segment)
         self.acks = Spool(folder / "applied", max_bytes=max_bytes, segment_bytes=segment)
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self.tracing = tracing("eo-agent", lambda: [self.agent.last])
         self.kafka = KafkaSide(
             node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive, tracing=self.tracing
@@ -99,10 +100,24 @@ class AgentProcess:
             else:
                 log.warning("source %s has nothing here: %s", name, probe.reason)
             found.append(in_background(name, source, self.settings.sample_interval_s))
+            if (hear := getattr(source, "on_joined", None)) is not None:
+                hear(self._wake)
         return found
 
     def _receive(self, raw: bytes, received_ns: int) -> None:
         self._commands.put((raw, received_ns))
+
+    def _wake(self, engines: frozenset[str]) -> None:
+        """From a poller's thread: the main one takes a round out of turn for them."""
+        self._joined.put(engines)
+        self._commands.put(None)
+
+    def _step_joined(self) -> None:
+        found: set[str] = set()
+        while not self._joined.empty():
+            found |= self._joined.get()
+        if found and self.agent.control is not None and self.agent.control.live is not None:
+            self.agent.control_step(time.monotonic(), only=frozenset(found))
 
     # --- running -----------------------------------------------------------------------------------------------
 
@@ -151,10 +166,13 @@ class AgentProcess:
     def _wait(self, seconds: float) -> None:
         """Sleeps until the next duty, or handles the commands that arrive before it."""
         try:
-            raw, received_ns = self._commands.get(timeout=max(0.0, seconds))
+            command = self._commands.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return
-        self.agent.command(raw, received_ns)
+        if command is None:
+            self._step_joined()
+        else:
+            self.agent.command(*command)
 
     def _serve(self) -> None:
         port = None

@@ -169,7 +169,9 @@ class FakeBank:
     def engines(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
         return (engine(0, ts_ns=now_ns), engine(1, ts_ns=now_ns))
 
-    def engines_now(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
+    def engines_now(
+        self, node_index: int, now_ns: int, only: frozenset[str] | None = None
+    ) -> tuple[EngineReading, ...]:
         return self.engines(node_index, now_ns)
 
     def host(self, node_index: int) -> HostReading | None:

@@ -70,9 +70,9 @@ class Source(Protocol):
 class EngineFeed(Protocol):
     """A source whose engines can be asked between two records, for the control loop."""
 
-    def engines_now(self, now_ns: int) -> tuple[EngineReading, ...]:
+    def engines_now(self, now_ns: int, only: frozenset[str] | None = None) -> tuple[EngineReading, ...]:
         """What the engines said last; histograms count since this was asked before, not since the last record.
 
-        The same answer is handed out as the very same object, so that it is not taken for news. Never raises.
+        `only`: these engines and whoever answers with them; nothing is taken from the others. Never raises.
         """
         ...

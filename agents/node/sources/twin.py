@@ -20,7 +20,9 @@ class TwinBank(Protocol):
 
     def engines(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]: ...
 
-    def engines_now(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]: ...
+    def engines_now(
+        self, node_index: int, now_ns: int, only: frozenset[str] | None = None
+    ) -> tuple[EngineReading, ...]: ...
 
     def host(self, node_index: int) -> HostReading | None: ...
 
@@ -49,9 +51,9 @@ class TwinSource:
             engines=bank.engines(index, now_ns),
         )
 
-    def engines_now(self, now_ns: int) -> tuple[EngineReading, ...]:
+    def engines_now(self, now_ns: int, only: frozenset[str] | None = None) -> tuple[EngineReading, ...]:
         """See base.EngineFeed."""
-        return self._bank.engines_now(self._node_index, now_ns)
+        return self._bank.engines_now(self._node_index, now_ns, only)
 
     def close(self) -> None:
         return None

@@ -31,8 +31,8 @@ def granted(bench: Bench, seconds: float, step_s: float = 2.0) -> None:
 def slower(bench: Bench, factor: float) -> None:
     """Another model behind the same name: every iteration takes longer."""
     engine = bench.fleet._bank.twin.engine
-    stack = engine._stack
-    engine._stack = replace(
+    stack = engine.stack
+    engine.stack = replace(
         stack, bandwidth_share=stack.bandwidth_share / factor, flop_share=stack.flop_share / factor,
         overhead_s=stack.overhead_s * factor, sequence_s=stack.sequence_s * factor,
     )  # fmt: skip

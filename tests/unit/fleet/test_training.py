@@ -51,7 +51,7 @@ class JobSource:
         engines = (self._rig.jobs.engine(0, now_ns, RECORD),)
         return Reading(source="job", ts_ns=now_ns, quality="simulated", gpu=gpu, engines=engines)
 
-    def engines_now(self, now_ns: int) -> tuple[EngineReading, ...]:
+    def engines_now(self, now_ns: int, only: frozenset[str] | None = None) -> tuple[EngineReading, ...]:
         return () if self._rig.silent else (self._rig.jobs.engine(0, now_ns, CONTROL),)
 
     def close(self) -> None:
