@@ -127,8 +127,8 @@ def table() -> str:
         mean, middle, tail = measure(make())
         lines.append(f"| {name} | {what} | {mean:.0f} | {middle:.0f} | {tail:.0f} | {mean / BOUND_US:.2f} |")
     lines.append(
-        "\nThe set point is sought anew every two seconds, which is what the p99 shows. A node of two engines: twice a second "
-        "that is a twentieth of a percent of a core."
+        "\nThe set point is sought anew every two seconds, which is what the p99 shows. For a node of two engines, "
+        "twice a second, that is a twentieth of a percent of a core."
     )
     return "\n".join(lines) + "\n"
 

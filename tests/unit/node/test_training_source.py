@@ -24,7 +24,7 @@ BOUNDS = ClockBounds(1200, 1980, 1980, 15)
 
 def test_a_job_says_steps_their_durations_and_waits() -> None:
     [engine] = TrainingSource(file=DATA, since_start=True).read(S).engines
-    assert (engine.kind, engine.requests_total) == ("training", 1200)
+    assert (engine.kind, engine.stack, engine.requests_total) == ("training", "bert/training", 1200)
     assert engine.e2e is not None and (sum(engine.e2e.count), engine.e2e.sum_ms) == (1200, 512_400.0)
     assert engine.tbt is not None and engine.tbt.sum_ms == 31_500.0
     assert (engine.running, engine.ttft, engine.kv_tokens) == (None, None, None)
