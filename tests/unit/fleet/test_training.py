@@ -22,7 +22,7 @@ from models.twin.job import Jobs, one_job
 from streams.contract import signing
 from streams.contract.codec import encode
 from streams.contract.records import EngineReading, EnvelopeColumns, GpuColumns, PowerDesired
-from tests.unit.fleet.conftest import T0_NS, NoBroker
+from tests.unit.fleet.conftest import T0_NS, Bench, NoBroker
 
 GPUS = 8
 STEP_S = 0.5
@@ -222,3 +222,19 @@ def test_a_run_of_unknown_length_is_measured_as_it_goes(tmp_path: Path) -> None:
         rig.run(10.0)
         low += rig.lock > 0.0
     assert 0 < low <= 0.07 * 300
+
+
+def test_a_fleet_trains_on_some_nodes_and_serves_on_the_others(bench: Bench) -> None:
+    registers, bank = bench.fleet.registers, bench.fleet._bank
+    bank.training = TrainingJobs(registers, [2], seed=1)
+    bench.run(12.0)
+    records = [r for r in bench.telemetry() if r.node == "sim-003"]
+    last = records[-1]
+    [job] = last.engines
+    assert (job.engine, job.kind, len(job.gpu_uuid)) == ("sim-003/train", "training", 8)
+    assert job.requests_total is not None and 10 <= job.requests_total <= 16
+    steps = sum(sum(e.e2e.count) for r in records for e in r.engines if e.e2e is not None)
+    assert job.requests_total - 2 <= steps <= job.requests_total  # each step stands in one record
+    assert last.gpu is not None and last.gpu.power_w is not None and min(w for w in last.gpu.power_w if w) > 400.0
+    other = [r for r in bench.telemetry() if r.node == "sim-001"][-1]
+    assert {engine.kind for engine in other.engines} == {"twin"}
