@@ -185,9 +185,9 @@ def test_a_request_that_joins_a_granted_engine_gets_a_round_out_of_turn(bench: B
     agent = bench.fleet.nodes[0].agent
     own = agent.control_step
 
-    def step(now_s: float, *, only: frozenset[str] | None = None) -> None:
-        asked.append((now_s, only))
-        own(now_s, only=only)
+    def step(now_mono_s: float, *, only: frozenset[str] | None = None) -> None:
+        asked.append((now_mono_s, only))
+        own(now_mono_s, only=only)
 
     agent.control_step = step  # type: ignore[method-assign]
     bench.run(5.0)

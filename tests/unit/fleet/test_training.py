@@ -127,7 +127,7 @@ class Rig:
     def lock(self) -> float:
         locks = set(self.registers.sm_lock_mhz.tolist())
         assert len(locks) == 1  # all GPUs of the job, or none
-        return locks.pop()
+        return float(locks.pop())
 
     @property
     def reason(self) -> str:

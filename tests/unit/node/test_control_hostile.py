@@ -211,7 +211,7 @@ def test_a_controller_that_fails_costs_its_own_engine_the_grant_and_not_the_loop
             return Health()
 
     rig = Rig()
-    rig.loop._make = lambda *_: Broken()  # type: ignore[assignment,return-value]
+    rig.loop._make = lambda *_: Broken()
     rig.run(10)
     assert rig.locks <= {None}
     assert "cannot use what this engine says (float division by zero): default clocks" in rig.loop.reasons["n1/r0"]

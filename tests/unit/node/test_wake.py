@@ -22,10 +22,10 @@ def process(tmp_path: Path) -> AgentProcess:
 def test_arrivals_are_taken_together_and_only_while_something_is_granted(process: AgentProcess) -> None:
     asked: list[frozenset[str] | None] = []
 
-    def step(_now_s: float, *, only: frozenset[str] | None = None) -> None:
+    def step(now_mono_s: float, *, only: frozenset[str] | None = None) -> None:
         asked.append(only)
 
-    process.agent.control_step = step  # type: ignore[method-assign, assignment]
+    process.agent.control_step = step  # type: ignore[method-assign]
     process._wake(frozenset({"n1/a"}))
     process._wait(1.0)
     assert asked == []  # nothing is granted
