@@ -137,3 +137,22 @@ def test_no_grant_and_old_numbers_are_default_clocks_with_their_reason() -> None
     told = drive.decide(2.0, situation(job(2.0), age_s=3.0))
     assert told.reason == "the job's numbers are 3.0 s old, bound 2 s: default clocks" and told.sm_mhz is None
     assert drive.decide(3.0, situation(job(3.0), age_s=float("nan"))).sm_mhz is None
+
+
+def test_a_block_that_something_else_shaped_is_measured_again() -> None:
+    drive, half = TrainingDrive(bound=0.05, run_steps=100_000), 0
+
+    def steps(count: int, bounds: ClockBounds | None = BOUNDS) -> None:
+        nonlocal half
+        for _ in range(count):
+            half += 1
+            took = Histogram(index=(280,), count=(1,), sum_ms=500.0)
+            drive.decide(half / 2, situation(job(half / 2, e2e=took), bounds=bounds))
+
+    steps(60)
+    session = drive._session
+    assert session is not None and session.state == "measuring" and len(session._block) >= 3
+    steps(1, bounds=None)
+    assert session._block == [] and session.state == "measuring"
+    steps(6)
+    assert drive._session is session and 0 < len(session._block) + session._skipped <= 3
