@@ -239,6 +239,7 @@ def _by_work(part: PartitionState, nodes: Sequence[NodeFeatures]) -> Iterator[An
 def _by_model(part: PartitionState, node: NodeFeatures) -> Iterator[AnomalyVerdict]:
     """Controllers that go on missing what their engines do: every GPU of the engine is frozen at default clocks.
 
+    The score is the mean error in per cent.
     Each record counts, because errors come once a second and a drift is worth little after a minute.
     """
     for engine in node.engines:
@@ -255,8 +256,8 @@ def _by_model(part: PartitionState, node: NodeFeatures) -> Iterator[AnomalyVerdi
         }
         for uuid in engine.gpu_uuid:
             yield _made(
-                node, uuid, metric="model_drift", score=found.score, threshold=found.threshold, model="adwin",
-                action="freeze", evidence=evidence, began_ns=node.window_end_ns - KEPT * 10**9,
+                node, uuid, metric="model_drift", score=100.0 * found.score, threshold=100.0 * found.threshold,
+                model="adwin", action="freeze", evidence=evidence, began_ns=node.window_end_ns - KEPT * 10**9,
             )  # fmt: skip
 
 

@@ -210,7 +210,7 @@ def test_a_controller_that_goes_on_missing_freezes_its_engine_and_says_so_again(
     times = sorted({(v.ts_ns - T0_NS) / 1e9 for v in found})
     assert 300 + 30 <= times[0] <= 300 + 75
     assert all(later - earlier == pytest.approx(60.0, abs=2.0) for earlier, later in pairwise(times))
-    assert found[0].score > found[0].threshold and found[0].evidence["time_error_ratio"] == 0.12
+    assert found[0].score > found[0].threshold == 6.0 and found[0].evidence["time_error_ratio"] == 0.12
     assert found[0].stack and found[0].quality == "simulated"
 
 
