@@ -28,6 +28,7 @@ class WorkerMetrics:
         self.dead = Gauge("eo_worker_dead_letters", "records sent to the dead-letter queue", registry=registry)
         self.gaps = Counter("eo_worker_offset_gaps", "missing offsets in uncompacted topics", registry=registry)
         self.outstanding = Gauge("eo_worker_outstanding", "outputs not yet acknowledged", registry=registry)
+        self.alerts = Gauge("eo_alerts_firing", "alerts that fire now, by rule", ("rule",), registry=registry)
         Gauge("eo_worker_info", "which job this is", ("job",), registry=registry).labels(job).set(1)
 
     def cost(self, role: str, publisher: Publisher) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from streams.contract.failpoints import hit
 from streams.contract.topics import BY_NAME, Topic
 from streams.errors import DeliveryFailed, JobFailed
-from streams.jobs.base import ConsumerRecord, Job, JobContext, Outcome
+from streams.jobs.base import ConsumerRecord, Firing, Job, JobContext, Outcome
 from streams.metrics import WorkerMetrics
 from streams.progress import Partition, Progress
 from streams.publisher import Receipt
@@ -34,6 +34,7 @@ class Runtime:
         self.job = job
         self.ctx = ctx
         self.metrics = metrics
+        self._judge = job if isinstance(job, Firing) else None
         self.failure: BaseException | None = None
         self.stopping = asyncio.Event()
         self._progress = progress
@@ -164,6 +165,9 @@ class Runtime:
                 self.fail(error, "in its tick")
         self.metrics.dead.set(self.ctx.publisher.dead_letters)
         self.metrics.outstanding.set(self.ctx.publisher.outstanding)
+        if self._judge is not None:
+            for rule, count in self._judge.firing().items():
+                self.metrics.alerts.labels(rule).set(count)
 
     def _note_durable(self) -> None:
         for topic, partition, offset in self.job.tick():

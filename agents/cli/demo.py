@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,8 @@ from streams.contract.layout import Layout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agents.cli.demo_fault import Planned
+    from agents.cli.demo_receiver import DemoReceiver
     from agents.cli.demo_view import Facts
     from agents.cli.live import LiveReader, LiveState
     from agents.cli.stack import Plan, Stack
@@ -28,10 +31,15 @@ USAGE_EVERY_S = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from agents.cli.intents import duration_s
+
     parser.epilog = (
         "example: eo demo --nodes 20\n"
+        "example: eo demo --fault hungry-load@20+30    a fault 20 s after the first row, for 30 s\n"
+        "example: eo demo fault slow-link --for 30s    the same in a running demo, from another terminal\n"
+        "example: eo demo fault --clear                end all faults; eo demo faults lists them\n"
         "environment: DEMO_SECONDS (run unattended for so long), DEMO_JSON (write the summary there),\n"
-        "DEMO_NODES, DEMO_GPUS, EO_DATA_DIR"
+        "DEMO_NODES, DEMO_GPUS, DEMO_FAULTS (as --fault, several separated by spaces), EO_DATA_DIR"
     )
     parser.add_argument("--nodes", type=int, default=_env_int("DEMO_NODES", 100), help="simulated nodes (default 100)")
     parser.add_argument(
@@ -43,6 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy", default="balanced", help="conservative, balanced (default), aggressive or ml-driven"
     )
+    parser.add_argument(
+        "what", nargs="*", metavar="fault NAME", help="give a running demo a fault; `faults` lists them"
+    )
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME[@AFTER_S][+FOR_S]", help="start a fault; may be repeated"
+    )
+    parser.add_argument("--for", dest="duration_s", type=duration_s, metavar="TIME", help="fault: 30s, 10m; else until")
+    parser.add_argument("--node", action="append", default=[], help="fault: on this simulated node; may be repeated")
+    parser.add_argument("--clear", action="store_true", help="fault: end it (without a name: end all)")
     parser.add_argument("--out", type=Path, default=_env_path("DEMO_JSON"), help="write the summary as JSON there")
 
 
@@ -67,23 +84,37 @@ def _env_path(name: str) -> Path | None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from agents.cli import demo_fault
     from agents.cli.config import refuse_misspelt
     from agents.cli.stack import Plan, Stack
 
+    if args.what:
+        if args.what[0] not in {"fault", "faults"}:
+            raise EoError(f"{args.what[0]!r} is no part of a demo; `eo demo fault NAME` starts a fault.", USAGE)
+        return demo_fault.run(args)
+    if args.duration_s or args.node or args.clear:
+        raise EoError(
+            "--for, --node and --clear belong to `eo demo fault NAME`; a demo takes --fault NAME@20+30", USAGE
+        )
     check(args)
+    planned = [demo_fault.parse(text) for text in (*os.environ.get("DEMO_FAULTS", "").split(), *args.fault)]
     refuse_misspelt(os.environ)
     layout = Layout.from_env()
-    plan = Plan(nodes=args.nodes, gpus=args.gpus, seconds=args.seconds, strategy=args.strategy)
+    plan = Plan(nodes=args.nodes, gpus=args.gpus, seconds=args.seconds, strategy=args.strategy, short_alerts=True)
     begun = time.monotonic()
-    stack = Stack(layout, plan, say=lambda text: print(f"eo demo: {text}", file=sys.stderr, flush=True))
+    stack = Stack(layout, plan, say=_say)
     with _interruptible() as stop:
         try:
             stack.start()
-            seconds = show(stack, plan, stop, begun=begun)
+            seconds = show(stack, plan, stop, begun=begun, planned=planned)
             summary = finish(stack, seconds)
         finally:
             stack.stop()
     return conclude(args, layout, summary)
+
+
+def _say(text: str) -> None:
+    print(f"eo demo: {text}", file=sys.stderr, flush=True)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -134,16 +165,25 @@ def _interruptible() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def show(stack: Stack, plan: Plan, stop: Stop, *, begun: float) -> float:
+def show(stack: Stack, plan: Plan, stop: Stop, *, begun: float, planned: list[Planned]) -> float:
     """Shows the running loop until its time is over or somebody ends it; returns the seconds that it was shown."""
+    from agents.cli import demo_fault
+    from agents.cli.demo_receiver import DemoReceiver
     from agents.cli.live import LiveReader, LiveState
+    from streams.contract.topics import ALERT
 
-    reader, state = LiveReader(stack.bootstrap, history_s=0.0), LiveState()
+    since_start_s = (time.time_ns() - stack.started_ns) / 1e9
+    reader, state = LiveReader(stack.bootstrap, history_s=0.0, more={ALERT: since_start_s}), LiveState()
+    receiver = DemoReceiver(stack.layout)
     try:
         _first_row(reader, state, stack, stop)
-        print(f"eo demo: first live row after {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
-        return _watch(reader, state, stack, plan, stop)
+        _say(f"first live row after {time.monotonic() - begun:.1f} s")
+        told = receiver.test("demo")
+        _say(told)
+        demo_fault.schedule(stack.layout, planned, time.time_ns())
+        return _watch(reader, state, stack, plan, stop, _Hook(receiver, told))
     finally:
+        receiver.close()
         reader.close()
 
 
@@ -160,7 +200,15 @@ def _first_row(reader: LiveReader, state: LiveState, stack: Stack, stop: Stop, *
             )
 
 
-def _watch(reader: LiveReader, state: LiveState, stack: Stack, plan: Plan, stop: Stop) -> float:
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """The demo's receiver, and what its test said."""
+
+    receiver: DemoReceiver
+    told: str
+
+
+def _watch(reader: LiveReader, state: LiveState, stack: Stack, plan: Plan, stop: Stop, hook: _Hook) -> float:
     from rich.console import Console
     from rich.live import Live
 
@@ -179,14 +227,14 @@ def _watch(reader: LiveReader, state: LiveState, stack: Stack, plan: Plan, stop:
             if now - last_shown < (0.5 if live else LINE_EVERY_S):
                 continue
             last_shown = now
-            facts = _facts(stack, plan, meter, now - started)
+            facts = _facts(stack, plan, meter, now - started, hook)
             if live:
                 live.update(panel(state, facts), refresh=True)
             else:
                 print(line(state, facts), flush=True)
             if facts.api != api and live is None:
                 api = facts.api
-                print(f"eo demo: console {api}/   API {api}/docs", file=sys.stderr, flush=True)
+                _say(f"console {api}/   API {api}/docs")
     return time.monotonic() - started
 
 
@@ -216,7 +264,7 @@ class _Meter:
     _before: float | None
 
 
-def _facts(stack: Stack, plan: Plan, meter: _Meter, elapsed_s: float) -> Facts:
+def _facts(stack: Stack, plan: Plan, meter: _Meter, elapsed_s: float, hook: _Hook) -> Facts:
     from agents.cli.demo_view import Facts
     from models.policy.strategies import strategy
 
@@ -232,6 +280,8 @@ def _facts(stack: Stack, plan: Plan, meter: _Meter, elapsed_s: float) -> Facts:
         cores_used=meter.cores,
         note=meter.note,
         api=stack.api_address(),
+        webhook=hook.told,
+        webhooks=hook.receiver.verified,
     )
 
 

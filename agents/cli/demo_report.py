@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -13,7 +13,7 @@ from streams.contract.kafka import assigned_consumer_config
 from streams.contract.topics import ALERT, ANOMALY, APPLIED, DESIRED, DLQ, FEATURES, TELEMETRY, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import duckdb
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from streams.contract.layout import Layout
 
 Identity = tuple[str, str, int]
+ANSWERS: Final = ("applied", "clamped", "recommended", "refused")  # of an envelope, the best first
+_RANK: Final = {kind: rank for rank, kind in enumerate(ANSWERS)}
 
 
 class _Gpus(msgspec.Struct):
@@ -41,13 +43,24 @@ class _Identified(msgspec.Struct):
         return len(self.gpu.uuid) if self.gpu is not None else len(self.uuid)
 
 
-class _Acks(msgspec.Struct):
-    event: str
-    gpu: _AckStatuses
-
-
 class _AckStatuses(msgspec.Struct):
     status: list[str]
+
+
+class _Acks(msgspec.Struct):
+    node: str
+    event: str
+    epoch: int
+    seq: int
+    gpu: _AckStatuses
+    ack_seq: int = 0
+    capper_id: str = ""
+
+
+class _Command(msgspec.Struct):
+    node: str
+    epoch: int
+    seq: int
 
 
 @dataclass(slots=True)
@@ -69,7 +82,7 @@ class Counts:
 
 def read_topic(bootstrap: str, topic: Topic) -> Iterator[bytes | None]:
     """Every value of a topic from its start to the end as it stood when the reading began."""
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
 
     consumer = Consumer(
         assigned_consumer_config(bootstrap, "eo-count") | {"enable.partition.eof": True, "log_level": 0}
@@ -84,7 +97,7 @@ def read_topic(bootstrap: str, topic: Topic) -> Iterator[bytes | None]:
             for message in messages:
                 if message.error() is None:
                     yield message.value()
-                else:
+                elif message.error().code() == KafkaError._PARTITION_EOF:
                     open_partitions -= 1
     finally:
         consumer.close()
@@ -98,24 +111,96 @@ def count_identified(bootstrap: str, topic: Topic) -> Counts:
     return counts
 
 
-def count_acks(bootstrap: str) -> Counter[str]:
-    """Acknowledgements: per GPU by status, and envelopes by `envelope.<status>` (applied when any GPU applied)."""
-    decoder, out = msgspec.json.Decoder(_Acks), Counter[str]()
+@dataclass(slots=True)
+class Commands:
+    """Envelopes by identity, each with the best answer that it got: a total that its parts add up to.
+
+    The topic of envelopes is compacted, so after ten minutes it holds fewer than were sent: the archive has the others.
+    An envelope that a restarted node reads again is answered again; its first answer stands.
+    """
+
+    sent: set[Identity] = field(default_factory=set)
+    answers: dict[Identity, str] = field(default_factory=dict)
+    answered_again: int = 0
+    restored: int = 0
+    _acks: set[Identity] = field(default_factory=set)
+
+    def answer(self, ack: _Acks) -> None:
+        """One acknowledgement; the same one sent twice counts once."""
+        own = (ack.node, ack.capper_id, ack.ack_seq)
+        if ack.capper_id and own in self._acks:
+            return
+        self._acks.add(own)
+        self.restored += ack.gpu.status.count("restored")
+        if ack.event != "command":
+            return
+        identity = (ack.node, str(ack.epoch), ack.seq)
+        kind = next((one for one in ANSWERS if one in ack.gpu.status), "refused")
+        before = self.answers.get(identity)
+        self.answered_again += before is not None
+        if before is None or _RANK[kind] < _RANK[before]:
+            self.answers[identity] = kind
+
+    def count(self, *kinds: str) -> int:
+        """Envelopes whose best answer was one of these."""
+        return sum(self.answers.get(identity) in kinds for identity in self.sent)
+
+    def facts(self) -> dict[str, int]:
+        return {
+            "commands": len(self.sent),
+            "applied": self.count("applied", "clamped"),
+            "recommended": self.count("recommended"),
+            "refused": self.count("refused"),
+            "unanswered": sum(identity not in self.answers for identity in self.sent),
+            "answered_again": self.answered_again,
+            "restored": self.restored,
+        }
+
+
+def read_commands(bootstrap: str, connection: duckdb.DuckDBPyConnection) -> Commands:
+    """Envelopes of the topic and of the archive, acknowledgements of their topic."""
+    out, command, ack = Commands(), msgspec.json.Decoder(_Command), msgspec.json.Decoder(_Acks)
+    for value in read_topic(bootstrap, DESIRED):
+        if value is not None:
+            told = command.decode(value)
+            out.sent.add((told.node, str(told.epoch), told.seq))
+    rows = connection.execute("SELECT DISTINCT node, epoch, seq FROM power_desired").fetchall()
+    out.sent |= {(node, str(epoch), seq) for node, epoch, seq in rows}
     for value in read_topic(bootstrap, APPLIED):
-        if value is None:
-            continue
-        ack = decoder.decode(value)
-        out.update(ack.gpu.status)
-        if ack.event == "command":
-            kind = next(
-                (status for status in ("applied", "clamped", "recommended") if status in ack.gpu.status), "refused"
-            )
-            out[f"envelope.{kind}"] += 1
+        if value is not None:
+            out.answer(ack.decode(value))
     return out
 
 
 def count_messages(bootstrap: str, topic: Topic) -> int:
     return sum(1 for _ in read_topic(bootstrap, topic))
+
+
+def count_alerts(values: Iterable[bytes | None], ended_ns: int | None = None) -> dict[str, Any]:
+    """Alerts by identity: how many there were, of which rules, how many still fired at the end.
+
+    Nodes that are ended fall silent, and jobs that still read say so: what began after `ended_ns` is counted apart.
+    """
+    from streams.contract.records import Alert
+
+    decoder, rules, firing, late = msgspec.json.Decoder(Alert), dict[str, str](), set[str](), set[str]()
+    for value in values:
+        if value is None:
+            continue
+        alert = decoder.decode(value)
+        known = alert.alert_id in rules
+        if not known and ended_ns is not None and alert.ts_ns > ended_ns:
+            late.add(alert.alert_id)
+        elif alert.alert_id not in late:
+            (firing.discard if alert.state == "resolved" else firing.add)(alert.alert_id)
+            rules[alert.alert_id] = alert.rule
+    by_rule = dict(sorted(Counter(rules.values()).items()))
+    return {
+        "alerts": len(rules),
+        "alerts_firing": len(firing),
+        "alerts_by_rule": by_rule,
+        "alerts_of_the_end": len(late),
+    }
 
 
 def archived_identities(connection: duckdb.DuckDBPyConnection) -> dict[Identity, int]:
@@ -131,7 +216,6 @@ def summarise(stack: Stack, seconds: float) -> dict[str, Any]:
 
     bootstrap, plan = stack.bootstrap, stack.plan
     telemetry, features = count_identified(bootstrap, TELEMETRY), count_identified(bootstrap, FEATURES)
-    acks = count_acks(bootstrap)
     connection = open_archive(stack.layout)
     archived = archived_identities(connection)
     usage = stack.usage()
@@ -152,11 +236,8 @@ def summarise(stack: Stack, seconds: float) -> dict[str, Any]:
         "samples": telemetry.rows(),
         "features": features.rows(),
         "anomalies": count_messages(bootstrap, ANOMALY),
-        "alerts": count_messages(bootstrap, ALERT),
-        "commands": count_messages(bootstrap, DESIRED),
-        "applied": acks["envelope.applied"] + acks["envelope.clamped"],
-        "refused": acks["envelope.refused"],
-        "restored": acks["restored"],
+        **count_alerts(read_topic(bootstrap, ALERT), stack.ended_ns),
+        **read_commands(bootstrap, connection).facts(),
         "not_restored": len(open_registers(stack.layout.fleet).changed()),
         "lost": sum(gpus for identity, gpus in telemetry.gpus.items() if identity not in held),
         "duplicates": telemetry.duplicates + features.duplicates,
@@ -202,9 +283,9 @@ def text(s: dict[str, Any], layout: Layout) -> str:
             f"{s['samples']:,} acknowledged, {s['features']:,} feature rows, {s['archived_rows']:,} archived rows",
         ),
         ("lost", f"{s['lost']}, duplicates {s['duplicates']}, dead letters {s['dlq']}"),
-        ("commands", f"{s['commands']:,} envelopes, {s['applied']:,} applied, {s['refused']:,} refused"),
+        ("commands", _commands(s)),
         ("anomalies", f"{s['anomalies']:,} verdicts"),
-        ("alerts", f"{s['alerts']:,} told to the topic; eo alerts list, eo webhook add"),
+        ("alerts", _alerts(s)),
         ("restored", f"{s['restored']:,} GPU restores; {s['not_restored']} devices not at their previous value"),
         ("power", f"{watts[0]} per controlled GPU, {watts[1]} per hold-out GPU"),
         ("saving", _saving(s)),
@@ -221,6 +302,22 @@ def text(s: dict[str, Any], layout: Layout) -> str:
         f"  {where} eo explain sim-001",
     ]
     return "\n".join(["", head, *(f"{name:<10} {value}" for name, value in rows), "", *after])
+
+
+def _commands(s: dict[str, Any]) -> str:
+    """The parts add up to the envelopes."""
+    parts = [f"{s['applied']:,} applied", f"{s['refused']:,} refused"]
+    parts += [f"{s[name]:,} {name}" for name in ("recommended", "unanswered") if s[name]]
+    again = f"; {s['answered_again']:,} answered again after a restart" if s["answered_again"] else ""
+    return f"{s['commands']:,} envelopes: {', '.join(parts)}{again}"
+
+
+def _alerts(s: dict[str, Any]) -> str:
+    late = f"; {s['alerts_of_the_end']} more when the nodes were ended" if s["alerts_of_the_end"] else ""
+    if not s["alerts"]:
+        return f"0 fired{late}; eo demo faults says how to start one"
+    rules = ", ".join(f"{rule} {count}" for rule, count in s["alerts_by_rule"].items())
+    return f"{s['alerts']:,} fired ({rules}), {s['alerts_firing']} still firing{late}; eo alerts list --all"
 
 
 def _figure(value: float | None, unit: str) -> str:

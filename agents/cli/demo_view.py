@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+SHOWN = 3  # alerts with their sentence
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the view needs beside the live state."""
@@ -26,6 +29,8 @@ class Facts:
     cores_used: float | None
     note: str
     api: str | None = None  # address of the Energy API and its console
+    webhook: str = ""  # what the webhook test said
+    webhooks: int = 0  # messages that the demo's receiver took, signature verified
 
 
 def _number(value: float | None, unit: str = "", digits: int = 0) -> str:
@@ -82,6 +87,9 @@ def panel(state: LiveState, facts: Facts) -> RenderableType:
         f"refused {state.counts.get('refused', 0):,}",
         f"cores {_number(facts.cores_used, '', 2)} of 2" if facts.cores_used is not None else "cores -",
     )
+    alerts = [Text(alert_line(state, facts))]
+    if newest := sorted(state.firing.values(), key=lambda one: one.ts_ns)[-SHOWN:]:
+        alerts += [Text(f"  {one.summary}", style="yellow", no_wrap=True, overflow="ellipsis") for one in newest]
     head = Text.assemble(
         ("SIMULATED ", "bold black on yellow"),
         f" {facts.nodes} nodes x {facts.gpus} GPUs, {facts.strategy}, {facts.elapsed_s:,.0f} s",
@@ -95,11 +103,19 @@ def panel(state: LiveState, facts: Facts) -> RenderableType:
             table,
             Text(""),
             figures,
+            Text(""),
+            *alerts,
             Text(facts.note, style="dim"),
         ),
         title="Energy Orchestrator",
         subtitle="Ctrl-C ends it and restores everything",
     )
+
+
+def alert_line(state: LiveState, facts: Facts) -> str:
+    """Alerts as the topic tells them, and who was told."""
+    count = f"alerts {len(state.firing)} firing, {state.counts.get('alerts', 0)} in all"
+    return f"{count}   webhooks {facts.webhooks} verified   {facts.webhook}".rstrip()
 
 
 def _api(facts: Facts) -> str:
@@ -117,4 +133,5 @@ def line(state: LiveState, facts: Facts) -> str:
         f"  p99 TBT {_number(tbt[0], ' ms', 1)} vs {_number(tbt[1], ' ms', 1)}  caps {state.caps_in_force()}"
         f"  lag {_number(state.lag_s(now_ns), ' s', 1)}"
         f"  loop p99 {_number(state.loop_quantile_ms(0.99), ' ms')}"
+        f"  alerts {len(state.firing)} firing, {state.counts.get('alerts', 0)} in all"
     )

@@ -13,8 +13,8 @@ from streams.contract import histogram
 from streams.contract.codec import decode
 from streams.contract.errors import ContractError
 from streams.contract.kafka import assigned_consumer_config
-from streams.contract.records import Histogram, NodeFeatures, PowerApplied, PowerDesired, Record
-from streams.contract.topics import APPLIED, DESIRED, FEATURES, Topic
+from streams.contract.records import Alert, Histogram, NodeFeatures, PowerApplied, PowerDesired, Record
+from streams.contract.topics import ALERT, APPLIED, DESIRED, FEATURES, Topic
 
 if TYPE_CHECKING:
     from confluent_kafka import Message, TopicPartition
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 60
 STALE_NS: Final = 30 * 1_000_000_000  # a node that is silent for longer has no current number
 BATCH: Final = 500
+KNOWN_ALERTS: Final = 10_000  # identities kept, so that an alert that is told again is not counted again
 Group = str  # "controlled", "hold-out" or "default"
 RECORDS: Final[dict[str, type[Record]]] = {
     FEATURES.name: NodeFeatures,
     DESIRED.name: PowerDesired,
     APPLIED.name: PowerApplied,
+    ALERT.name: Alert,
 }
 
 
@@ -89,9 +91,11 @@ class LiveState:
     ttft: dict[Group, GroupWindow] = field(default_factory=dict)
     loop_ms: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
     counts: dict[str, int] = field(default_factory=dict)
+    firing: dict[str, Alert] = field(default_factory=dict)
+    _alerts: dict[str, None] = field(default_factory=dict)  # every identity, the oldest first
 
     def fold(self, topic: str, payload: bytes | None) -> None:
-        """One message of any of the three topics; what does not decode is counted as undecodable."""
+        """One message of any of the topics; what does not decode is counted as undecodable."""
         record = RECORDS.get(topic)
         if record is None:
             return
@@ -108,6 +112,20 @@ class LiveState:
             self._desired(record)
         elif isinstance(record, PowerApplied):
             self._applied(record)
+        elif isinstance(record, Alert):
+            self._alert(record)
+
+    def _alert(self, record: Alert) -> None:
+        """Firing until it is resolved; the end of one whose beginning was not seen counts as one alert too."""
+        if record.alert_id not in self._alerts:
+            self._alerts[record.alert_id] = None
+            self._count("alerts")
+            if record.state == "firing":
+                self.firing[record.alert_id] = record
+        if record.state == "resolved":
+            self.firing.pop(record.alert_id, None)
+        if len(self._alerts) > KNOWN_ALERTS:
+            del self._alerts[next(iter(self._alerts))]
 
     def _count(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by

@@ -124,6 +124,7 @@ def worker_collectors() -> list[Collector]:
     metrics = WorkerMetrics("features")
     for family in (metrics.lag, metrics.commit_age):
         family.labels("topic", "0")
+    metrics.alerts.labels("high_energy")
     metrics.registry.register(OwnCost("worker:features", sent_bytes=lambda: 1, watts=lambda _: 1.0))
     return [metrics.registry]
 

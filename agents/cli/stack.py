@@ -31,6 +31,7 @@ class Plan:
     strategy: str = "balanced"
     mode: str = "on"
     seed: int = 1
+    short_alerts: bool = False  # alert rules with a demo's windows, and an invented grid; else those that ship
 
 
 class Stack:
@@ -40,6 +41,8 @@ class Stack:
         self.layout, self.plan, self._say = layout, plan, say
         self.broker: brokers.BrokerInfo | None = None
         self.started_ns = time.time_ns()
+        self.ended_ns: int | None = None  # when the nodes were told to end: they fall silent after it
+        self._alert_env: dict[str, str] = {}
         self.processes = Processes(layout.root / "logs", self._env(""))
         self._own_broker = False
 
@@ -54,7 +57,29 @@ class Stack:
             "KAFKA_BOOTSTRAP": bootstrap,
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            **self._alert_env,
         }
+
+    def _alerts(self) -> dict[str, str]:
+        """Writes the demo's rules and its grid; whoever has set rules or factors of their own keeps them."""
+        from agents.cli import demo_rules
+        from agents.fleet import grid
+
+        if not self.plan.short_alerts:
+            return {}
+        out: dict[str, str] = {}
+        gpus = self.plan.nodes * self.plan.gpus
+        if "EO_ALERT_RULES_DIR" not in os.environ:
+            out["EO_ALERT_RULES_DIR"] = str(demo_rules.write(self.layout.root, gpus))
+            self._say(demo_rules.told(gpus))
+        else:
+            self._say("alert rules: EO_ALERT_RULES_DIR is yours, so windows are not cut for a demo")
+        if "EO_LOCATION" not in os.environ and "EO_CARBON_FACTORS" not in os.environ:
+            out["EO_LOCATION"] = grid.LOCATION
+            out["EO_CARBON_FACTORS"] = str(grid.write(self.layout.fleet, grid.text()))
+        else:
+            self._say("carbon: EO_LOCATION or EO_CARBON_FACTORS is yours, so the fault dirty-grid reaches no alert")
+        return out
 
     @property
     def bootstrap(self) -> str:
@@ -74,6 +99,7 @@ class Stack:
         ensure_keys(self.layout)
         topic_admin.apply(self.broker.bootstrap, partitions=PARTITIONS)
         fleet_registers.create(self.layout.fleet, cluster="demo", nodes=self.plan.nodes, gpus_per_node=self.plan.gpus)
+        self._alert_env = self._alerts()
         self.processes.env = self._env(self.broker.bootstrap)
         self.processes.start("worker", "worker")
         self._await_jobs()
@@ -110,6 +136,7 @@ class Stack:
         """Ends the nodes (they restore their devices), then waits until every job has read what they sent."""
         self.processes.stop("gateway")
         self._say("ending the nodes: every limit goes back to the value found before")
+        self.ended_ns = time.time_ns()
         self.processes.stop("fleet")
         deadline = time.monotonic() + timeout_s
         while (behind := self.lag()) and time.monotonic() < deadline:

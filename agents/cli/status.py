@@ -1,4 +1,4 @@
-"""`eo status`: what is in force now: broker, processes, lag of each job, leases, caps, changed simulated devices."""
+"""`eo status`: what is in force now: broker, processes, lag, leases, caps, firing alerts, changed simulated devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gather(layout: Layout, *, cluster: str | None, history_s: float) -> dict[str
     """All facts of the moment; a part that cannot be asked says why instead of a number."""
     import os
 
-    from agents.cli import brokers
+    from agents.cli import alert_counts, brokers
     from agents.cli.intents import cluster_name
 
     cluster = cluster or cluster_name()
@@ -42,6 +42,7 @@ def gather(layout: Layout, *, cluster: str | None, history_s: float) -> dict[str
     bootstrap = external or (info.bootstrap if info else "")
     facts["broker"] = {"bootstrap": bootstrap, "label": info.label if info else "external"}
     facts |= from_topics(bootstrap, cluster, history_s)
+    facts |= alert_counts.facts(bootstrap, cluster)
     dead = [role for role, process in facts["processes"].items() if not process["alive"]]
     return facts | {"healthy": not dead and bool(facts["nodes_seen"])}
 
@@ -98,6 +99,8 @@ def from_topics(bootstrap: str, cluster: str, history_s: float) -> dict[str, Any
 
 def text(facts: dict[str, Any]) -> str:
     """The same for a person; simulated is said first."""
+    from agents.cli import alert_counts
+
     lines = []
     if facts.get("simulated_nodes"):
         lines.append(f"SIMULATED: {facts['simulated_nodes']} of {facts['nodes_seen']} nodes are simulated")
@@ -119,6 +122,7 @@ def text(facts: dict[str, Any]) -> str:
         )
         lines.append(f"leases     {facts['leases_live']} live, {facts['leases_over']} over")
         lines.append(f"caps       {facts['caps_in_force']} GPUs by their last acknowledgement")
+        lines.append(alert_counts.line(facts))
         lines.append(f"newest     {_seconds(facts['lag_s'])} behind for the slowest node")
     if facts["devices_changed"] is not None:
         lines.append(

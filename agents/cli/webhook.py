@@ -15,6 +15,7 @@ from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
     from streams.contract.records import Alert
+    from streams.sinks.http_post import Answer
     from streams.sinks.outbox import Delivery, Outbox
     from streams.sinks.receivers import Receiver, Receivers
 
@@ -222,22 +223,30 @@ def sample(cluster: str, now_ns: int) -> Alert:
     )
 
 
-def _test(args: argparse.Namespace) -> int:
-    """Sends one message from here, now, without the outbox; exit code 1 when it was not taken."""
-    from agents.cli.intents import cluster_name
+def send_test(book: Receivers, receiver: Receiver, cluster: str) -> Answer:
+    """Sends one test message from here, now, without the outbox."""
     from streams.sinks import http_post, shapes, webhook
     from streams.sinks.outbox import webhook_id
 
-    book = _book()
-    receiver = book.get(_one(args, "the receiver's name"))
     now_ns = time.time_ns()
-    alert = sample(cluster_name(), now_ns)
+    alert = sample(cluster, now_ns)
     body = shapes.body(receiver.shape, [alert], receiver.name)
-    if args.dry_run:
-        emit(args, {"sent": False, "body": body.decode()}, f"Would send to {receiver.shown}:\n{body.decode()}")
-        return DONE
     sent = webhook.headers(webhook_id([alert], receiver.name), now_ns // 10**9, body, book.keys(receiver))
-    answer = http_post.post(receiver.url, body, sent, allowed=receiver.allowed)
+    return http_post.post(receiver.url, body, sent, allowed=receiver.allowed)
+
+
+def _test(args: argparse.Namespace) -> int:
+    """Exit code 1 when the test message was not taken."""
+    from agents.cli.intents import cluster_name
+    from streams.sinks import shapes
+
+    book, cluster = _book(), cluster_name()
+    receiver = book.get(_one(args, "the receiver's name"))
+    if args.dry_run:
+        body = shapes.body(receiver.shape, [sample(cluster, time.time_ns())], receiver.name).decode()
+        emit(args, {"sent": False, "body": body}, f"Would send to {receiver.shown}:\n{body}")
+        return DONE
+    answer = send_test(book, receiver, cluster)
     value = {"receiver": receiver.name, "taken": answer.ok, "status": answer.status, "took_ms": answer.took_ms}
     said = answer.status if answer.status is not None else answer.detail
     text = f"{receiver.name} {'took' if answer.ok else 'did not take'} it: {said}, {answer.took_ms:.0f} ms"

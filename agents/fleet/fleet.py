@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from agents.capper.actuators.twin import TwinActuator, TwinRegisters
 from agents.capper.core import Capper
 from agents.capper.settings import CapperSettings
@@ -23,6 +25,7 @@ from agents.node.sources.twin import TwinSource
 from agents.node.spool import Spool
 from models.twin.cluster import TwinCluster
 from streams.contract.layout import Layout
+from streams.contract.records import PowerApplied
 from streams.contract.signing import KeyRing
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ class Fleet:
     def __init__(self, registers: Registers, nodes: list[SimulatedNode], bank: Bank, events: EventPublisher) -> None:
         self.registers, self.nodes, self._bank, self._events = registers, nodes, bank, events
         self._slot = 0
+        self.silent: frozenset[str] = frozenset()  # nodes whose agent a fault has stopped; their cappers live
+        self.holdout: dict[str, bool] = {}  # engine -> what its newest envelope said
 
     def start(self) -> None:
         for node in self.nodes:
@@ -65,15 +70,23 @@ class Fleet:
         slot, half = self._slot, self._slot % (SLOTS // 2)
         joined = self._bank.joined()
         for index, node in enumerate(self.nodes):
-            if node.slot == slot:
+            speaks = node.agent.node not in self.silent
+            if speaks and node.slot == slot:
                 node.agent.sample(wall_ns)
             if node.slot % 2 == slot % 2:
                 node.capper.tick()
-            if node.slot % (SLOTS // 2) == half:
+            if speaks and node.slot % (SLOTS // 2) == half:
                 node.agent.control_step(mono_s)
-            elif index in joined and node.controlled:
+            elif speaks and index in joined and node.controlled:
                 node.agent.control_step(mono_s, only=joined[index])  # the twin gives word of arrivals
         self._slot = (slot + 1) % SLOTS
+
+    def command(self, node: SimulatedNode, raw: bytes, received_ns: int) -> PowerApplied | None:
+        """One command for a node; one whose agent is stopped gets none, as a dead process would."""
+        told = _holdout(raw)
+        if told is not None:
+            self.holdout |= {e: held for e, held in zip(told.engine, told.holdout, strict=False) if e is not None}
+        return None if node.agent.node in self.silent else node.agent.command(raw, received_ns)
 
     def close(self) -> None:
         """Puts every device back and spools the acknowledgements of it."""
@@ -83,6 +96,28 @@ class Fleet:
                 self._events.put(ack)
             node.capper.close()
             node.agent.close()
+
+
+class _Told(msgspec.Struct):
+    """Of an envelope: who is held out."""
+
+    engine: list[str | None] = []
+    holdout: list[bool] = []
+
+
+class _Envelope(msgspec.Struct):
+    gpu: _Told
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+
+
+def _holdout(raw: bytes) -> _Told | None:
+    """None for what is no envelope: to refuse it is the capper's work."""
+    try:
+        return _ENVELOPE.decode(raw).gpu
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def build(

@@ -7,11 +7,13 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from wsgiref.simple_server import WSGIServer
 
 import numpy as np
 
 from agents.fleet import registers as fleet_registers
+from agents.fleet.fault_desk import FaultDesk
 from agents.fleet.fleet import GPUS_PER_ENGINE, SLOT_S, Fleet, build
 from agents.fleet.trace import recorded_workload
 from agents.fleet.training import TrainingJobs
@@ -85,7 +87,8 @@ class FleetProcess:
             tracing=self.tracing,
             training=TrainingJobs(self.registers, range(plan.nodes - plan.training, plan.nodes), seed=plan.seed),
         )
-        handlers = {n.agent.node: n.agent.command for n in self.fleet.nodes}
+        self.faults = FaultDesk(self.fleet, twin, layout.fleet)
+        handlers = {node.agent.node: partial(self.fleet.command, node) for node in self.fleet.nodes}
         arrived = None if self.tracing is None else self.tracing.arrived
         self.reader = CommandReader(_consumer(bootstrap), None, handlers, arrived=arrived)
         self._stop = False
@@ -105,6 +108,7 @@ class FleetProcess:
         due = time.monotonic()
         try:
             while not self._stop:
+                self.faults.look(time.time_ns())
                 self.fleet.step(wall_ns=time.time_ns(), mono_s=time.monotonic())
                 self._pump()
                 due = _next(due, time.monotonic())

@@ -15,6 +15,7 @@ from models.alerts.rule import Rule
 
 Column = Sequence[float | None]
 WINDOW_NS = 60 * 10**9  # of the features
+WINDOW_S = 60.0
 NOBODY_S = 3.0  # the shortest silence of all nodes that counts as one
 
 
@@ -40,6 +41,7 @@ class Node:
     limit_default_w: Column | None = None
     engines: Sequence[Engine] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    window_ns: int = WINDOW_NS  # what its means are over
 
     def column(self, name: str) -> Column:
         return self.features.get(name) or (None,) * len(self.uuid)
@@ -56,7 +58,7 @@ def _finding(
         node=node.node,
         gpu_uuid=gpu_uuid,
         quality=node.quality,
-        window_start_ns=node.ts_ns - WINDOW_NS,
+        window_start_ns=node.ts_ns - node.window_ns,
     )
 
 

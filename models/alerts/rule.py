@@ -16,17 +16,18 @@ from typing import Any, Final, Literal, cast
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "critical")
 Option = float | str | tuple[str, ...]
+LEAST_WINDOW_S: Final = 2.0
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{1,63}")
 
 # kind -> options that it knows, with their defaults; None = must be set, or the rule stays silent and says so.
 KINDS: Final[dict[str, dict[str, Option | None]]] = {
-    "power": {"relative_to_limit": 1.0},
-    "efficiency": {"relative_to_stack": 1.0, "least_engines": 4.0},
+    "power": {"relative_to_limit": 1.0, "window_s": 60.0},
+    "efficiency": {"relative_to_stack": 1.0, "least_engines": 4.0, "window_s": 60.0},
     "carbon": {"window_h": 24.0},
     "idle": {},
     "silence": {"forget_s": 86_400.0},
     "stream_lag": {},
-    "latency": {"window_s": 60.0, "metrics": ("tbt", "ttft", "e2e")},
+    "latency": {"window_s": 60.0, "metrics": ("tbt", "ttft", "e2e"), "margin_ratio": 0.0},
     "sensors": {"least_w": 20.0},
     "event": {
         "events": (),
@@ -139,6 +140,10 @@ def _options(name: str, kind: str, given: object) -> dict[str, Option]:
             out[key] = tuple(value)
         elif not _finite(value) or value < 0:
             raise ValueError(f"rule {name}: option {key} is {value!r}; write a number >= 0")
+        elif key == "window_s" and value < LEAST_WINDOW_S:
+            raise ValueError(
+                f"rule {name}: window_s is {value:g}; samples come each second, write >= {LEAST_WINDOW_S:g}"
+            )
         else:
             out[key] = float(value)
     return out

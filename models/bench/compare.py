@@ -17,13 +17,15 @@ import numpy as np
 from models.bench import state as st
 from models.bench.fleet import curve_work, scale_for, size, stream_work
 from models.bench.load import DAY_S, Curve, Stream, draw
-from models.bench.protocol import Reference, b0, b1, perfect, rivals, strategy
-from models.bench.run import METRICS, Case, Outcome, Policy, mean_s, quantile, run
+from models.bench.protocol import Reference, b0, b1, perfect, strategy
+from models.bench.rivals import matched, rivals, tune
+from models.bench.run import METRICS, Case, Outcome, Policy, mean_s, run
 from models.control.equations import Plant
 from models.control.predict import plant_of
 from models.twin.params import variant
 
 JUDGED_FROM: Final = 3  # days 0-2 are for tuning
+TUNING_S: Final = 8 * 3600.0  # of each rival's candidates
 REFERENCE_S: Final = 6 * 3600.0  # of B0: the tuning days' busiest hours, which is where its p99s come from
 LEAST_IN_HOUR: Final = 100  # requests below which an hour's p99 says nothing
 SLO_S: Final = {"ttft": 2.0, "tbt": 0.1}
@@ -101,25 +103,28 @@ class Comparison:
     def base(self, kappa: str) -> Reference:
         """B0's percentiles on the tuning days (seed of their own); of the recording where there are none."""
         if kappa not in self._bases:
-            outcomes = self._base_runs(kappa)
-            pooled = _pooled(outcomes)
-            self._bases[kappa] = Reference(
-                ttft_s=_quantile(pooled, "ttft", 0.99),
-                tbt_s=_quantile(pooled, "tbt", 0.99),
-                e2e_s=_quantile(pooled, "e2e", 0.99),
-                gap_s=mean_s(pooled[METRICS.index("tbt")].sum(axis=0)),
-            )
+            self.say("b0 on the tuning days")
+            self._bases[kappa] = self.reference_of(b0(), kappa)
         return self._bases[kappa]
 
-    def _base_runs(self, kappa: str) -> list[Outcome]:
-        curve = self.setup.curve
-        if curve is None or self.window()[0] == 0.0:
-            return [self.outcome(b0(), kappa, 0)]
-        self.say("b0 on the tuning days")
-        scaled = curve.scaled(self.scale())
-        begin = busiest_s(scaled, JUDGED_FROM * DAY_S, REFERENCE_S)
-        stream = draw(scaled, from_s=begin, to_s=begin + REFERENCE_S, seed=77)
-        return [run(Case(stream, self.replicas(), truth_of(kappa), self.belief, history=scaled), b0())]
+    def reference_of(self, policy: Policy, kappa: str) -> Reference:
+        """A policy's own percentiles, where `base` has B0's."""
+        if self.setup.curve is None or self.window()[0] == 0.0:
+            found = self.outcome(policy, kappa, 0)
+        else:
+            found = run(self.tuning_case(kappa, REFERENCE_S), policy)
+        return Reference(
+            **{f"{metric}_s": found.quantile_s(metric, 0.99) for metric in METRICS},
+            gap_s=mean_s(found.hist[METRICS.index("tbt")].sum(axis=0)),
+        )
+
+    def tuning_case(self, kappa: str, span_s: float) -> Case:
+        """The busiest hours of the tuning days, with a seed of their own."""
+        assert self.setup.curve is not None
+        scaled = self.setup.curve.scaled(self.scale())
+        begin = busiest_s(scaled, JUDGED_FROM * DAY_S, span_s)
+        stream = draw(scaled, from_s=begin, to_s=begin + span_s, seed=77)
+        return Case(stream, self.replicas(), truth_of(kappa), self.belief, history=scaled, start_s=begin)
 
     # --- runs --------------------------------------------------------------------------------------------------
 
@@ -232,6 +237,21 @@ def hours_outside(outcome: Outcome) -> int:
     return sum(1 for h in _full_hours(outcome) if any(outcome.quantile_s(m, 0.99, h) > SLO_S[m] for m in SLO_S))
 
 
+def by_hour(outcome: Outcome) -> dict[str, list[float | None]]:
+    """An outcome's hours as columns: kWh, milliseconds, mean replicas on; None where too few requests came."""
+    full = set(_full_hours(outcome))
+    hours = range(len(outcome.hours))
+    found: dict[str, list[float | None]] = {
+        "gpu_kwh": [float(j) / 3.6e6 for j in outcome.gpu_j],
+        "wall_kwh": [float(j) / 3.6e6 for j in outcome.wall_j],
+        "requests": [float(n) for n in outcome.hours[:, st.H_REQUESTS]],
+        "replicas": [float(s) / 3600.0 for s in outcome.hours[:, st.H_ON_S]],
+    }
+    for metric in METRICS:
+        found[f"p99_{metric}_ms"] = [1e3 * outcome.quantile_s(metric, 0.99, h) if h in full else None for h in hours]
+    return found
+
+
 def mean_of(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds; the worst of the worst hours, the sum of hours outside."""
     found: dict[str, Any] = {}
@@ -281,17 +301,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _pooled(outcomes: list[Outcome]) -> Any:
-    found = np.zeros((len(METRICS), st.BINS))
-    for outcome in outcomes:
-        found += outcome.hist.sum(axis=1)
-    return found[:, None, :]
-
-
-def _quantile(hist: Any, metric: str, share: float) -> float:
-    return quantile(hist[METRICS.index(metric)].sum(axis=0), share)
-
-
 def _first_days(stream: Stream, days: float | None) -> Stream:
     if days is None or stream.seconds <= days * DAY_S:
         return stream
@@ -320,17 +329,26 @@ def _smooth(stream: Stream) -> Curve:
 
 
 def all_rivals(compare: Comparison) -> list[dict[str, Any]]:
-    """Every rival with its source, in the result's keys."""
-    base = compare.base(compare.setup.kappas[0])
-    rows = []
-    for policy in rivals(base):
-        name = policy.name
+    """Every rival with its source, in the result's keys, and ours at that rival's own latency (`ours`)."""
+    return [_beside(compare, policy) for policy in rivals(compare.setup.name)]
 
-        def make(reference: Reference, name: str = name) -> Policy:
-            return next(p for p in rivals(reference) if p.name == name)
 
-        rows.append({"name": name, "source": policy.source} | compare.row(make))
-    return rows
+def _beside(compare: Comparison, policy: Policy) -> dict[str, Any]:
+    its = compare.reference_of(policy, compare.setup.kappas[0])
+    ours = compare.row(lambda base: matched(policy.name, base, its))
+    return {"name": policy.name, "source": policy.source} | compare.row(lambda _: policy) | {"ours": ours}
+
+
+def tuned_rivals(compare: Comparison) -> dict[str, int]:
+    """What tuning chooses on the busiest hours of the tuning days: how `rivals.CHOSEN` was made."""
+    case = compare.tuning_case("mid", TUNING_S)
+
+    def judge(policy: Policy) -> tuple[int, float, float]:
+        found = run(case, policy)
+        missed = found.total(st.H_MISSED) / max(found.total(st.H_REQUESTS), 1.0)
+        return hours_outside(found), missed, float(found.gpu_j.sum())
+
+    return tune(judge)
 
 
 def report(

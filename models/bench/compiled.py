@@ -19,13 +19,23 @@ from typing import Any, Final
 MODULES: Final = (
     "models.control.equations",
     "models.control.steady",
+    "models.control.learn",
     "models.control.decide",
     "models.bench.local",
     "models.bench.kernel",
 )
 # Sums may be contracted, but NaN and infinity mean "unknown" and "no bound" here and keep their meaning.
-FLAGS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "arcp", "nsz"}}
-_ALSO: Final = ("models.bench.state", "models.bench.plantparts")  # constants and shapes that end up in the code
+FLAGS: Final[dict[str, Any]] = {
+    "nogil": True,
+    "_nrt": False,
+    "error_model": "numpy",
+    "fastmath": {"contract", "arcp", "nsz"},
+}
+_ALSO: Final = (
+    "models.control.memory",
+    "models.bench.state",
+    "models.bench.plantparts",
+)  # constants and shapes that end up in the code
 
 
 class BenchUnavailable(RuntimeError):
@@ -40,7 +50,7 @@ def compiled() -> SimpleNamespace:
     except ImportError as error:
         raise BenchUnavailable("the compiled bench needs numba: pip install 'energy-orchestrator[bench]'") from error
     modules = [import_module(name) for name in MODULES]
-    folder = _cache(modules + [import_module(name) for name in _ALSO], numba.__version__)
+    folder = _cache(modules + [import_module(name) for name in _ALSO], numba.__version__ + repr(FLAGS))
     if folder is not None:
         numba.config.CACHE_DIR = str(folder)
     found: dict[str, Callable[..., Any]] = {}

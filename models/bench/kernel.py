@@ -7,7 +7,7 @@ nothing: clocks come from the local policy, replicas from the caller.
 
 from __future__ import annotations
 
-from math import log
+from math import floor, log
 
 from models.bench.local import Local, control, wake
 from models.bench.plantparts import Node
@@ -17,16 +17,25 @@ from models.bench.state import (
     C_ARRIVED,
     C_ARRIVED_IN,
     C_ARRIVED_OUT,
+    C_BRAKE,
+    C_BRAKED_S,
     C_BUDGET_W,
+    C_CALM,
     C_FINISHED,
+    C_LATE_S,
+    C_LONG_S,
+    C_LOW,
+    C_LOW_SHARE,
     C_METER,
     C_NEXT_REQUEST,
     C_NEXT_TICK,
     C_NOW,
     C_OVER,
     C_PEAK_W,
+    C_ROW_J,
     C_SECOND,
     C_SECOND_J,
+    C_TOUCHED,
     DRAINING,
     H_BUSY_S,
     H_GAPS,
@@ -42,8 +51,12 @@ from models.bench.state import (
     LOADING,
     MISS_TBT_S,
     MISS_TTFT_S,
+    O_ANSWERS,
     O_ARRIVED,
     O_ENERGY,
+    O_FIRSTS,
+    O_LATE,
+    O_LONG,
     O_LONGEST,
     O_PREFILL,
     O_SLOW,
@@ -58,6 +71,11 @@ from models.bench.state import (
 )
 from models.control.equations import Plant, idle_w, under_limit
 
+BRAKE_AT = 0.97  # share of the row's budget at which low priority is braked (models.policy.budget)
+CALM_BELOW = 0.90
+CALM_S = 5.0  # below that for so long: one replica is let go
+BRAKE_W = 200.0  # the lowest limit that an H100 takes
+
 
 def hist_bin(seconds: float) -> int:
     """Bin of a duration: 0.5 % wide from 1 ms."""
@@ -71,12 +89,19 @@ def hour_of(sim: Sim, now_s: float) -> int:
     return int(min(int(now_s / 3600.0), sim.hours.shape[0] - 1))
 
 
+def class_of(sim: Sim, index: int) -> bool:
+    """Whether a request is of low priority: a fixed share of them, evenly spread."""
+    share = sim.clock[C_LOW_SHARE]
+    return bool(share > 0.0 and floor((index + 1) * share) > floor(index * share))
+
+
 def route(sim: Sim, index: int) -> int:
     """Joins the least loaded replica that is on; draining ones only when nothing else is there."""
     best, least = -1, 1e300
+    low = 1 if class_of(sim, index) else 0
     for wanted in (ON, DRAINING, LOADING):
         for r in range(sim.t.shape[0]):
-            if sim.state[r] == wanted:
+            if sim.state[r] == wanted and sim.low[r] == low:
                 load = sim.queued[r] * 8e-5 + sim.running[r] * 2e-3
                 if load < least:
                     best, least = r, load
@@ -136,6 +161,13 @@ def finish(sim: Sim, r: int, j: int, now_s: float) -> None:
     gap = (whole - first) / (tokens - 1.0) if tokens > 1.0 else 0.0
     if first > MISS_TTFT_S or gap > MISS_TBT_S:
         sim.hours[hour, H_MISSED] += 1.0
+    if sim.low[r] > 0:
+        sim.clock[C_LOW] += 1.0
+        if sim.braked_s[r] >= sim.arrival_s[j]:
+            sim.clock[C_TOUCHED] += 1.0
+    sim.obs[r, O_ANSWERS] += 1.0
+    if whole > sim.clock[C_LONG_S]:
+        sim.obs[r, O_LONG] += 1.0
     sim.clock[C_FINISHED] += 1.0
     sim.clock[C_ARRIVED_OUT] += tokens
 
@@ -194,6 +226,9 @@ def first_tokens(sim: Sim, r: int, now_s: float, prefill: float) -> None:
         first = now_s - sim.arrival_s[j]
         sim.first_s[j] = first
         sim.hist[0, hour_of(sim, sim.arrival_s[j]), hist_bin(first)] += 1.0
+        sim.obs[r, O_FIRSTS] += 1.0
+        if first > sim.clock[C_LATE_S]:
+            sim.obs[r, O_LATE] += 1.0
         if first > sim.obs[r, O_TTFT_MAX]:
             sim.obs[r, O_TTFT_MAX] = first
         if sim.output[j] > 1:
@@ -292,6 +327,10 @@ def meter(sim: Sim, p: Plant, node: Node, now_s: float) -> None:
             host_w += node.off_w * seats / per
     for r in range(replicas):
         row_j += sim.energy[r] - sim.power[r] * max(0.0, sim.t[r] - now_s)
+    if sim.clock[C_BUDGET_W] > 0.0:
+        row_w = ((row_j - sim.clock[C_ROW_J]) / span * p.gpus + bare_w) * (1.0 + node.host_per_gpu_w) + host_w
+        sim.clock[C_ROW_J] = row_j
+        brake(sim, p, row_w / node.supply_ratio / sim.clock[C_BUDGET_W], now_s, span)
     sim.hours[hour, H_HOST_J] += host_w * span
     sim.hours[hour, H_GPU_J] += bare_w * span / p.gpus
     sim.clock[C_METER] = now_s
@@ -304,6 +343,33 @@ def meter(sim: Sim, p: Plant, node: Node, now_s: float) -> None:
                 sim.clock[C_OVER] += 1.0
         sim.clock[C_SECOND] = now_s
         sim.clock[C_SECOND_J] = row_j
+
+
+def brake(sim: Sim, p: Plant, share: float, now_s: float, span: float) -> None:
+    """The table that lies on the nodes: near the budget low priority goes to its floor, and comes back one by one.
+
+    What was asked for at the last step is set at this one, so that a brake lands a step late like everything else.
+    """
+    wanted = int(sim.clock[C_BRAKE])
+    for r in range(sim.t.shape[0]):
+        if sim.low[r] > 0 and wanted > 0 and sim.state[r] != OFF:
+            wanted -= 1
+            sim.limit_w[r] = BRAKE_W
+            sim.braked_s[r] = now_s
+            sim.clock[C_BRAKED_S] += span
+        elif sim.low[r] > 0 and sim.limit_w[r] == BRAKE_W:
+            sim.limit_w[r] = p.limit_w
+    if share >= BRAKE_AT:
+        sim.clock[C_BRAKE] = float(sim.t.shape[0])
+        sim.clock[C_CALM] = now_s
+    elif share >= CALM_BELOW:
+        sim.clock[C_CALM] = now_s
+    elif sim.clock[C_BRAKE] > 0.0 and now_s - sim.clock[C_CALM] >= CALM_S:
+        lows = 0
+        for r in range(sim.t.shape[0]):
+            lows += sim.low[r]
+        sim.clock[C_BRAKE] = min(sim.clock[C_BRAKE], float(lows)) - 1.0
+        sim.clock[C_CALM] = now_s
 
 
 def advance(sim: Sim, p: Plant, belief: Plant, node: Node, how: Local, until_s: float) -> None:

@@ -11,9 +11,13 @@ from typing import Final, NamedTuple
 from models.bench.state import (
     DRAINING,
     LOADING,
+    O_ANSWERS,
     O_ARRIVED,
     O_COLUMNS,
     O_ENERGY,
+    O_FIRSTS,
+    O_LATE,
+    O_LONG,
     O_LONGEST,
     O_PREFILL,
     O_SLOW,
@@ -24,8 +28,10 @@ from models.bench.state import (
     ON,
     Sim,
 )
-from models.control.decide import Bounds, Load, Tuning, decide, room_of
+from models.control.decide import decide
 from models.control.equations import Plant, iteration_s
+from models.control.learn import room_of
+from models.control.memory import Bounds, Load, Tuning
 
 STATIC: Final = 0
 PID: Final = 1
@@ -59,6 +65,8 @@ class Local(NamedTuple):
     b: float = 0.0
     c: float = 0.0
     d: float = 0.0
+    late_s: float = 0.0  # above 0: first tokens later than this may be one in a hundred
+    long_s: float = 0.0  # the same of whole answers
 
 
 def ask(sim: Sim, r: int, x: float, chunk: float, now_s: float, delay_s: float) -> None:
@@ -121,6 +129,10 @@ def ours(sim: Sim, p: Plant, how: Local, r: int, now_s: float) -> None:
         obs[O_TBT_MAX] if tokens > 0.0 else nan,
         sim.x[r],
         nan,
+        obs[O_FIRSTS] if how.late_s > 0.0 else nan,
+        obs[O_LATE],
+        obs[O_ANSWERS] if how.long_s > 0.0 else nan,
+        obs[O_LONG],
     )
     to = Bounds(how.tbt_s, how.ttft_s, how.gap_s, how.min_x, 1.0, 1.0)
     x, chunk, _ = decide(p, how.tune, sim.ctl[r], load, to, now_s)

@@ -23,9 +23,9 @@ from models.bench.load import DAY_S, Curve, Stream
 from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
-from models.control.decide import S_DECODE, S_PREFILL, S_SIZE, S_TRIM
 from models.control.equations import Plant
 from models.control.guard import MissGuard
+from models.control.memory import S_ANSWER, S_DECODE, S_PREFILL, S_SIZE, S_SLACK, S_TRIM, begin
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
@@ -64,6 +64,8 @@ class Case:
     node: Node = field(default_factory=Node)
     long_prompt: float = 4000.0
     budget_w: float = 0.0
+    low_replicas: int = 0  # the last ones: they serve requests of low priority and are braked near the budget
+    low_share: float = 0.0  # of requests that are of low priority
     later: tuple[float, Plant] | None = None  # from this second on another model serves
 
 
@@ -82,6 +84,9 @@ class Outcome:
     seconds: float
     sentences: tuple[str, ...] = ()
     ratios: tuple[float, float] = (nan, nan)
+    low_requests: float = 0.0  # finished requests of low priority, and those of them that a brake touched
+    low_touched: float = 0.0
+    braked_s: float = 0.0
 
     @property
     def gpu_j(self) -> F8:
@@ -153,11 +158,14 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     )
     if policy.local.kind == OURS:
         for row in sim.ctl:
-            machine.begin(row, case.belief, case.long_prompt)
+            begin(row, case.belief, case.long_prompt)
     first_x = policy.local.min_x if policy.local.kind == STATIC else 1.0
     sim.x[:] = first_x
     sim.clock[st.C_NEXT_TICK] = policy.local.tick_s
     sim.clock[st.C_BUDGET_W] = case.budget_w
+    sim.low[case.replicas - case.low_replicas :] = 1
+    sim.clock[st.C_LOW_SHARE] = case.low_share
+    sim.clock[st.C_LATE_S], sim.clock[st.C_LONG_S] = policy.local.late_s, policy.local.long_s
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
     guard, local = MissGuard(), policy.local
@@ -185,6 +193,9 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         seconds=process_time() - began,
         sentences=tuple(slow.sentences),
         ratios=_ratios(sim) if policy.local.kind == OURS else (nan, nan),
+        low_requests=float(sim.clock[st.C_LOW]),
+        low_touched=float(sim.clock[st.C_TOUCHED]),
+        braked_s=float(sim.clock[st.C_BRAKED_S]),
     )
 
 
@@ -281,8 +292,9 @@ class _Slow:
             return self._reactive(now_s, seen)
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
-            trim = float(sim.ctl[on, S_TRIM].mean())
-            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, trim=trim)
+            trim = float((sim.ctl[on, S_TRIM] * sim.ctl[on, S_ANSWER]).mean())
+            slack = float(sim.ctl[on, S_SLACK].mean())
+            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, slack=slack, trim=trim)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")

@@ -33,7 +33,11 @@ O_ARRIVED: Final = 5  # prompt tokens
 O_SLOW: Final = 6  # gaps over the policy's bound
 O_TTFT_MAX: Final = 7
 O_LONGEST: Final = 8  # longest prompt that arrived
-O_COLUMNS: Final = 9
+O_FIRSTS: Final = 9  # first tokens, and those of them that were late
+O_LATE: Final = 10
+O_ANSWERS: Final = 11  # finished, and those of them that took too long
+O_LONG: Final = 12
+O_COLUMNS: Final = 13
 
 # Columns of `hours`.
 H_GPU_J: Final = 0
@@ -63,7 +67,16 @@ C_ARRIVED_OUT: Final = 9  # of finished requests
 C_FINISHED: Final = 10
 C_OVER: Final = 11  # one-second windows above the budget
 C_BUDGET_W: Final = 12
-C_SCALARS: Final = 13
+C_LATE_S: Final = 13  # what counts as late in the observations
+C_LONG_S: Final = 14
+C_LOW_SHARE: Final = 15  # of requests that are of low priority; 0 = there are no classes
+C_ROW_J: Final = 16  # at the last control step
+C_BRAKE: Final = 17  # low-priority replicas that are to be braked
+C_CALM: Final = 18  # since when the row has been well below its budget
+C_LOW: Final = 19  # low-priority requests finished, and those of them whose replica was braked meanwhile
+C_TOUCHED: Final = 20
+C_BRAKED_S: Final = 21  # replica seconds under the brake
+C_SCALARS: Final = 22
 
 
 class Sim(NamedTuple):
@@ -96,6 +109,8 @@ class Sim(NamedTuple):
     fresh: I4  # first request of the queue that is not admitted
     waiting: I8
     state: I8
+    low: I8  # 1: serves low-priority requests and is braked first
+    braked_s: F8  # when it was braked last
     ring: I4
     obs: F8
     ctl: F8
@@ -144,6 +159,8 @@ def new_sim(
         fresh=np.full(replicas, -1, dtype=np.int32),
         waiting=np.zeros(replicas, dtype=np.int64),
         state=state,
+        low=np.zeros(replicas, dtype=np.int64),
+        braked_s=np.full(replicas, -1.0),
         ring=np.full((replicas, RING), -1, dtype=np.int32),
         obs=np.zeros((replicas, O_COLUMNS)),
         ctl=np.zeros((replicas, ctl)),

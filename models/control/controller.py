@@ -11,8 +11,10 @@ from math import inf, isfinite, nan
 from typing import Final
 
 from models.control import decide as core
-from models.control.decide import Bounds, Load, Tuning
+from models.control import memory
 from models.control.equations import Plant, iteration_s
+from models.control.learn import RECALIBRATE_S, flow_of, follow, learn
+from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 from models.control.release import MOST, heat_or_brake, no_signal, no_target
@@ -37,7 +39,7 @@ class LocalController:
         self._profile = profile
         low, high = chunk_range if chunk_range is not None else (0, 0)
         self._tune = STATE_CHUNK._replace(chunk_min=float(low), chunk_max=float(high))
-        self._memory = [0.0] * core.S_SIZE
+        self._memory = [0.0] * memory.S_SIZE
         self._begun, self._now_s = False, 0.0
         self._mean_s: float | None = None
         self._residual = Residual()
@@ -45,17 +47,17 @@ class LocalController:
     @property
     def decode_ratio(self) -> float:
         """Learned: measured decode time over predicted."""
-        return self._memory[core.S_DECODE] if self._begun else 1.0
+        return self._memory[memory.S_DECODE] if self._begun else 1.0
 
     @property
     def prefill_ratio(self) -> float:
         """Learned: measured time of a full mixed iteration over predicted."""
-        return self._memory[core.S_PREFILL] if self._begun else 1.0
+        return self._memory[memory.S_PREFILL] if self._begun else 1.0
 
     @property
     def recalibrating(self) -> bool:
         """True while default clocks are kept because the model did not predict."""
-        return self._memory[core.S_TIME] < self._memory[core.S_RECALIBRATE]
+        return self._memory[memory.S_TIME] < self._memory[memory.S_RECALIBRATE]
 
     def health(self) -> Health:
         """What is learned, and how far the newest window was from its prediction."""
@@ -99,29 +101,29 @@ class LocalController:
         clock = observed.sm_mhz if observed is not None else None
         if self._profile is None or state is None or no_signal(state) is not None or not clock or clock <= 0:
             return
-        plant, memory = plant_of(self._profile), self._memory
+        plant, own = plant_of(self._profile), self._memory
         load = self._load(now_s, plant, state, observed, bounds=bounds)
         load = load._replace(x=min(1.0, max(self._share(clock, bounds), plant.x_min)))
         self._judge(now_s, plant, load)
-        if memory[core.S_STARTED] > 0.0:
-            core.learn(plant, self._tune, memory, load, now_s, now_s - memory[core.S_TIME])
-        core.follow(memory, load, now_s)
+        if own[memory.S_STARTED] > 0.0:
+            learn(plant, self._tune, own, load, now_s, now_s - own[memory.S_TIME])
+        follow(own, load, now_s)
 
     def _begin(self, bounds: ClockBounds, now_s: float) -> None:
         if self._begun and not now_s >= self._now_s:
             # The clock went back: what was remembered lies in the future and would hold everything still until then.
-            self._begun, self._memory, self._mean_s = False, [0.0] * core.S_SIZE, None
+            self._begun, self._memory, self._mean_s = False, [0.0] * memory.S_SIZE, None
         self._now_s = now_s
         if self._begun:
             return
         self._begun = True
         if self._profile is None:
-            self._memory[core.S_X] = self._memory[core.S_PROVEN] = 1.0
-            self._memory[core.S_CHANGED] = -1e18
-            self._memory[core.S_DECODE] = self._memory[core.S_PREFILL] = 1.0
+            self._memory[memory.S_X] = self._memory[memory.S_PROVEN] = 1.0
+            self._memory[memory.S_CHANGED] = -1e18
+            self._memory[memory.S_DECODE] = self._memory[memory.S_PREFILL] = 1.0
             return
-        core.begin(self._memory, plant_of(self._profile), self._profile.typical_prompt_tokens)
-        self._memory[core.S_X] = self._memory[core.S_PROVEN] = self._share(bounds.default_mhz, bounds)
+        memory.begin(self._memory, plant_of(self._profile), self._profile.typical_prompt_tokens)
+        self._memory[memory.S_X] = self._memory[memory.S_PROVEN] = self._share(bounds.default_mhz, bounds)
 
     def _share(self, mhz: float, bounds: ClockBounds) -> float:
         return mhz / (self._profile.device.fmax_mhz if self._profile is not None else bounds.default_mhz)
@@ -150,8 +152,8 @@ class LocalController:
             self._share(bounds.max_mhz, bounds),
             self._share(bounds.default_mhz, bounds),
         )
-        before = self._memory[core.S_X]
-        if now_s - self._memory[core.S_UNQUIET] >= 2.0 * self._tune.react_s:
+        before = self._memory[memory.S_X]
+        if now_s - self._memory[memory.S_UNQUIET] >= 2.0 * self._tune.react_s:
             self._judge(now_s, plant, load)
         x, chunk, why = core.decide(plant, self._tune, self._memory, load, to, now_s)
         lock = None if x >= to.default_x - 1e-9 else self._mhz(x, bounds)
@@ -162,23 +164,23 @@ class LocalController:
 
     def _judge(self, now_s: float, plant: Plant, load: Load) -> None:
         """Compares the last window with the model before it learns from it. On drift: default clocks, learn fast."""
-        memory = self._memory
-        if memory[core.S_STARTED] <= 0.0:
+        own = self._memory
+        if own[memory.S_STARTED] <= 0.0:
             return
-        seen = predict(plant, memory, load, now_s - memory[core.S_TIME])
+        seen = predict(plant, own, load, now_s - own[memory.S_TIME])
         if seen is None:
             return
-        settled = now_s - memory[core.S_STARTED] >= core.RECALIBRATE_S and now_s >= memory[core.S_RECALIBRATE]
+        settled = now_s - own[memory.S_STARTED] >= RECALIBRATE_S and now_s >= own[memory.S_RECALIBRATE]
         self._residual.observe(seen, load, settled=settled)
         if self._residual.drifted:
-            memory[core.S_BAD], memory[core.S_RECALIBRATE] = 0.0, now_s + core.RECALIBRATE_S
+            own[memory.S_BAD], own[memory.S_RECALIBRATE] = 0.0, now_s + RECALIBRATE_S
 
     def _load(
         self, now_s: float, plant: Plant, state: EngineState, observed: Observed | None, *, bounds: ClockBounds
     ) -> Load:
         """A state that no_signal() has passed: running, waiting tokens and KV tokens are known."""
-        memory = self._memory
-        span = max(0.0, now_s - memory[core.S_TIME]) if memory[core.S_STARTED] > 0.0 else 0.0
+        own = self._memory
+        span = max(0.0, now_s - own[memory.S_TIME]) if own[memory.S_STARTED] > 0.0 else 0.0
         running, kv = float(state.running or 0), float(state.kv_tokens or 0)
         rate = observed.prompt_tokens_per_s if observed is not None else None
         if rate is not None and not 0.0 <= rate <= MOST:
@@ -186,9 +188,9 @@ class LocalController:
         mean_s = _measured(observed.tbt_mean_ms if observed is not None else None)
         tail_s = _measured(observed.tbt_p99_ms if observed is not None else None)
         self._mean_s = mean_s if isfinite(mean_s) else self._mean_s
-        gap = self._mean_s if self._mean_s is not None else iteration_s(plant, memory[core.S_X], running, kv, 0.0)
+        gap = self._mean_s if self._mean_s is not None else iteration_s(plant, own[memory.S_X], running, kv, 0.0)
         shown = observed.sm_mhz if observed is not None else None
-        x = max(memory[core.S_X], self._share(shown, bounds)) if shown and shown > 0 else memory[core.S_X]
+        x = max(own[memory.S_X], self._share(shown, bounds)) if shown and shown > 0 else own[memory.S_X]
         return Load(
             running,
             float(state.waiting_tokens or 0),
@@ -206,9 +208,9 @@ class LocalController:
         """The end-to-end target as a mean gap; in proportion where the profile's long answer misses it at default."""
         if targets.e2e_ms is None:
             return inf
-        first = profile.typical_prompt_tokens / max(self._memory[core.S_TOP], 1.0)
+        first = profile.typical_prompt_tokens / max(self._memory[memory.S_TOP], 1.0)
         wanted = (targets.e2e_ms / 1e3 - min(first, 1.0)) / profile.long_output_tokens
-        flow = core.flow_of(self._memory)
+        flow = flow_of(self._memory)
         default = steady(plant, flow, self._share(bounds.default_mhz, bounds), plant.chunk_tokens)
         return max(wanted, E2E_SLACK * default.gap_s)
 
@@ -224,13 +226,13 @@ class LocalController:
             return self._release(
                 now_s, bounds, f"unknown stack and no clock from {floor:.0f} MHz in bounds: default clocks"
             )
-        memory, before = self._memory, self._memory[core.S_X]
-        memory[core.S_WANTED] = low
+        own, before = self._memory, self._memory[memory.S_X]
+        own[memory.S_WANTED] = low
         to = Bounds(inf, inf, inf, low, 1.0, 1.0)
-        core.approach(step, self._tune, memory, nan, to, now_s, low)
+        core.approach(step, self._tune, own, nan, to, now_s, low)
         why = f"unknown stack: not below {self._mhz(low, bounds)} MHz"
-        lock = None if memory[core.S_X] >= 1.0 - 1e-9 else self._mhz(memory[core.S_X], bounds)
-        return Decision(lock, why + self._moved(before, memory[core.S_X], bounds))
+        lock = None if own[memory.S_X] >= 1.0 - 1e-9 else self._mhz(own[memory.S_X], bounds)
+        return Decision(lock, why + self._moved(before, own[memory.S_X], bounds))
 
     def _release(self, now_s: float, bounds: ClockBounds, why: str) -> Decision:
         default = self._share(bounds.default_mhz, bounds)
@@ -238,17 +240,17 @@ class LocalController:
         return Decision(None, why)
 
     def _words(self, why: int, before: float, x: float, *, targets: Targets, bounds: ClockBounds) -> str:
-        memory = self._memory
+        own = self._memory
         top = f"even at {min(bounds.max_mhz, bounds.default_mhz)} MHz: default clocks"
-        wait, first = memory[core.S_WAIT] * 1e3, memory[core.S_FIRST] * 1e3
+        wait, first = own[memory.S_WAIT] * 1e3, own[memory.S_FIRST] * 1e3
         if why == core.LOWEST:
-            wanted = self._mhz(memory[core.S_WANTED], bounds)
+            wanted = self._mhz(own[memory.S_WANTED], bounds)
             return f"lowest clock that keeps the targets is {wanted} MHz" + self._moved(before, x, bounds)
         return {
             core.BOUNDS: "the bounds hold no clock of the device's grid: default clocks",
             core.WAIT: f"queue wait {wait:.0f} ms over the target of {targets.ttft_ms or 0:.0f} ms: default clocks",
             core.TTFT: f"time to first token {first:.0f} ms over {targets.ttft_ms or 0:.0f} ms {top}",
-            core.TBT: f"time between tokens {memory[core.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
+            core.TBT: f"time between tokens {own[memory.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
             core.GAP: f"end-to-end over {targets.e2e_ms or 0:.0f} ms {top}",
             core.DRIFT: "the model does not predict this engine any more: default clocks while it is calibrated anew",
         }[why]
@@ -256,7 +258,7 @@ class LocalController:
     def _moved(self, before: float, x: float, bounds: ClockBounds) -> str:
         default = self._share(bounds.default_mhz, bounds)
         if x >= default - 1e-9:
-            wanted = self._memory[core.S_WANTED]
+            wanted = self._memory[memory.S_WANTED]
             if wanted >= default - 1e-9:
                 return ", the default"
             return f": default clocks until {self._tune.clean:.0f} clean windows have passed"

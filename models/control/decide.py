@@ -7,50 +7,56 @@ unknown measurement is NaN, an absent bound is infinite.
 
 from __future__ import annotations
 
-from math import exp, floor, inf, isfinite, isnan, log
-from typing import Final, NamedTuple
+from math import floor, inf
+from typing import Final
 
-from models.control.equations import Plant, iteration_s, prefill_fit, under_limit
-from models.control.steady import Flow, steady, top_rate
-
-# Memory: one row of floats per engine.
-S_X: Final = 0  # lock in force as a share of the highest clock; 1 = default
-S_CHANGED: Final = 1
-S_CLEAN: Final = 2  # windows in a row that would have allowed a lower clock
-S_PROVEN: Final = 3  # lowest clock at which clean windows have been seen
-S_RUNNING: Final = 4  # mean load over a long answer
-S_KV: Final = 5
-S_RATE: Final = 6
-S_TIME: Final = 7
-S_DECODE: Final = 8  # learned ratios
-S_PREFILL: Final = 9
-S_LONG: Final = 11  # a long prompt, tokens
-S_DONE: Final = 12  # prompt tokens prefilled since the start
-S_BAD: Final = 13  # windows in a row in which the model did not predict
-S_RECALIBRATE: Final = 14  # until when default clocks are kept and ratios learn fast
-S_CHUNK: Final = 15
-S_WATT: Final = 16  # learned ratio of power
-S_WAIT: Final = 17  # predictions of the last step, for the words: queue wait, first token, gap at the top clock
-S_FIRST: Final = 18
-S_GAP: Final = 19
-S_WANTED: Final = 20
-S_STARTED: Final = 21
-S_NEXT: Final = 22  # place in the ring of arrival snapshots
-S_OUT: Final = 23  # output tokens/s
-S_PLAN_X: Final = 24  # set point for the load of the last seconds
-S_PLAN_CHUNK: Final = 25
-S_PLANNED: Final = 26  # when
-S_PLAN_WHY: Final = 27
-S_TOP: Final = 28  # prefill rate at default clocks
-S_KEY: Final = 29  # of the bounds that the plan was made for
-S_URGENT: Final = 30  # chunk while the backlog asks for more than the set point gives, else 0
-S_GAP_SUM: Final = 31  # gaps between tokens of the last minute: their sum and their number
-S_GAP_COUNT: Final = 32
-S_TRIM: Final = 33  # what the gap target is corrected by, so that the measured mean gap comes out at the target
-S_UNQUIET: Final = 34  # when lock or chunk last moved: what ran then says little about the model
-S_RING: Final = 35
-SNAPSHOTS: Final = 10
-S_SIZE: Final = S_RING + 2 * SNAPSHOTS
+from models.control.equations import Plant, iteration_s, prefill_fit
+from models.control.learn import (
+    TRIM_MIN,
+    chance,
+    flow_of,
+    follow,
+    learn,
+    room_of,
+    trim,
+)
+from models.control.memory import (
+    S_ANSWER,
+    S_CHANGED,
+    S_CHUNK,
+    S_CLEAN,
+    S_DECODE,
+    S_DONE,
+    S_FIRST,
+    S_GAP,
+    S_KEY,
+    S_LONG,
+    S_NEXT,
+    S_PLAN_CHUNK,
+    S_PLAN_WHY,
+    S_PLAN_X,
+    S_PLANNED,
+    S_PREFILL,
+    S_PROVEN,
+    S_RATE,
+    S_RECALIBRATE,
+    S_RING,
+    S_SLACK,
+    S_STARTED,
+    S_TIME,
+    S_TOP,
+    S_TRIM,
+    S_UNQUIET,
+    S_URGENT,
+    S_WAIT,
+    S_WANTED,
+    S_X,
+    SNAPSHOTS,
+    Bounds,
+    Load,
+    Tuning,
+)
+from models.control.steady import steady, top_rate
 
 # Why the clock is what it is.
 LOWEST: Final = 0
@@ -61,85 +67,7 @@ GAP: Final = 4
 DRIFT: Final = 5
 BOUNDS: Final = 6
 
-RATIO_MIN: Final = 0.5
-RATIO_MAX: Final = 2.0
-SLOW_S: Final = 20.0  # a long answer takes about this long
-BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
-RECALIBRATE_S: Final = 5.0
-TRIM_MIN: Final = 0.75
-TRIM_MAX: Final = 1.25
-TRIM_S: Final = 60.0
-CHUNK_STEP: Final = 32.0
-
-
-class Tuning(NamedTuple):
-    """How careful the controller is; frozen on the training days (docs/benchmarks/control.md)."""
-
-    react_s: float = 0.6  # from a change in the queue to a clock in force
-    slack_ratio: float = 0.05  # of the first-token target: what a late boost may cost a long prompt
-    down_x: float = 60.0 / 1980.0  # one step into clocks that are not proven
-    clean: float = 3.0
-    dwell_s: float = 1.0
-    chunk_min: float = 0.0  # 0: the engine does not take a chunk size
-    chunk_max: float = 0.0
-    gain: float = 0.1
-    gain_down: float = 0.03
-    deadline_ratio: float = 0.9  # share of the first-token target by which the backlog must be gone
-    learns: float = 1.0  # 0: the model is taken as it is; 1: two ratios; 2: one ratio for both
-    rush_ratio: float = 0.5  # a backlog of this share of the first-token target is cleared at full speed
-    plan_s: float = 2.0  # how often the set point for the mean load is sought
-    busy_max: float = 0.85  # share of time in prefill that a set point may come to
-
-
-class Load(NamedTuple):
-    """What the engine says now and showed since the last step."""
-
-    running: float
-    queued: float  # prompt tokens not prefilled
-    kv: float
-    prefilled: float  # since the last step; NaN = unknown
-    longest: float  # longest prompt that arrived since; NaN = unknown
-    generated: float  # output tokens since the last step; NaN = unknown
-    mean_s: float  # gaps between tokens since the last step; NaN = none or unknown
-    tail_s: float
-    x: float  # clock that the device showed
-    watts: float  # of one GPU; NaN = unknown
-
-
-class Bounds(NamedTuple):
-    """Latency targets in seconds (infinite = none) and the clocks that the envelope grants, as shares."""
-
-    tbt_s: float
-    ttft_s: float
-    gap_s: float  # mean gap between tokens over a long answer: the end-to-end bound
-    min_x: float
-    max_x: float
-    default_x: float
-
-
-def begin(s: list[float], p: Plant, long_prompt: float) -> None:
-    """Memory of an engine that was never seen."""
-    for i in range(S_SIZE):
-        s[i] = 0.0
-    s[S_X] = 1.0
-    s[S_CHANGED] = -1e18
-    s[S_PROVEN] = 1.0
-    s[S_DECODE] = 1.0
-    s[S_PREFILL] = 1.0
-    s[S_WATT] = 1.0
-    s[S_LONG] = long_prompt
-    s[S_CHUNK] = p.chunk_tokens
-    s[S_UNQUIET] = -1e18
-    s[S_TRIM] = 1.0
-
-
-def bounded(ratio: float) -> float:
-    return min(RATIO_MAX, max(RATIO_MIN, ratio))
-
-
-def room_of(p: Plant, chunk: float, running: float) -> float:
-    """Prompt tokens that fit one iteration beside the running sequences."""
-    return max(chunk - running, p.min_prefill_tokens)
+CHUNK_STEP: Final = 32.0  # tokens, between the chunks that are tried
 
 
 def chunk_at(p: Plant, u: Tuning, x: float, running: float, kv: float, tbt_s: float) -> float:
@@ -182,95 +110,6 @@ def remember(s: list[float], now_s: float, queued: float, ttft_s: float) -> None
     s[S_NEXT] = float((int(s[S_NEXT]) + 1) % SNAPSHOTS)
 
 
-def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s: float) -> None:
-    """Compares the last window with the model: two ratios, and whether the model still predicts."""
-    if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
-        return
-    room = room_of(p, s[S_CHUNK], load.running)
-    _, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
-    decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
-    fast = now_s < s[S_RECALIBRATE]
-    gain = 0.5 if fast else u.gain
-    error = 0.0
-    # A window with part of a chunk in it says nothing: its mixed iteration may be of any length.
-    clear = load.prefilled <= 0.0 or load.prefilled >= 2.0 * room
-    if clear and isfinite(load.mean_s) and load.mean_s > 0.0:
-        share = min(1.0, load.prefilled / room * load.mean_s / span_s)
-        a, b = (1.0 - share) * decode, share * mixed
-        miss = load.mean_s - s[S_DECODE] * a - s[S_PREFILL] * b
-        error = log(load.mean_s / (s[S_DECODE] * a + s[S_PREFILL] * b))
-        step = gain * miss / (a * a + b * b)
-        s[S_DECODE] = bounded(s[S_DECODE] + step * a)
-        s[S_PREFILL] = bounded(s[S_PREFILL] + step * b)
-    if isfinite(load.tail_s) and load.tail_s > 0.0:
-        # Nothing is longer than a full mixed iteration: more is an error in any window, less only in a full one.
-        miss = load.tail_s / mixed - s[S_PREFILL]
-        if miss > BAD_LOG * s[S_PREFILL]:
-            error = max(error, log(load.tail_s / mixed / s[S_PREFILL]))
-        if miss > 0.0:
-            s[S_PREFILL] = bounded(s[S_PREFILL] + gain * miss)
-        elif load.prefilled >= 2.0 * room:
-            s[S_PREFILL] = bounded(s[S_PREFILL] + (gain if fast else u.gain_down) * miss)
-    if u.learns >= 2.0:
-        s[S_DECODE] = s[S_PREFILL] = 0.5 * (s[S_DECODE] + s[S_PREFILL])
-    judge(s, error, now_s, fast)
-    if isfinite(load.watts) and load.watts > 0.0 and watts > 0.0:
-        s[S_WATT] += 0.02 * (min(2.0, load.watts / watts) - s[S_WATT])
-
-
-def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
-    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew."""
-    if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
-        s[S_BAD] = 0.0
-        return
-    if abs(error) <= BAD_LOG:
-        s[S_BAD] = 0.0
-        return
-    s[S_BAD] += 1.0
-    if s[S_BAD] >= 3.0:
-        s[S_BAD] = 0.0
-        s[S_RECALIBRATE] = now_s + RECALIBRATE_S
-
-
-def trim(s: list[float], load: Load, to: Bounds, span_s: float) -> None:
-    """Integrates the mean gap's distance from its target: boosts and bursts are not in the steady prediction."""
-    if not to.gap_s < 1e6 or isnan(load.mean_s) or isnan(load.generated):
-        return
-    keep = exp(-span_s / TRIM_S)
-    s[S_GAP_SUM] = keep * s[S_GAP_SUM] + load.generated * load.mean_s
-    s[S_GAP_COUNT] = keep * s[S_GAP_COUNT] + load.generated
-    error = 1.0 - s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / to.gap_s
-    s[S_TRIM] = min(TRIM_MAX, max(TRIM_MIN, s[S_TRIM] + span_s / TRIM_S * min(0.5, max(-0.5, error))))
-
-
-def follow(s: list[float], load: Load, now_s: float) -> None:
-    """Mean load over about the duration of a long answer, and a long prompt as a slowly falling maximum."""
-    span = max(0.0, now_s - s[S_TIME])
-    share = 1.0 - exp(-span / SLOW_S)
-    if s[S_STARTED] <= 0.0:
-        share = 1.0
-        s[S_STARTED] = now_s
-    s[S_RUNNING] += share * (load.running - s[S_RUNNING])
-    s[S_KV] += share * (load.kv - s[S_KV])
-    if not isnan(load.prefilled):
-        s[S_DONE] += load.prefilled
-        if span > 0.0:
-            s[S_RATE] += share * (load.prefilled / span - s[S_RATE])
-    if not isnan(load.generated) and span > 0.0:
-        s[S_OUT] += share * (load.generated / span - s[S_OUT])
-    if load.longest > 0.0:
-        # Up by 99 parts, down by one: settles near the 99th percentile of what arrives.
-        s[S_LONG] *= 1.0 + 0.01 * (0.99 if load.longest > s[S_LONG] else -0.01)
-        s[S_LONG] = max(s[S_LONG], 0.5 * load.longest)
-    s[S_TIME] = now_s
-
-
-def flow_of(s: list[float]) -> Flow:
-    """The mean load of the last seconds with what is learned of the stack."""
-    each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
-    return Flow(s[S_RATE], s[S_OUT], each, s[S_DECODE], s[S_PREFILL])
-
-
 def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float, chunk: float) -> int:
     """LOWEST when a clock and a chunk keep every bound at the mean load, otherwise which one they break."""
     running = load.running + 1.0
@@ -281,12 +120,12 @@ def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float,
         return TBT
     rate = room / mixed
     if to.ttft_s < inf:
-        slack = max(u.slack_ratio * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
+        slack = max(u.slack_ratio * s[S_SLACK] * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
         if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
             return TTFT
         if s[S_RATE] > u.busy_max * rate:
             return WAIT
-    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s * s[S_TRIM]:
+    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s * s[S_TRIM] * s[S_ANSWER]:
         return GAP
     return LOWEST
 
@@ -372,6 +211,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     if s[S_STARTED] > 0.0 and now_s - s[S_UNQUIET] >= 2.0 * u.react_s + span - 1e-9:
         learn(p, u, s, load, now_s, span)
     trim(s, load, to, max(0.0, span))
+    chance(u, s, load)
     follow(s, load, now_s)
     if to.ttft_s < inf:
         remember(s, now_s, load.queued, to.ttft_s)

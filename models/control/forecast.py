@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.control.decide import room_of
+from models.control.learn import room_of
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 

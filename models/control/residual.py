@@ -1,6 +1,6 @@
 """How well the model predicts an engine: time and power of the last window against what was measured.
 
-The controller's own learning (`decide.learn`) keeps its errors to itself; here is the same prediction for eyes outside:
+The controller's own learning (`learn.learn`) keeps its errors to itself; here is the same prediction for eyes outside:
 metrics, drift detection in the stream, and a count of bad windows that a window which says nothing does not clear.
 Power gets a ratio of its own, learned with forgetting: watts carry a board's spread, its firmware and its cooling.
 """
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import isfinite, isnan, log
 from typing import Final
 
-from models.control.decide import BAD_LOG, S_CHUNK, S_DECODE, S_PREFILL, Load, bounded, room_of
 from models.control.equations import Plant, board_w, iteration_s, under_limit
+from models.control.learn import BAD_LOG, bounded, room_of
+from models.control.memory import S_CHUNK, S_DECODE, S_PREFILL, Load
 
 POWER_GAIN: Final = 0.05  # a window's weight: about twenty windows are remembered
 BAD_WINDOWS: Final = 3  # in a row; one that is twice as far off as a bad one counts for two

@@ -7,9 +7,10 @@ forecast's upper bound at default clocks. Called every 5-60 s with everything as
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil, inf, isfinite, nan
+from math import ceil, inf, isfinite, nan, sqrt
 from typing import Final
 
 from models.control import steady
@@ -23,6 +24,7 @@ Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tup
 TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
+LOOSEST: Final = 0.4  # the slack below which late first tokens are no longer answered by more replicas
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
 
@@ -47,6 +49,7 @@ class Packing:
     busy_upper: float = 0.70  # share of time in prefill at default clocks, at the forecast's upper bound
     busy_spare: float = 0.95  # the same with one replica lost, at the present rate (N+1)
     down_after_s: float = 600.0  # a lower number must be wanted for this long
+    up_after_s: float = 600.0  # so must a higher one that only saves energy
     min_warm: int = 2
     z: float = 2.0
     past_weight: float = 1.0
@@ -78,6 +81,7 @@ class Seen:
     total: int
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
+    slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely
     trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
     wall_w: float = nan  # measured since the last step; what the bandit learns from
 
@@ -108,7 +112,7 @@ class ReplicaPlanner:
         self._plant, self._packing, self._wishes, self._node = plant, packing, wishes, node
         self._cheapest, self._top_rate = cheapest, top_rate
         self.forecast = RateForecast(z=packing.z, past_weight=packing.past_weight, error_floor=packing.error_floor)
-        self._lower_since_s: float | None = None
+        self._wanted: deque[tuple[float, int]] = deque()  # when which number was wanted, since the last change
         self._prompt: float | None = None
         self._output: float | None = None
         self._bandit = bandit
@@ -136,7 +140,8 @@ class ReplicaPlanner:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
         capacity = self._capacity(seen)
         prompt = self._prompt or 0.0
-        upper = ahead.upper * prompt / (capacity * self._packing.busy_upper)
+        busy = self._packing.busy_upper * (sqrt(min(1.0, max(LOOSEST, seen.slack))) if isfinite(seen.slack) else 1.0)
+        upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
         return min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
 
@@ -214,7 +219,7 @@ class ReplicaPlanner:
         return inf if gpu_w == inf else self.wall_w(replicas, gpu_w, seen.total) * self._packing.price
 
     def _switch(self, now_s: float, best: int, least: int, watts: float, *, ahead: Forecast, seen: Seen) -> Decision:
-        """Up at once; down when it was wanted for long enough to earn what a start costs."""
+        """Up at once when the load asks for it; for economy, up or down, only what held long enough to earn a start."""
         fields = {
             "rate": ahead.now,
             "expected": ahead.expected,
@@ -224,22 +229,41 @@ class ReplicaPlanner:
             "wall_w": watts,
         }
         load = f"{ahead.now:.1f} requests/s now, up to {ahead.upper:.1f} within {self._node.boot_s / 60:.0f} min"
-        if best >= seen.serving or least >= seen.serving:
-            self._lower_since_s = None
-            want = max(best, least) if best >= seen.serving else least
-            verb = "stay" if want == seen.serving else "serve from now on"
-            return Decision(want, f"{want} replicas {verb}: {load} by {ahead.basis}.", fields)
-        if self._lower_since_s is None:
-            self._lower_since_s = now_s
-        waited = now_s - self._lower_since_s
-        if waited < self._packing.down_after_s:
-            return Decision(
-                seen.serving,
-                f"{best} replicas would do for {load}; kept at {seen.serving} until that has held for "
-                f"{self._packing.down_after_s:.0f} s.",
-                fields,
+        have = seen.serving
+        if least > have or (best > have and not isfinite(self.price(have, ahead.now, seen))):
+            self._wanted.clear()
+            want = max(least, min(best, have + 1)) if best > have else least
+            return Decision(want, f"{want} replicas serve from now on: {load} by {ahead.basis}.", fields)
+        target = self._held(now_s, have, max(best, least))
+        if target == have:
+            kept = (
+                f"{best} replicas would do for {load}; kept at {have} until that has held"
+                if best != have
+                else (f"{have} replicas stay: {load} by {ahead.basis}")
             )
-        return Decision(best, f"{best} replicas are enough: {load} by {ahead.basis}; the others drain.", fields)
+            return Decision(have, f"{kept}.", fields)
+        self._wanted.clear()
+        verb = "are enough" if target < have else "cost less"
+        return Decision(target, f"{target} replicas {verb}: {load} by {ahead.basis}.", fields)
+
+    def _held(self, now_s: float, have: int, want: int) -> int:
+        """The number nearest to `have` that was wanted throughout the last `down_after_s` (up: `up_after_s`)."""
+        self._wanted.append((now_s, want))
+        packing = self._packing
+        longest = max(packing.down_after_s, packing.up_after_s)
+        while len(self._wanted) > 1 and self._wanted[1][0] <= now_s - longest:
+            self._wanted.popleft()
+        highest = self._extreme(now_s, packing.down_after_s, max)
+        if highest is not None and highest < have:
+            return highest
+        lowest = self._extreme(now_s, packing.up_after_s, min)
+        return lowest if lowest is not None and lowest > have else have
+
+    def _extreme(self, now_s: float, span_s: float, pick: Callable[[list[int]], int]) -> int | None:
+        """Highest or lowest wish of the last span; None while the span is not yet covered."""
+        if self._wanted[0][0] > now_s - span_s + 1e-9:
+            return None
+        return pick([n for at, n in self._wanted if at >= now_s - span_s - 1e-9])
 
     def _learn_lengths(self, seen: Seen, span_s: float) -> None:
         share = min(1.0, span_s / 600.0)

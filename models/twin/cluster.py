@@ -1,17 +1,22 @@
 """The simulated cluster: engines, boards, sensors and temperatures of all replicas, moved forward together.
 
 No files and no clock: time passes only in `advance`. Every number that comes from here is simulated, and whoever
-publishes it must say so. All GPUs of a replica run at the clock of the slowest.
+publishes it must say so. All GPUs of a replica run at the clock of the slowest. Faults come as values, and what they do
+is gone when they are.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.twin.board import Boards
-from models.twin.device import GPU_IDLE, HW_SLOWDOWN, HW_THERMAL, SW_POWER_CAP, SW_THERMAL, idle_w
+from models.twin.device import GPU_IDLE, HW_SLOWDOWN, HW_THERMAL, SW_POWER_CAP, SW_THERMAL, full_load_w, idle_w
 from models.twin.engine import Engine
+from models.twin.faults import Fault, Kind, largest
 from models.twin.histograms import SparseHist
 from models.twin.params import TwinParams
 from models.twin.sensor import BoxcarSensor
@@ -21,6 +26,7 @@ from models.twin.workload import Workload
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+FAULTS: Final[tuple[Kind, ...]] = ("burn", "starved", "slow_rank")  # those that a cluster of engines can have
 _STEP_S = 0.25  # longest time over which limits settle and temperatures move at once
 _SAME_S = 1e-9  # times are sums of floats: two stops this close are one
 
@@ -55,12 +61,17 @@ class TwinCluster:
         self._kv_limit = float(params.stack.kv_limit_tokens)
         self._energy_j: Array = np.zeros(gpus)
         self._leaked_j: Array = np.zeros(gpus)
+        self._faults: tuple[Fault, ...] = ()
+        self._burn: Array | None = None  # share of a full load that a foreign process adds; None = nowhere
+        self._burned_j: Array = np.zeros(gpus)
         self.util_ratio: Array = np.zeros(gpus)
 
     def advance(self, dt_s: float, *, sm_lock_mhz: Array, limit_w: Array) -> None:
         """Moves everything dt_s seconds forward. sm_lock_mhz: upper lock per GPU, 0 = none; limit_w: watts per GPU."""
         self._check(dt_s, sm_lock_mhz, limit_w)
         until = self.now_s + dt_s
+        if self._faults:
+            self._suffer()
         busy_before = self.engine.busy_s.copy()
         self._boards.ask(
             self.now_s, sm_lock_mhz=np.array(sm_lock_mhz, dtype=np.float64), limit_w=np.array(limit_w, dtype=np.float64)
@@ -68,6 +79,29 @@ class TwinCluster:
         for stop in self._stops(until):
             self._step_to(stop)
         self.util_ratio = self._per_gpu(np.clip((self.engine.busy_s - busy_before) / dt_s, 0.0, 1.0))
+        if self._burn is not None:
+            self.util_ratio = np.where(self._burn > 0.0, 1.0, self.util_ratio)
+
+    def set_faults(self, faults: Sequence[Fault]) -> None:
+        """The faults from now on, instead of those before; each `advance` looks at them, so one begins with it."""
+        for fault in faults:
+            if fault.kind not in FAULTS:
+                raise ValueError(f"fault {fault.kind} is not one of {', '.join(FAULTS)}, which a cluster can have")
+            if fault.gpus and not 0 <= min(fault.gpus) <= max(fault.gpus) < self.gpus:
+                raise ValueError(f"fault {fault.kind} names GPU {max(fault.gpus)}; the cluster has {self.gpus}")
+        self._faults = tuple(faults)
+        self._suffer()
+
+    def _suffer(self) -> None:
+        """What the faults of this moment do to engines and boards; all GPUs of a replica wait for the slowest."""
+        burn, starved, slow = (
+            largest(self._faults, k, self.now_s, self.gpus) for k in ("burn", "starved", "slow_rank")
+        )
+        shape = (self.replicas, self.gpus_per_replica)
+        self._burn = burn if burn.any() else None
+        passes, factor = starved.reshape(shape).max(axis=1), np.maximum(slow.reshape(shape).max(axis=1), 1.0)
+        self.engine.queues.passes_one_of = np.round(passes).astype(np.int64) if passes.any() else None
+        self.engine.slow = factor if slow.any() else None
 
     def _stops(self, until: float) -> list[float]:
         count = int(np.ceil((until - self.now_s) / _STEP_S - 1e-9))
@@ -81,6 +115,10 @@ class TwinCluster:
         self.engine.run_to(stop)
         self._leaked_j += self._thermal.leak_w() * dt_s
         energy = self._per_gpu(self.engine.energy_j) * self._factor + self._leaked_j
+        if self._burn is not None and dt_s > 0.0:
+            own_w = (energy - (self._energy_j - self._burned_j)) / dt_s
+            self._burned_j += np.maximum(self._burn_w(self._burn) - own_w, 0.0) * dt_s
+        energy += self._burned_j
         if dt_s > 0.0:
             self._thermal.step(dt_s, (energy - self._energy_j) / dt_s)
         self._energy_j = energy
@@ -91,6 +129,11 @@ class TwinCluster:
             self.engine.set_clocks(self._clocks)
         self._hot = hot
         self.now_s = stop
+
+    def _burn_w(self, share: Array) -> Array:
+        """Watts of a GPU that a foreign process keeps busy, as far as clock and limit in force allow."""
+        full_w = self._per_gpu(full_load_w(self._device, self.engine.x)) * self._factor
+        return np.where(share > 0.0, np.minimum(full_w * share, self._boards.limit_w), 0.0)
 
     def _check(self, dt_s: float, sm_lock_mhz: Array, limit_w: Array) -> None:
         if not dt_s > 0.0:
@@ -112,7 +155,8 @@ class TwinCluster:
     @property
     def true_power_w(self) -> Array:
         """What the board draws at this moment."""
-        return self._per_gpu(self.engine.power_w) * self._factor + self._thermal.leak_w()
+        own_w = self._per_gpu(self.engine.power_w) * self._factor + self._thermal.leak_w()
+        return own_w if self._burn is None else np.maximum(own_w, self._burn_w(self._burn))
 
     @property
     def energy_mj(self) -> Array:
@@ -138,6 +182,9 @@ class TwinCluster:
         bits: Ints = np.repeat(load.astype(np.int64), self.gpus_per_replica)
         bits |= np.where(self._thermal.software_slowdown(), SW_THERMAL, 0)
         bits |= np.where(self._thermal.hardware_slowdown(), HW_SLOWDOWN | HW_THERMAL, 0)
+        if self._burn is not None:
+            bits &= ~np.where(self._burn > 0.0, GPU_IDLE, 0)
+            bits |= np.where(self._burn_w(self._burn) >= self._boards.limit_w, SW_POWER_CAP, 0)
         return bits
 
     @property

@@ -53,6 +53,11 @@ def idle_w(curve: DeviceCurve, x: Array) -> Array:
     return curve.idle_w + curve.idle_clock_w * clock_factor(curve, x)
 
 
+def full_load_w(curve: DeviceCurve, x: Array) -> Array:
+    """Watts of a GPU whose every unit is busy at clock x, before any limit: `price` with all shares at 1."""
+    return curve.static_w + curve.memory_w + (curve.clock_w + curve.flop_w) * clock_factor(curve, x)
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What an iteration asks of the device, independent of the clock: computed once, priced at any clock."""

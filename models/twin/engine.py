@@ -1,7 +1,8 @@
 """The serving engine of all replicas in lock step: continuous batching with chunked prefill on simulated iterations.
 
 Each replica has its own time; a pass completes the iteration of every replica whose iteration has ended and plans the
-next. Laws that tests hold it to: requests arrived = finished + running + waiting, and the same for tokens. Admission
+next. Laws that tests hold it to: requests arrived = finished + running + waiting (+ shed by a
+faulty router), and the same for tokens. Admission
 reserves a request's whole KV need (no preemption in this first form); there is no routing between replicas.
 """
 
@@ -92,6 +93,7 @@ class Engine:
         self.power_w: Array = idle_w(stack.device, clocks.x)
         self.energy_j: Array = np.zeros(replicas)
         self.busy_s: Array = np.zeros(replicas)
+        self.slow: Array | None = None  # a fault: each step takes so many times as long; None = none does
         self._begin: Array = np.zeros(replicas)  # of the iteration
         self._since: Array = np.zeros(replicas)  # energy is accounted up to here
         self._end: Array = self.queues.next_arrival_s.copy()
@@ -195,11 +197,19 @@ class Engine:
         load = Load(running, self.kv_tokens[rows], chunk)
         lock = self._clocks.x[rows]
         x, t_s, watts = capped(stack, load, x=lock, cap_w=self._clocks.cap_w[rows])
+        if self.slow is not None:
+            t_s, watts = self._slowed(rows, t_s, watts, x)
         self.x[rows] = np.where(works, x, lock)
         self.capped[rows] = works & (x < lock)
         self.power_w[rows] = np.where(works, watts, idle_w(stack.device, lock))
         self._begin[rows] = now_s
         self._end[rows] = np.where(works, now_s + t_s, queues.next_arrival_s[rows])
+
+    def _slowed(self, rows: Rows, t_s: Array, watts: Array, x: Array) -> tuple[Array, Array]:
+        """The same work over a longer time: what the step spends above idle is spread, waiting costs idle watts."""
+        assert self.slow is not None
+        slow, floor = self.slow[rows], idle_w(self.stack.device, x)
+        return t_s * slow, floor + (watts - floor) / slow
 
     def _admit(self, rows: Rows, room: Array) -> None:
         """Admits from the queue until the chunk is full, within the sequence and KV limits."""

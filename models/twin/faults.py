@@ -27,6 +27,8 @@ Kind = Literal[
     "counter_reset",  # the energy counter starts from 0 at the fault's start
     "limit_ignored",  # a write is accepted and has no effect
     "slow_rank",  # step time times `amount`
+    "burn",  # a foreign process keeps every unit busy: draws `amount` of what clock and limit allow
+    "starved",  # a router that passes one request of `amount` to the GPU's engine, and the others elsewhere
 ]
 PER_GPU_HOUR: Final[dict[Kind, float]] = {
     "gpu_lost": 148 / (16_384 * 54 * 24),
@@ -83,6 +85,16 @@ def factor(faults: Sequence[Fault], kind: Kind, now_s: float, gpus: int) -> Arra
     for fault in faults:
         if fault.kind == kind and fault.active(now_s):
             found[list(fault.gpus)] *= fault.amount
+    return found
+
+
+def largest(faults: Sequence[Fault], kind: Kind, now_s: float, gpus: int) -> Array:
+    """The largest amount of this kind for each GPU; 0 where there is none."""
+    found = np.zeros(gpus)
+    for fault in faults:
+        if fault.kind == kind and fault.active(now_s):
+            rows = list(fault.gpus)
+            found[rows] = np.maximum(found[rows], fault.amount)
     return found
 
 

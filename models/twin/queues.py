@@ -27,6 +27,8 @@ class Queues:
         self.tokens: Array = np.zeros(replicas)  # prompt tokens arrived and not prefilled
         self.head_left: Array = np.zeros(replicas)  # of the request at the head
         self.next_arrival_s: Array = np.full(replicas, np.inf)
+        self.passes_one_of: Ints | None = None  # per replica: a router's fault; None = every request comes here
+        self.shed: Ints = np.zeros(replicas, dtype=np.int64)  # of the arrived, those that went elsewhere
         self._schedule(np.flatnonzero(self._length))
 
     def row(self, replicas: Rows, number: Ints) -> Ints:
@@ -58,8 +60,19 @@ class Queues:
             self.head_left[replicas[empty]] = prompt[empty]
             self.tokens[replicas] += prompt
             self.tail[replicas] += 1
+            if self.passes_one_of is not None:
+                self._shed(replicas[empty], prompt[empty], self.passes_one_of)
             self._schedule(replicas)
             due = self.next_arrival_s[replicas] <= now_s
+
+    def _shed(self, replicas: Rows, prompt: Array, passes_one_of: Ints) -> None:
+        """Lets the newest arrivals of empty queues go elsewhere, but for one of so many; waiting ones stay."""
+        gone = (self.tail[replicas] - 1) % np.maximum(passes_one_of[replicas], 1) != 0
+        rows = replicas[gone]
+        self.tokens[rows] -= prompt[gone]
+        self.head[rows] += 1
+        self.admitted[rows] += 1
+        self.shed[rows] += 1
 
     def pop(self, replicas: Rows) -> tuple[Array, Array, Array]:
         """Takes the prefilled head; gives its arrival, prompt and output tokens. The next one moves up."""

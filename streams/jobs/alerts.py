@@ -14,6 +14,7 @@ import msgspec
 from models.alerts import measure
 from models.alerts.carbon import Budget, factor_at
 from models.alerts.life import Change, Finding
+from models.alerts.recent import Recent
 from models.alerts.rule import KINDS, Rule
 from models.policy.holdout import in_holdout
 from models.policy.strategies import strategy
@@ -21,6 +22,7 @@ from streams.contract.errors import ContractError, SignatureInvalid
 from streams.contract.records import AnomalyVerdict, EngineReading, PowerApplied, PowerDesired, Quality
 from streams.contract.signing import KeyRing
 from streams.contract.topics import ANOMALY, APPLIED, DESIRED, FEATURES, TELEMETRY, Topic
+from streams.errors import StreamsError
 from streams.jobs import alerts_events as events
 from streams.jobs import alerts_rules, alerts_wire
 from streams.jobs.actuation_latency import Group
@@ -29,6 +31,7 @@ from streams.jobs.alerts_record import to_alert
 from streams.jobs.alerts_state import VERSION, PartitionState, Saved
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury, good
+from streams.sinks import private_file
 from streams.transport import FetchTuning
 
 NAME: Final = "alerts"
@@ -52,7 +55,10 @@ class AlertsJob:
             settings.alert_rules_dir, location=settings.location, factor_file=settings.carbon_factors
         )
         self._rules, self._factors = found.rules, list(found.factors)
+        self._factors_ns = self._factors_changed_ns()
         self._by_kind = {kind: [one for one in self._rules.values() if one.kind == kind] for kind in KINDS}
+        windows_s = [rule.number("window_s") for kind in ("power", "efficiency") for rule in self._of(kind)]
+        self._keep_s = max((one for one in windows_s if one != measure.WINDOW_S), default=0.0)
         per_node = [rule.every_s for kind in ("power", "idle", "efficiency") for rule in self._of(kind)]
         self._every_ns = int(max(1.0, min(per_node, default=60.0)) * 1e9) - 500_000_000  # half a sample of slack
         for name, why in sorted(found.silent.items()):
@@ -65,6 +71,7 @@ class AlertsJob:
         self._looked_s, self._since_ns = ctx.monotonic(), ctx.wall_ns()
         self._newest = {"telemetry": 0, "features": 0}
         self._newest_quality: Quality = "measured"
+        self._firing = dict.fromkeys(self._rules, 0)
 
     def _of(self, kind: str) -> list[Rule]:
         return self._by_kind[kind]
@@ -92,6 +99,7 @@ class AlertsJob:
     def revoke(self, partitions: frozenset[int]) -> None:
         for number in partitions & self._parts.keys():
             self._save(number, self._parts.pop(number))
+        self._count()
 
     def stop(self) -> None:
         """Nothing is open besides what revoke has saved."""
@@ -162,6 +170,8 @@ class AlertsJob:
             for engine in seen.engines:
                 for watch in self._watches:
                     watch.add(seen.window_end_ns, self._group(part, engine), engine, seen.quality)
+            if self._keep_s:
+                self._remember(part, seen)
             if abs(seen.window_end_ns - part.judged_ns.get(seen.node, 0)) >= self._every_ns:
                 part.judged_ns[seen.node] = seen.window_end_ns
                 self._judge(part, seen.view())
@@ -197,16 +207,27 @@ class AlertsJob:
 
     def _judge(self, part: PartitionState, node: measure.Node) -> None:
         for rule in self._of("power"):
-            self._take(part, rule, [measure.power(rule, node)])
+            self._take(part, rule, [measure.power(rule, _over(part, rule, node))])
         for rule in self._of("idle"):
             self._take(part, rule, [measure.idle(rule, node)])
-        for engine in node.engines:
-            pool = f"{engine.stack}|{engine.workload}"
-            own = measure.j_per_token(node, engine)
-            if own is not None:
-                part.efficiency[engine.name] = (pool, own, node.ts_ns)
-            for rule in self._of("efficiency"):
-                self._take(part, rule, [measure.efficiency(rule, node, engine, self._peers(pool, node.ts_ns))])
+        for rule in self._of("efficiency"):
+            seen = _over(part, rule, node)
+            for engine in seen.engines:
+                self._take(part, rule, [self._efficiency(part, rule, seen, engine)])
+
+    def _efficiency(self, part: PartitionState, rule: Rule, node: measure.Node, engine: measure.Engine) -> Finding:
+        window_s = rule.number("window_s")
+        pool = f"{engine.stack}|{engine.workload}|{window_s:g}"
+        own = measure.j_per_token(node, engine)
+        if own is not None:
+            part.efficiency[engine.name, window_s] = (pool, own, node.ts_ns)
+        return measure.efficiency(rule, node, engine, self._peers(pool, node.ts_ns))
+
+    def _remember(self, part: PartitionState, seen: alerts_wire.FeaturesUsed) -> None:
+        """Keeps this second for rules with a window of their own."""
+        recent = part.recent.get(seen.node) or part.recent.setdefault(seen.node, Recent(self._keep_s))
+        tokens = {engine.engine: engine.generation_tokens_total for engine in seen.engines}
+        recent.add(seen.view(), seen.features.energy_j_delta or (), tokens)
 
     def _peers(self, pool: str, now_ns: int) -> list[float]:
         """J/token of the engines of a stack, of the last minute, over all partitions of this worker."""
@@ -248,7 +269,23 @@ class AlertsJob:
                 self._save(number, part)
         return ()
 
+    def _reload_factors(self) -> None:
+        """Takes up a factor file that was replaced; a wrong one leaves what was known in force, and says so once."""
+        settings, changed_ns = self._ctx.settings, self._factors_changed_ns()
+        if changed_ns == self._factors_ns or not self._of("carbon"):
+            return
+        self._factors_ns = changed_ns
+        try:
+            self._factors = list(alerts_rules.factors(settings.location, settings.carbon_factors)[0])
+        except StreamsError as error:
+            self._ctx.log.error("%s; going on with the factors known before", error)
+
+    def _factors_changed_ns(self) -> int:
+        path = self._ctx.settings.carbon_factors
+        return 0 if path is None else private_file.changed_ns(path)
+
     def _look(self, now_ns: int) -> None:
+        self._reload_factors()
         first = self._parts[min(self._parts)]  # keeps what is about no single node
         for rule in self._of("silence"):
             self._silence(rule, first, now_ns)
@@ -262,6 +299,15 @@ class AlertsJob:
             for change in part.book.due(self._rules, now_ns):
                 if change.rule in self._rules:
                     self._tell(part, self._rules[change.rule], change)
+        self._count()
+
+    def _count(self) -> None:
+        fires = [entry.rule for part in self._parts.values() for entry in part.book.firing()]
+        self._firing = {rule: fires.count(rule) for rule in self._rules}
+
+    def firing(self) -> dict[str, int]:
+        """How many alerts of each rule fired at the last look, over the partitions of this worker."""
+        return self._firing
 
     def _silence(self, rule: Rule, first: PartitionState, now_ns: int) -> None:
         home = {node: part for part in self._parts.values() for node in part.seen_ns}
@@ -314,6 +360,13 @@ class AlertsJob:
                 window_start_ns=now_ns - int(window_h * 3600e9),
             )
         ]
+
+
+def _over(part: PartitionState, rule: Rule, node: measure.Node) -> measure.Node:
+    """The node's means over the rule's own window; the features' minute is the features' own."""
+    window_s = rule.number("window_s")
+    recent = part.recent.get(node.node)
+    return node if window_s == measure.WINDOW_S or recent is None else recent.view(node, window_s)
 
 
 def _disagreements(rule: Rule, seen: alerts_wire.TelemetryUsed) -> list[Finding]:

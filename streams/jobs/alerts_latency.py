@@ -58,6 +58,7 @@ class LatencyWatch:
         bound = self.strategy.bound(metric).limit_ms(reference)
         over: bool | None = None
         if ours is not None and p99 is not None and bound is not None:
+            bound *= 1.0 + self.rule.number("margin_ratio")
             beside = theirs.samples if theirs is not None and theirs.samples else ours.samples
             over = p99 > bound and guard.exceeds(ours.above(bound), ours.samples, beside)
         return Finding(

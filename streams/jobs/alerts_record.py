@@ -10,6 +10,8 @@ from streams.contract.records import Alert
 def to_alert(cluster: str, rule: Rule, change: Change) -> Alert:
     """The alert with its evidence, the question that shows it, what was done and how to undo it."""
     finding = change.finding
+    # Whoever is woken by it reads the sentence first: it must not take a twin for a machine.
+    said = "SIMULATED: " if finding.quality == "simulated" else ""
     text = render(rule, finding.subject, finding.value, finding.evidence, finding.reason)
     value = {"value": finding.value} if finding.value is not None else {}
     return Alert(
@@ -20,7 +22,7 @@ def to_alert(cluster: str, rule: Rule, change: Change) -> Alert:
         severity=rule.severity,
         state=change.state,
         ts_ns=finding.ts_ns,
-        summary=text if change.state == "firing" else f"resolved ({change.why}): {text}",
+        summary=said + (text if change.state == "firing" else f"resolved ({change.why}): {text}"),
         evidence={**value, **finding.evidence},
         runbook=rule.runbook,
         gpu_uuid=finding.gpu_uuid,

@@ -38,10 +38,10 @@ def load(folder: Path | None = None, *, location: str | None = None, factor_file
         if not folder.is_dir():
             raise StreamsError(f"the alert rule folder {folder} does not exist; make it, or unset EO_ALERT_RULES_DIR")
         found |= {rule.name: rule for rule in map(_rule, sorted(folder.glob("*.toml")))}
-    factors, no_carbon = _factors(location, factor_file)
+    found_factors, no_carbon = factors(location, factor_file)
     silent = {name: why for name, rule in found.items() if (why := _silent(rule, no_carbon))}
     rules = {name: rule for name, rule in found.items() if name not in silent}
-    return RuleBook(rules, silent, factors)
+    return RuleBook(rules, silent, found_factors)
 
 
 def _silent(rule: Rule, no_carbon: str) -> str:
@@ -54,7 +54,7 @@ def _silent(rule: Rule, no_carbon: str) -> str:
     return ""
 
 
-def _factors(location: str | None, path: Path | None) -> tuple[tuple[carbon.Factor, ...], str]:
+def factors(location: str | None, path: Path | None) -> tuple[tuple[carbon.Factor, ...], str]:
     """The location's factors, or why there is no CO2 number. A file that is named must be good: raises StreamsError."""
     if location is None or path is None:
         missing = " and ".join(

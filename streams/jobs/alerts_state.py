@@ -10,6 +10,7 @@ import msgspec
 
 from models.alerts.carbon import Budget
 from models.alerts.life import Book, Open
+from models.alerts.recent import Recent
 
 VERSION: Final = 1
 LARGEST_BYTES: Final = 900_000  # Kafka's default bound on a message is 1 MB
@@ -37,7 +38,9 @@ class PartitionState:
     seen_ns: dict[str, int] = field(default_factory=dict)  # node -> when it was last heard, this machine's wall clock
     simulated: set[str] = field(default_factory=set)
     marks: dict[str, tuple[str, int]] = field(default_factory=dict)  # node -> (boot, seq) of its newest features
-    efficiency: dict[str, tuple[str, float, int]] = field(default_factory=dict)  # engine -> (pool, J/token, when)
+    # (engine, window) -> (pool, J/token, when)
+    efficiency: dict[tuple[str, float], tuple[str, float, int]] = field(default_factory=dict)
+    recent: dict[str, Recent] = field(default_factory=dict)  # node -> its newest seconds, where a rule wants them
     holdout: dict[str, bool] = field(default_factory=dict)  # engine -> what its newest envelope said
     judged_ns: dict[str, int] = field(default_factory=dict)  # node -> window end of its last evaluation
     budget: Budget | None = None
@@ -59,6 +62,7 @@ class PartitionState:
         self.simulated.discard(node)
         self.marks.pop(node, None)
         self.judged_ns.pop(node, None)
+        self.recent.pop(node, None)
 
     def saved(self) -> Saved:
         """The snapshot, cut down to what one message holds: alerts that fire are kept before everything else."""

@@ -6,10 +6,10 @@ All methods are called on one thread, one at a time. A job keeps its state per p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from streams.contract.layout import Layout
 from streams.contract.topics import Topic
@@ -94,4 +94,13 @@ class Job(Protocol):
 
     def stop(self) -> None:
         """Called once at a clean end."""
+        ...
+
+
+@runtime_checkable
+class Firing(Protocol):
+    """A job that judges rules."""
+
+    def firing(self) -> Mapping[str, int]:
+        """How many alerts of each rule in force fire now."""
         ...

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.bench_inputs import workload
-from models.bench.compare import Comparison, Setup, cell, mean_of, report, truth_of
-from models.bench.protocol import ablations, b0, b1, slower, strategy
+from models.bench.compare import Comparison, Setup, by_hour, cell, mean_of, report, truth_of, tuned_rivals
+from models.bench.protocol import ablations, b0, b1, perfect, slower, strategy
+from models.bench.row import week
 from models.bench.run import run
 from tests.bench.control_page import page
 
@@ -56,6 +57,11 @@ def main_part(name: str, args: Namespace) -> Json:
 def rivals_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1)
     return report(found, STRATEGIES[:3], shown="rivals", with_rivals=True, with_reference=(), say=say)
+
+
+def tune_part(name: str, args: Namespace) -> Json:
+    """What `models.bench.rivals.CHOSEN` freezes; tuning days only."""
+    return tuned_rivals(Comparison(setup(name, days=None, seeds=1), say))
 
 
 def kappa_part(name: str, args: Namespace) -> Json:
@@ -119,14 +125,43 @@ def wrong_part(name: str, args: Namespace) -> Json:
     return found
 
 
+def budget_part(name: str, args: Namespace) -> Json:
+    """30 % more replicas under one row's budget, the whole week."""
+    return week(Comparison(setup(name, days=None, seeds=1), say), args.days or 7.0)
+
+
+def hours_part(name: str, args: Namespace) -> Json:
+    """One seed hour by hour: energy, percentiles and replicas of both baselines and ours."""
+    compare = Comparison(setup(name, days=args.days, seeds=1), say)
+    base = compare.base("mid")
+    policies = [b0(), b1(), *(strategy(s, base) for s in STRATEGIES[:3])]
+    return {policy.name: by_hour(compare.outcome(policy, "mid", 0)) for policy in policies}
+
+
+def reference_part(name: str, args: Namespace) -> Json:
+    """Perfect knowledge of the rate, packed more and more densely until an hour leaves its bound."""
+    compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
+    found: Json = {}
+    for strategy_name, steps in (("aggressive", (0.80, 0.88, 0.96, 1.04)), ("balanced", (0.55, 0.65, 0.75, 0.85))):
+        policy = strategy(strategy_name, compare.base("mid"))
+        for busy in steps:
+            best = replace(perfect(policy, busy_upper=busy), name=f"{strategy_name}, packed to {busy:.2f}")
+            found[best.name] = compare.row(lambda _, best=best: best)  # type: ignore[misc]
+    return found
+
+
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "main": (WEEKS, main_part),
+    "tune": (WEEKS, tune_part),
     "rivals": (WEEKS, rivals_part),
     "ablation": (WEEKS, ablation_part),
     "other": (OTHERS, other_part),
     "kappa": (WEEKS, kappa_part),
     "delay": (WEEKS[:1], delay_part),
     "wrong": (WEEKS[1:], wrong_part),
+    "hours": (WEEKS, hours_part),
+    "reference": (WEEKS, reference_part),
+    "budget": (WEEKS[1:], budget_part),
 }
 
 

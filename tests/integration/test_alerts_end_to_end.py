@@ -7,21 +7,16 @@ that checks signatures and by Alertmanager. Windows are short by the rules' own 
 
 from __future__ import annotations
 
-import json
 import re
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
-from standardwebhooks import Webhook
 
 from streams.contract import codec
 from streams.contract.kafka import producer_config
@@ -29,9 +24,10 @@ from streams.contract.records import DeviceColumns, NodeTelemetry, Record
 from streams.contract.topics import topic_of
 from streams.jobs import alerts_rules
 from streams.sinks.receivers import Receiver, Receivers
+from tests.fakes import alert_peers
+from tests.fakes.alert_peers import Listener
 from tests.faults.worker_rig import Worker, until
 from tests.integration.test_actuation import Site
-from tests.peers import require_peer
 from tests.unit.jobs.support import features
 from tests.unit.jobs.test_alerts import FACTORS
 
@@ -60,52 +56,6 @@ def short_rules(folder: Path) -> Path:
     return folder
 
 
-class Listener:
-    """A receiver of webhooks: /hook is ours (signatures checked), /am is what Alertmanager sends on."""
-
-    def __init__(self) -> None:
-        self.secret = ""
-        self.ours: list[tuple[str, str]] = []
-        self.theirs: list[tuple[str, str]] = []
-        self.ids: list[tuple[str, str, str]] = []
-        self.wrong: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"])).decode()
-                try:
-                    outer.take(self.path, body, dict(self.headers.items()))
-                except Exception as error:  # noqa: BLE001  whatever is wrong with a message fails the test at its end
-                    outer.wrong.append(f"{self.path}: {error!r}")
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def take(self, path: str, body: str, headers: dict[str, str]) -> None:
-        if path == "/am":
-            self.theirs += [(a["labels"]["alertname"], a["status"]) for a in json.loads(body)["alerts"]]
-            return
-        value = Webhook(self.secret).verify(body, {name.lower(): text for name, text in headers.items()})
-        self.ours.append((value["data"]["rule"], value["data"]["state"]))
-        self.ids.append((value["data"]["rule"], value["data"]["labels"]["subject"], value["data"]["state"]))
-
-    def seen(self, state: str) -> set[str]:
-        """Kinds that both saw in this state."""
-        ours = {rule for rule, now in self.ours if now == state}
-        return ours & {rule for rule, now in self.theirs if now == state}
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     one = Listener()
@@ -113,39 +63,10 @@ def listener() -> Iterator[Listener]:
     one.close()
 
 
-AM = """
-route: {{receiver: here, group_by: [alertname, subject], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}
-receivers:
-  - name: here
-    webhook_configs: [{{url: "http://127.0.0.1:{port}/am", send_resolved: true}}]
-"""
-
-
 @pytest.fixture
 def alertmanager(listener: Listener, tmp_path: Path) -> Iterator[str]:
-    program = require_peer("prometheus-alertmanager")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    (tmp_path / "am.yml").write_text(AM.format(port=listener.port))
-    command = [program, f"--config.file={tmp_path / 'am.yml'}", f"--storage.path={tmp_path / 'am'}"]
-    with (tmp_path / "am.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--web.listen-address={address}", "--cluster.listen-address="], stdout=log, stderr=log
-        )
-    try:
-        host, port = address.split(":")
-        until(lambda: process.poll() is not None or _answers(host, int(port)), 30, "Alertmanager listening")
-        assert process.poll() is None, (tmp_path / "am.log").read_text()
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _answers(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
+    with alert_peers.alertmanager(listener, tmp_path) as address:
+        yield address
 
 
 class Cluster:

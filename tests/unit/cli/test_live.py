@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 
-from agents.cli import demo_view
+import msgspec
+import pytest
+
+from agents.cli import alert_counts, demo_view
 from agents.cli.live import LiveState
 from streams.contract.codec import encode
 from streams.contract.histogram import bucket
 from streams.contract.records import (
     AckColumns,
+    Alert,
     EngineReading,
     EnvelopeColumns,
     Histogram,
@@ -17,7 +21,7 @@ from streams.contract.records import (
     PowerApplied,
     PowerDesired,
 )
-from streams.contract.topics import APPLIED, DESIRED, FEATURES
+from streams.contract.topics import ALERT, APPLIED, DESIRED, FEATURES
 from tests.unit.jobs.support import features as telemetry
 
 SECOND = 1_000_000_000
@@ -161,3 +165,67 @@ def test_the_demos_line_shows_no_number_of_a_fleet_that_is_silent() -> None:
     old = LiveState()
     old.take(telemetry("n2", 1, ts_ns=now_ns - 60_000_000_000, gpus=4))
     assert "nodes 0/2" in demo_view.line(old, view) and "p99 TBT - vs -" in demo_view.line(old, view)
+
+
+# --- alerts ---
+
+
+def alert(identity: str, state: str, *, cluster: str = "c", severity: str = "warning") -> bytes:
+    return encode(
+        Alert(
+            cluster=cluster, node="n1", alert_id=identity, rule="high_energy", severity=severity, state=state,
+            ts_ns=T0, summary=f"SIMULATED: {identity} is hot", evidence={}, runbook="r", quality="simulated",
+        )  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_alerts_are_counted_by_identity_and_fire_until_they_are_resolved() -> None:
+    state = LiveState()
+    for payload in (
+        alert("a", "firing"), alert("b", "firing"), alert("a", "firing"), alert("a", "resolved"),
+        alert("a", "firing"), alert("z", "resolved"), b"{",
+    ):  # fmt: skip
+        state.fold(ALERT.name, payload)
+    assert list(state.firing) == ["b"], "what is resolved stays so, whatever is told again"
+    assert state.counts == {"alerts": 3, "undecodable": 1}
+
+
+def test_the_memory_of_alerts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.cli.live.KNOWN_ALERTS", 5)
+    state = LiveState()
+    for number in range(50):
+        state.fold(ALERT.name, alert(str(number), "firing"))
+        state.fold(ALERT.name, alert(str(number), "resolved"))
+    assert state.counts["alerts"] == 50 and len(state._alerts) <= 5 and state.firing == {}
+
+
+def test_the_demo_shows_alerts_and_the_webhook_test() -> None:
+    from rich.console import Console
+
+    state = LiveState()
+    state.fold(ALERT.name, alert("a", "firing"))
+    facts = demo_view.Facts(
+        elapsed_s=1.0, nodes=1, gpus=8, broker="b", strategy="balanced", tbt_bound_ratio=1.05, ttft_bound_ratio=1.05,
+        cores_used=None, note="", webhook="webhook test: delivered in 41 ms, signature verified", webhooks=3,
+    )  # fmt: skip
+    assert demo_view.line(state, facts).endswith("alerts 1 firing, 1 in all")
+    console = Console(width=110, record=True)
+    console.print(demo_view.panel(state, facts))
+    shown = console.export_text()
+    assert "alerts 1 firing, 1 in all   webhooks 3 verified   webhook test: delivered in 41 ms" in shown
+    assert "SIMULATED: a is hot" in shown
+
+
+def test_status_counts_what_fires_by_severity_and_says_when_it_cannot() -> None:
+    payloads = [
+        alert("a", "firing"), alert("b", "firing", severity="critical"), alert("b", "resolved"),
+        alert("c", "firing", severity="critical"), alert("d", "firing", cluster="other"), alert("b", "firing"),
+        b"not json", None, msgspec.json.encode({"alert_id": 3}),
+    ]  # fmt: skip
+    found = alert_counts.firing(payloads, "c")
+    assert found == {"warning": 1, "critical": 1}
+    told = {"alerts_firing": 2, "alerts_by_severity": found}
+    assert alert_counts.line(told) == "alerts     2 firing (1 critical, 1 warning); eo alerts list"
+    assert alert_counts.line({"alerts_firing": 0, "alerts_by_severity": {}}) == "alerts     0 firing"
+    unknown = alert_counts.line({"alerts_firing": None, "alerts_problem": "no topic."})
+    assert unknown == "alerts     unknown: no topic."

@@ -53,6 +53,7 @@ class Bench:
     acks_spool: Spool
     signer: signing.Signer
     clock: dict[str, float]
+    twin: TwinCluster
     seq: int = field(default=0)
 
     def run(self, seconds: float) -> None:
@@ -151,7 +152,7 @@ def make_bench(root: Path) -> Bench:
         wall_ns=lambda: T0_NS + int(clock["s"] * 1e9),
     )
     fleet.start()
-    return Bench(layout, fleet, spool, acks_spool, signer, clock)
+    return Bench(layout, fleet, spool, acks_spool, signer, clock, twin)
 
 
 def steady(replicas: int) -> Workload:

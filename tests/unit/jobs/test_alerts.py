@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from streams.contract.topics import ANOMALY, APPLIED, DESIRED, FEATURES, TELEMET
 from streams.errors import StreamsError
 from streams.jobs import alerts_rules
 from streams.jobs.alerts import AlertsJob
-from streams.jobs.base import Outcome
+from streams.jobs.base import Firing, Outcome
 from tests.unit.jobs.support import STACK, T0_NS, Clock, FakePublisher, FakeState, context, features, messages
 
 S = 10**9
@@ -126,7 +127,7 @@ def test_high_energy(bench: Bench) -> None:
     assert bench.alerts() == []
     bench.seconds(120, lambda _: [bench.features(power_w=690.0, device=LIMITS)])
     [alert] = bench.alerts("high_energy")
-    assert alert.summary == "n1 draws 5520 W, 0.99 of the 5600 W that its GPUs may (bound 0.95)"
+    assert alert.summary == "SIMULATED: n1 draws 5520 W, 0.99 of the 5600 W that its GPUs may (bound 0.95)"
     assert (alert.node, alert.state, alert.severity, alert.quality) == ("n1", "firing", "warning", "simulated")
     assert alert.evidence["power_w"] == 5520.0 and alert.threshold == 0.95
     assert alert.started_ns is not None and alert.window_start_ns is not None and alert.window_end_ns is not None
@@ -135,7 +136,20 @@ def test_high_energy(bench: Bench) -> None:
     assert bench.told("high_energy") == ["firing", "resolved"]
     last = bench.alerts("high_energy")[-1]
     assert (last.alert_id, last.started_ns) == (alert.alert_id, alert.started_ns)
-    assert last.summary.startswith("resolved (recovered): n1 draws 4000 W")
+    assert last.summary.startswith("SIMULATED: resolved (recovered): n1 draws 4000 W")
+
+
+def test_what_fires_is_counted_by_rule_for_the_metrics(bench: Bench) -> None:
+    assert isinstance(bench.job, Firing)
+    assert bench.job.firing()["high_energy"] == 0, "a rule in force that does not fire is a known zero"
+    bench.seconds(120, lambda _: [bench.features(n, power_w=690.0, device=LIMITS) for n in ("n1", "n2")])
+    assert bench.job.firing()["high_energy"] == 2
+    bench.seconds(
+        120, lambda _: [bench.features(n, power_w=w, device=LIMITS) for n, w in (("n1", 500.0), ("n2", 690.0))]
+    )
+    assert bench.job.firing()["high_energy"] == 1
+    bench.job.revoke(frozenset({0}))
+    assert set(bench.job.firing().values()) == {0}, "whoever has the partition now counts"
 
 
 def test_high_energy_is_silent_where_limits_or_power_are_unknown(bench: Bench) -> None:
@@ -169,7 +183,7 @@ def test_low_efficiency_needs_peers(bench: Bench) -> None:
 def test_idle_leak_names_the_node_and_counts_its_gpus(bench: Bench) -> None:
     bench.seconds(330, lambda _: [bench.features(waste_w=80.0)])
     [alert] = bench.alerts("idle_leak")
-    assert alert.summary == "8 GPUs of n1 do nothing and burn 640 W above deep idle (bound 60 W each)"
+    assert alert.summary == "SIMULATED: 8 GPUs of n1 do nothing and burn 640 W above deep idle (bound 60 W each)"
     bench.seconds(330, lambda _: [bench.features(waste_w=0.0)])
     assert bench.told("idle_leak") == ["firing", "resolved"]
 
@@ -382,7 +396,96 @@ def test_what_was_applied_is_no_alert(bench: Bench) -> None:
     assert bench.alerts() == []
 
 
+def test_a_replaced_factor_file_is_taken_up_and_a_wrong_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "factors.toml"
+    bench = carbon(tmp_path, location="FR", carbon_factors=path)
+
+    def second(_: int) -> Sequence[Record]:
+        return [bench.features(energy_j_delta=100.0)]  # 0.01 g a second at 50 g/kWh
+
+    bench.seconds(30, second)
+    path.write_text("[[")
+    bench.seconds(5, second)
+    assert caplog.text.count("going on with the factors known before") == 1
+    path.write_text(FACTORS.replace("50.0", "2000.0"))  # 0.44 g a second
+    bench.seconds(40, second)
+    assert bench.told("carbon_budget") == ["firing"]
+    path.unlink()
+    bench.seconds(5, second)
+    assert caplog.text.count("going on with the factors known before") == 2
+
+
+# --- windows of a rule's own ---
+
+
+def own_window(tmp_path: Path, name: str, **values: object) -> Bench:
+    """The shipped rule with a window of ten seconds and two looks."""
+    text = (ROOT / f"streams/jobs/alert_rules/{name}.toml").read_text()
+    for key, value in {"k": 2, "n": 2, "every_s": 2.0, **values}.items():
+        text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+    (tmp_path / "rules").mkdir(exist_ok=True)
+    (tmp_path / "rules" / f"{name}.toml").write_text(text + "window_s = 10\n")
+    return Bench(tmp_path, alert_rules_dir=tmp_path / "rules")
+
+
+def test_power_over_ten_seconds_is_made_of_joules_and_needs_a_full_window(tmp_path: Path) -> None:
+    bench = own_window(tmp_path, "high_energy")
+
+    def drawing(watts: float | None) -> Callable[[int], Sequence[Record]]:
+        # The minute's mean says 500 W all the time: only the joules know.
+        return lambda _: [bench.features(power_w=500.0, device=LIMITS, energy_j_delta=watts)]
+
+    bench.seconds(9, drawing(690.0))
+    assert bench.alerts("high_energy") == [], "nine seconds are no window of ten"
+    bench.seconds(6, drawing(690.0))
+    [alert] = bench.alerts("high_energy")
+    assert alert.evidence["power_w"] == pytest.approx(5520.0)
+    assert alert.window_end_ns is not None and alert.window_start_ns is not None
+    bench.seconds(6, drawing(None))
+    assert bench.told("high_energy") == ["firing"], "unknown joules end nothing"
+    bench.seconds(16, drawing(500.0))
+    assert bench.told("high_energy") == ["firing", "resolved"]
+
+
+def test_joules_per_token_over_ten_seconds(tmp_path: Path) -> None:
+    bench = own_window(tmp_path, "low_efficiency")
+    made = {f"n{i}": 0 for i in range(4)}
+
+    def second(starved: bool) -> Sequence[Record]:
+        out: list[Record] = []
+        for i, node in enumerate(made):
+            made[node] += 10 if starved and i == 3 else 100
+            record = bench.features(node, j_per_token_60s=2.0, energy_j_delta=400.0)
+            engines = tuple(msgspec.structs.replace(one, generation_tokens_total=made[node]) for one in record.engines)
+            out.append(msgspec.structs.replace(record, engines=engines))
+        return out
+
+    bench.seconds(20, lambda _: second(False))
+    assert bench.alerts() == []
+    bench.seconds(14, lambda _: second(True))
+    assert {one.labels["engine"] for one in bench.alerts("low_efficiency")} == {"n3-e0", "n3-e1"}
+    first = bench.alerts("low_efficiency")[0]
+    assert first.evidence["stack_median_j_per_token"] == pytest.approx(16.0)
+    bench.seconds(16, lambda _: second(False))
+    assert bench.told("low_efficiency") == ["firing"] * 2 + ["resolved"] * 2
+
+
 # --- latency ---
+
+
+def test_a_margin_lets_what_is_hardly_over_the_bound_pass(tmp_path: Path) -> None:
+    text = (ROOT / "streams/jobs/alert_rules/performance_degradation.toml").read_text()
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "performance_degradation.toml").write_text(text + "margin_ratio = 0.5\n")
+    bench = Bench(tmp_path, alert_rules_dir=tmp_path / "rules")
+    bench.feed(held(bench, n1_e0=False, n1_e1=True))
+    bench.seconds(90, slow(bench, 45.0))  # 1.5 times the hold-out, 1.43 times the bound
+    assert bench.alerts() == []
+    bench.seconds(90, slow(bench, 60.0))
+    alert = next(one for one in bench.alerts("performance_degradation") if one.labels["metric"] == "tbt")
+    assert alert.evidence["bound_ms"] == pytest.approx(1.5 * 1.05 * (alert.evidence["holdout_p99_ms"] or 0))
 
 
 def held(bench: Bench, *, signer: Signer | None = None, **flags: bool) -> PowerDesired:

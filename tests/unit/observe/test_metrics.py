@@ -59,7 +59,7 @@ def test_the_names_that_users_of_dcgm_kepler_and_prometheus_know() -> None:
     counts |= {"eo_engine_requests_running", "eo_engine_requests_waiting", "eo_node_sensor_value", "eo_worker_info"}
     counts |= {"eo_cluster_gpus", "eo_cluster_gpus_power_unknown", "eo_gateway_stream_clients"}
     counts |= {"eo_engine_chunk_tokens", "eo_engine_control_state"}
-    assert odd == counts | {"eo_worker_dead_letters", "eo_worker_outstanding"}
+    assert odd == counts | {"eo_worker_dead_letters", "eo_worker_outstanding", "eo_alerts_firing"}
 
 
 def test_series_of_eight_gpus_are_bounded_whatever_the_node_has() -> None:

@@ -287,3 +287,17 @@ def test_the_runtime_reaches_its_failpoints(tmp_path: Path) -> None:
         assert [failpoints.count(name) for name in names] == [1, 1, 1]
     finally:
         failpoints.arm("")
+
+
+def test_a_job_that_judges_rules_has_its_counts_in_the_metrics(tmp_path: Path) -> None:
+    class Judge(Recorder):
+        def firing(self) -> dict[str, int]:
+            return {"hot": 2, "slow": 0}
+
+    metrics = WorkerMetrics("alerts")
+    Runtime(Judge(), context(tmp_path), progress=Progress(), metrics=metrics).tick()
+    values = {rule: metrics.registry.get_sample_value("eo_alerts_firing", {"rule": rule}) for rule in ("hot", "slow")}
+    assert values == {"hot": 2.0, "slow": 0.0}
+    plain = WorkerMetrics("features")
+    Runtime(Recorder(), context(tmp_path), progress=Progress(), metrics=plain).tick()
+    assert plain.registry.get_sample_value("eo_alerts_firing", {"rule": "hot"}) is None

@@ -126,6 +126,7 @@ def test_identity_depends_on_everything_that_makes_it_another_alert() -> None:
         ({"runbook": None}, "rule hot: runbook is None; write one sentence or name"),
         ({"options": {"colour": 1}}, "rule hot: 'colour' is no option of kind power; known: relative_to_limit"),
         ({"options": {"relative_to_limit": "x"}}, "option relative_to_limit is 'x'; write a number >= 0"),
+        ({"options": {"window_s": 1}}, "rule hot: window_s is 1; samples come each second, write >= 2"),
         ({"options": 3}, "rule hot: options is 3; write a table [options]"),
         ({"summary": "{subject.__class__}"}, "may hold {name} or {name:.1f} only"),
         ({"summary": "{"}, "may hold {name} or {name:.1f} only"),

@@ -14,7 +14,7 @@ from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
 from models.bench.run import quantile
 from models.control import equations
-from models.control.decide import S_SIZE, Tuning, begin
+from models.control.memory import S_SIZE, Tuning, begin
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4 as STACK
 from models.twin.engine import Clocks, Engine

@@ -7,8 +7,9 @@ from math import inf, nan
 import pytest
 
 from models.control import decide as core
-from models.control.decide import Bounds, Load, Tuning
+from models.control import learn, memory
 from models.control.equations import iteration_s, prefill_fit
+from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
 from models.control.steady import Flow, cheapest, steady
@@ -23,16 +24,16 @@ class Engine:
 
     def __init__(self, tune: Tuning = TUNE) -> None:
         self.tune, self.now = tune, 10.0
-        self.memory = [0.0] * core.S_SIZE
-        core.begin(self.memory, PLANT, 2_000.0)
+        self.memory = [0.0] * memory.S_SIZE
+        memory.begin(self.memory, PLANT, 2_000.0)
 
     def step(
         self, *, queued: float = 0.0, running: float = 10.0, to: Bounds = FREE, factor: float = 1.0, **other: float
     ) -> int:
         self.now += 0.1
         kv = running * 1_700.0
-        x, chunk = self.memory[core.S_X], self.memory[core.S_CHUNK]
-        room = core.room_of(PLANT, chunk, running)
+        x, chunk = self.memory[memory.S_X], self.memory[memory.S_CHUNK]
+        room = learn.room_of(PLANT, chunk, running)
         mixed = iteration_s(PLANT, x, running, kv, room) * factor
         decode = iteration_s(PLANT, x, running, kv, 0.0) * factor
         mean = decode / (1.0 - 200.0 / room / 0.1 * (mixed - decode))  # 200 tokens prefilled in a tenth of a second
@@ -46,18 +47,18 @@ class Engine:
     def settle(self, steps: int = 400, **how: float) -> float:
         for _ in range(steps):
             self.step(**how)  # type: ignore[arg-type]
-        return self.memory[core.S_X]
+        return self.memory[memory.S_X]
 
 
 def test_a_backlog_raises_the_clock_to_what_its_deadline_needs_and_no_higher() -> None:
     calm = Engine()
     low = calm.settle()
     calm.step(queued=12_500.0)
-    some = calm.memory[core.S_X]
+    some = calm.memory[memory.S_X]
     other = Engine()
     other.settle()
     other.step(queued=14_500.0)
-    assert low < some < other.memory[core.S_X] <= 1.0
+    assert low < some < other.memory[memory.S_X] <= 1.0
 
 
 def test_a_burst_is_cleared_at_full_speed_although_its_deadline_would_allow_less() -> None:
@@ -65,7 +66,7 @@ def test_a_burst_is_cleared_at_full_speed_although_its_deadline_would_allow_less
     for engine in (patient, eager):
         engine.settle()
         engine.step(queued=9_000.0)
-    assert patient.memory[core.S_X] < 0.95 < eager.memory[core.S_X]  # the power limit allows no more
+    assert patient.memory[memory.S_X] < 0.95 < eager.memory[memory.S_X]  # the power limit allows no more
 
 
 def test_tokens_that_have_waited_are_due_sooner() -> None:
@@ -90,13 +91,13 @@ def test_backlog_that_default_clocks_cannot_serve_in_time_releases() -> None:
     engine = Engine()
     engine.settle()
     assert engine.step(queued=40_000.0) == core.WAIT
-    assert engine.memory[core.S_X] == 1.0
+    assert engine.memory[memory.S_X] == 1.0
 
 
 def test_chunk_shrinks_with_the_clock_so_that_its_iteration_keeps_the_gap() -> None:
     for x in (0.6, 0.8, 1.0):
         chunk = core.chunk_at(PLANT, TUNE, x, 10.0, 17_000.0, 0.045)
-        assert iteration_s(PLANT, x, 10.0, 17_000.0, core.room_of(PLANT, chunk, 10.0)) <= 0.045 * 1.001
+        assert iteration_s(PLANT, x, 10.0, 17_000.0, learn.room_of(PLANT, chunk, 10.0)) <= 0.045 * 1.001
     assert core.chunk_at(PLANT, TUNE, 0.6, 10.0, 17_000.0, 0.045) < core.chunk_at(
         PLANT, TUNE, 1.0, 10.0, 17_000.0, 0.045
     )
@@ -106,7 +107,7 @@ def test_chunk_shrinks_with_the_clock_so_that_its_iteration_keeps_the_gap() -> N
 def test_without_a_chunk_knob_the_engine_keeps_its_own() -> None:
     engine = Engine(TUNE._replace(chunk_min=0.0, chunk_max=0.0))
     engine.settle()
-    assert engine.memory[core.S_CHUNK] == PLANT.chunk_tokens
+    assert engine.memory[memory.S_CHUNK] == PLANT.chunk_tokens
 
 
 def test_a_gap_bound_costs_clock() -> None:
@@ -115,42 +116,42 @@ def test_a_gap_bound_costs_clock() -> None:
     tight = FREE._replace(gap_s=0.0245)
     for _ in range(600):
         bound.step(to=tight)
-    assert bound.memory[core.S_X] > low or bound.memory[core.S_CHUNK] < free.memory[core.S_CHUNK]
+    assert bound.memory[memory.S_X] > low or bound.memory[memory.S_CHUNK] < free.memory[memory.S_CHUNK]
 
 
 def test_measured_gaps_above_target_tighten_the_plan() -> None:
     engine = Engine()
     for _ in range(1_000):
         engine.step(to=FREE._replace(gap_s=0.02), mean_s=0.024)
-    assert engine.memory[core.S_TRIM] == core.TRIM_MIN
+    assert engine.memory[memory.S_TRIM] == learn.TRIM_MIN
 
 
 def test_a_model_that_stops_predicting_gives_default_clocks_within_two_seconds_and_is_learned_anew() -> None:
     engine = Engine()
     engine.settle()
-    assert engine.memory[core.S_X] < 0.8
+    assert engine.memory[memory.S_X] < 0.8
     steps = 0
     while engine.step(factor=1.6) != core.DRIFT:
         steps += 1
         assert steps < 20
-    assert engine.memory[core.S_X] == 1.0
+    assert engine.memory[memory.S_X] == 1.0
     assert all(engine.step(factor=1.6) == core.DRIFT for _ in range(45))
     later = [engine.step(factor=1.6) for _ in range(300)]
     assert core.DRIFT not in later[60:]
-    assert engine.memory[core.S_PREFILL] == pytest.approx(1.6, rel=0.01)
+    assert engine.memory[memory.S_PREFILL] == pytest.approx(1.6, rel=0.01)
 
 
 def test_a_model_that_predicts_never_recalibrates() -> None:
     engine = Engine()
     assert all(engine.step() != core.DRIFT for _ in range(600))
-    assert engine.memory[core.S_PREFILL] == pytest.approx(1.0, abs=0.02)
-    assert engine.memory[core.S_DECODE] == pytest.approx(1.0, abs=0.02)
+    assert engine.memory[memory.S_PREFILL] == pytest.approx(1.0, abs=0.02)
+    assert engine.memory[memory.S_DECODE] == pytest.approx(1.0, abs=0.02)
 
 
 def test_one_ratio_moves_both() -> None:
     engine = Engine(TUNE._replace(learns=2.0))
     engine.settle(factor=1.1)
-    assert engine.memory[core.S_DECODE] == engine.memory[core.S_PREFILL] > 1.03
+    assert engine.memory[memory.S_DECODE] == engine.memory[memory.S_PREFILL] > 1.03
 
 
 def test_steady_load_obeys_little_and_more_load_means_more_of_everything() -> None:
@@ -166,3 +167,40 @@ def test_cheapest_keeps_the_bounds_and_says_when_none_can() -> None:
     assert found.mixed_s <= 0.05 and found.gap_s <= 0.03 and watts == found.gpu_w
     assert cheapest(PLANT, flow, 0.01, 0.03, 0.9, 0.6, 128.0, 512.0)[2] == inf
     assert cheapest(PLANT, flow, 0.09, 1.0, 0.9, 0.6, 128.0, 512.0)[2] <= watts
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.03])
+def test_the_share_of_late_first_tokens_settles_at_one_in_a_hundred(slope: float) -> None:
+    """Whatever a slack costs in lateness, counting finds the slack at which one in a hundred is late."""
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    late = total = 0.0
+    for k in range(6_000):
+        share = slope * row[memory.S_SLACK]
+        learn.chance(TUNE, row, quiet._replace(firsts=2.0, late=2.0 * share))
+        if k >= 3_000:
+            late, total = late + 2.0 * share, total + 2.0
+    assert late / total == pytest.approx(learn.LATE_SHARE, rel=0.05)
+
+
+def test_unknown_counts_leave_the_slack_alone_and_no_count_leaves_its_range() -> None:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    learn.chance(TUNE, row, quiet)
+    assert row[memory.S_SLACK] == row[memory.S_ANSWER] == 1.0
+    for firsts, late in ((1e6, 0.0), (1e6, 1e6)):
+        learn.chance(TUNE, row, quiet._replace(firsts=firsts, late=late, answers=firsts, long=late))
+        assert learn.SLACK_MIN <= row[memory.S_SLACK] <= learn.SLACK_MAX
+        assert learn.ANSWER_MIN <= row[memory.S_ANSWER] <= learn.ANSWER_MAX
+
+
+def test_less_slack_means_a_higher_clock() -> None:
+    tight = FREE._replace(ttft_s=0.35)
+    shaped = {slack: Engine() for slack in (0.3, 3.0)}
+    for slack, engine in shaped.items():
+        engine.memory[memory.S_SLACK], engine.memory[memory.S_LONG] = slack, 4_600.0
+        for _ in range(400):
+            engine.step(to=tight)
+    assert shaped[0.3].memory[memory.S_X] > shaped[3.0].memory[memory.S_X]

@@ -7,11 +7,12 @@ from math import inf, nan
 
 import pytest
 
-from models.control import decide as core
+from models.control import memory as core
 from models.control.controller import ClockBounds, EngineState, LocalController, Observed, Targets
-from models.control.decide import Load, Tuning
 from models.control.equations import iteration_s
 from models.control.guard import GUARD_S, MissGuard
+from models.control.learn import learn
+from models.control.memory import Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4 as STACK
 from models.control.residual import Residual, predict
@@ -69,7 +70,7 @@ def test_the_guard_remembers_an_hour_in_bounded_memory_and_outlives_a_clock_that
 
 
 def test_a_window_that_came_as_predicted_teaches_nothing() -> None:
-    """Holds this prediction to the one inside `decide.learn`, which nobody can ask."""
+    """Holds this prediction to the one inside `learn.learn`, which nobody can ask."""
     memory = _memory()
     memory[core.S_DECODE], memory[core.S_PREFILL] = 1.2, 1.1
     load = LOAD
@@ -77,7 +78,7 @@ def test_a_window_that_came_as_predicted_teaches_nothing() -> None:
         seen = predict(PLANT, memory, load, 0.5)
         assert seen is not None
         load = load._replace(mean_s=seen.gap_s, tail_s=nan)
-    core.learn(PLANT, Tuning(), memory, load, 10.0, 0.5)
+    learn(PLANT, Tuning(), memory, load, 10.0, 0.5)
     assert (memory[core.S_DECODE], memory[core.S_PREFILL]) == pytest.approx((1.2, 1.1), abs=1e-9)
     residual = Residual()
     again = predict(PLANT, memory, load, 0.5)

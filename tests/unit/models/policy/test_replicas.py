@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import nan, pi, sin
+from math import inf, nan, pi, sin
 
 import pytest
 
@@ -44,6 +44,38 @@ def test_goes_up_at_once_and_down_only_after_it_held() -> None:
     assert "serve from now on" in up.reason
     held = [planner.step(2_060.0 + 60 * k, 60.0, replace(low, rate=20.0, serving=up.replicas)) for k in range(6)]
     assert {d.replicas for d in held[:5]} == {up.replicas}
+
+
+def test_a_replica_that_only_saves_energy_starts_after_it_was_cheaper_for_long() -> None:
+    planner = _planner(Packing(up_after_s=600.0, down_after_s=600.0))
+    planner.least = lambda ahead, seen: 4  # type: ignore[method-assign]
+    cheapest = {"n": 6}
+    planner._best = lambda least, rate, seen: (cheapest["n"], 1.0)  # type: ignore[method-assign]
+    planner.price = lambda replicas, rate, seen: 1.0  # type: ignore[method-assign]
+    seen, wants = replace(SEEN, serving=4), []
+    for k in range(1, 12):
+        wants.append(planner.step(60.0 * k, 60.0, seen).replicas)
+    assert wants == [4] * 10 + [6]
+    for k in range(12, 40):
+        cheapest["n"] = 4 if k % 5 == 0 else 8  # never wanted for ten minutes on end
+        assert planner.step(60.0 * k, 60.0, replace(seen, serving=6)).replicas == 6
+
+
+def test_goes_up_at_once_where_the_bounds_cannot_be_kept() -> None:
+    planner = _planner()
+    planner.least = lambda ahead, seen: 4  # type: ignore[method-assign]
+    planner._best = lambda least, rate, seen: (7, 1.0)  # type: ignore[method-assign]
+    planner.price = lambda replicas, rate, seen: inf if replicas < 6 else 1.0  # type: ignore[method-assign]
+    assert planner.step(60.0, 60.0, replace(SEEN, serving=4)).replicas == 5  # one at a time
+    assert planner.step(120.0, 60.0, replace(SEEN, serving=6)).replicas == 6
+
+
+def test_late_first_tokens_loosen_the_packing_and_unknown_ones_do_not() -> None:
+    planner = _planner(Packing(busy_upper=0.5))
+    _settled(planner, SEEN, minutes=3)
+    ahead = planner.forecast.ahead(200.0, 480.0)
+    loose, usual, unknown = (planner.least(ahead, replace(SEEN, slack=slack)) for slack in (0.4, 3.0, nan))
+    assert loose > usual == unknown == planner.least(ahead, SEEN)
 
 
 def test_one_lost_replica_leaves_enough_for_the_present_rate() -> None:

@@ -10,6 +10,7 @@ import pytest
 from models.control.profiles import LLAMA_70B_H100X4
 from models.twin.cluster import TwinCluster
 from models.twin.device import GPU_IDLE, HW_SLOWDOWN, SW_POWER_CAP, SW_THERMAL
+from models.twin.faults import Fault
 from models.twin.params import ThermalParams, TwinParams, variant
 from models.twin.workload import Workload
 from tests.unit.models.twin.streams import poisson, stream
@@ -145,3 +146,67 @@ def test_variants_agree_at_full_clock_and_differ_below() -> None:
 def test_default_stack_is_the_controllers_profile() -> None:
     assert TwinParams().stack is LLAMA_70B_H100X4
     assert variant() == TwinParams()
+
+
+# --- faults ---
+
+
+def test_a_foreign_process_draws_what_limit_and_clock_leave_and_is_gone_with_the_fault() -> None:
+    twin, other = _cluster(), _cluster()
+    _advance(twin, 5.0)
+    _advance(other, 5.0)
+    twin.set_faults([Fault("burn", twin.now_s, twin.now_s + 10.0, tuple(range(4)))])
+    _advance(twin, 10.0)
+    assert twin.power_w[:4] == pytest.approx(np.full(4, 700.0), abs=1.0)
+    assert (twin.util_ratio[:4] == 1.0).all() and not np.any(twin.throttle[:4] & GPU_IDLE)
+    assert np.all(twin.throttle[:4] & SW_POWER_CAP)
+    spent = twin.energy_mj.copy()
+    _advance(other, 10.0)
+    assert spent[4:] == pytest.approx(other.energy_mj[4:]), "the other GPUs are as without the fault"
+    assert (spent[:4] > other.energy_mj[:4]).all()
+    before = other.energy_mj.copy()
+    _advance(twin, 10.0)
+    _advance(other, 10.0)
+    assert twin.energy_mj - spent == pytest.approx(other.energy_mj - before), "as before again"
+
+
+def test_a_lower_clock_bounds_the_foreign_process_too() -> None:
+    twin = _cluster()
+    twin.set_faults([Fault("burn", 0.0, 60.0, (0, 1, 2, 3))])
+    _advance(twin, 10.0, lock=1200.0)
+    assert twin.power_w[:4].min() > 400.0 and twin.power_w[:4].max() < 650.0
+
+
+def test_a_router_that_passes_few_requests_starves_the_engine_and_counts_them() -> None:
+    twin = _cluster()
+    _advance(twin, 10.0)
+    made, arrived = twin.generation_tokens_total.copy(), twin.arrived_total.copy()
+    twin.set_faults([Fault("starved", twin.now_s, twin.now_s + 40.0, (0, 1, 2, 3), 10.0)])
+    _advance(twin, 40.0)
+    rates = (twin.generation_tokens_total - made) / 40.0
+    assert rates[0] < 0.3 * rates[1:].min()
+    shed = twin.engine.queues.shed
+    assert shed[0] == pytest.approx(0.9 * (twin.arrived_total - arrived)[0], rel=0.1) and (shed[1:] == 0).all()
+    _advance(twin, 20.0)
+    assert np.array_equal(twin.engine.queues.shed, shed)
+    assert np.array_equal(twin.arrived_total, twin.requests_total + twin.running + twin.waiting + shed)
+
+
+def test_a_slow_link_stretches_every_step_of_its_engine() -> None:
+    twin = _cluster()
+    _advance(twin, 10.0)
+    for replica in range(4):
+        twin.take_histograms(replica)
+    twin.set_faults([Fault("slow_rank", twin.now_s, twin.now_s + 30.0, (2,), 3.0)])
+    _advance(twin, 30.0)
+    gaps = [(sum_ms := tbt.sum_ms) / sum(tbt.count) for _, tbt, _ in map(twin.take_histograms, range(4))]
+    assert sum_ms > 0 and gaps[0] > 2.5 * max(gaps[1:]), "one slow GPU holds up the four of its engine"
+    assert twin.power_w[:4].max() < twin.power_w[4:].min()
+
+
+def test_a_cluster_refuses_faults_that_it_cannot_have() -> None:
+    twin = _cluster()
+    with pytest.raises(ValueError, match="fault thermal is not one of burn, starved, slow_rank"):
+        twin.set_faults([Fault("thermal", 0.0, 1.0, (0,), 2.0)])
+    with pytest.raises(ValueError, match="fault burn names GPU 16; the cluster has 16"):
+        twin.set_faults([Fault("burn", 0.0, 1.0, (16,))])

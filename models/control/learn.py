@@ -1,0 +1,161 @@
+"""What the local controller learns of an engine while it runs: load, two ratios, how often bounds were missed.
+
+Floats only: the bench compiles this source. It judges predictions and never chooses a clock.
+"""
+
+from __future__ import annotations
+
+from math import exp, isfinite, isnan, log
+from typing import Final
+
+from models.control.equations import Plant, iteration_s, under_limit
+from models.control.memory import (
+    S_ANSWER,
+    S_BAD,
+    S_CHUNK,
+    S_DECODE,
+    S_DONE,
+    S_GAP_COUNT,
+    S_GAP_SUM,
+    S_KV,
+    S_LONG,
+    S_OUT,
+    S_PREFILL,
+    S_RATE,
+    S_RECALIBRATE,
+    S_RUNNING,
+    S_SLACK,
+    S_STARTED,
+    S_TIME,
+    S_TRIM,
+    S_WATT,
+    Bounds,
+    Load,
+    Tuning,
+)
+from models.control.steady import Flow
+
+RATIO_MIN: Final = 0.5
+RATIO_MAX: Final = 2.0
+SLOW_S: Final = 20.0  # a long answer takes about this long
+BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
+RECALIBRATE_S: Final = 5.0
+TRIM_MIN: Final = 0.75
+TRIM_MAX: Final = 1.25
+TRIM_S: Final = 60.0
+LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
+SLACK_MIN: Final = 0.2
+SLACK_MAX: Final = 3.0
+ANSWER_MIN: Final = 0.85
+ANSWER_MAX: Final = 1.15
+
+
+def bounded(ratio: float) -> float:
+    return min(RATIO_MAX, max(RATIO_MIN, ratio))
+
+
+def room_of(p: Plant, chunk: float, running: float) -> float:
+    """Prompt tokens that fit one iteration beside the running sequences."""
+    return max(chunk - running, p.min_prefill_tokens)
+
+
+def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s: float) -> None:
+    """Compares the last window with the model: two ratios, and whether the model still predicts."""
+    if u.learns <= 0.0 or load.running <= 0.0 or isnan(load.prefilled) or span_s <= 0.0:
+        return
+    room = room_of(p, s[S_CHUNK], load.running)
+    _, mixed, watts = under_limit(p, load.x, load.running, load.kv, room, p.limit_w)
+    decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
+    fast = now_s < s[S_RECALIBRATE]
+    gain = 0.5 if fast else u.gain
+    error = 0.0
+    # A window with part of a chunk in it says nothing: its mixed iteration may be of any length.
+    clear = load.prefilled <= 0.0 or load.prefilled >= 2.0 * room
+    if clear and isfinite(load.mean_s) and load.mean_s > 0.0:
+        share = min(1.0, load.prefilled / room * load.mean_s / span_s)
+        a, b = (1.0 - share) * decode, share * mixed
+        miss = load.mean_s - s[S_DECODE] * a - s[S_PREFILL] * b
+        error = log(load.mean_s / (s[S_DECODE] * a + s[S_PREFILL] * b))
+        step = gain * miss / (a * a + b * b)
+        s[S_DECODE] = bounded(s[S_DECODE] + step * a)
+        s[S_PREFILL] = bounded(s[S_PREFILL] + step * b)
+    if isfinite(load.tail_s) and load.tail_s > 0.0:
+        # Nothing is longer than a full mixed iteration: more is an error in any window, less only in a full one.
+        miss = load.tail_s / mixed - s[S_PREFILL]
+        if miss > BAD_LOG * s[S_PREFILL]:
+            error = max(error, log(load.tail_s / mixed / s[S_PREFILL]))
+        if miss > 0.0:
+            s[S_PREFILL] = bounded(s[S_PREFILL] + gain * miss)
+        elif load.prefilled >= 2.0 * room:
+            s[S_PREFILL] = bounded(s[S_PREFILL] + (gain if fast else u.gain_down) * miss)
+    if u.learns >= 2.0:
+        s[S_DECODE] = s[S_PREFILL] = 0.5 * (s[S_DECODE] + s[S_PREFILL])
+    judge(s, error, now_s, fast)
+    if isfinite(load.watts) and load.watts > 0.0 and watts > 0.0:
+        s[S_WATT] += 0.02 * (min(2.0, load.watts / watts) - s[S_WATT])
+
+
+def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
+    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew."""
+    if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
+        s[S_BAD] = 0.0
+        return
+    if abs(error) <= BAD_LOG:
+        s[S_BAD] = 0.0
+        return
+    s[S_BAD] += 1.0
+    if s[S_BAD] >= 3.0:
+        s[S_BAD] = 0.0
+        s[S_RECALIBRATE] = now_s + RECALIBRATE_S
+
+
+def trim(s: list[float], load: Load, to: Bounds, span_s: float) -> None:
+    """Integrates the mean gap's distance from its target: boosts and bursts are not in the steady prediction."""
+    if not to.gap_s < 1e6 or isnan(load.mean_s) or isnan(load.generated):
+        return
+    keep = exp(-span_s / TRIM_S)
+    s[S_GAP_SUM] = keep * s[S_GAP_SUM] + load.generated * load.mean_s
+    s[S_GAP_COUNT] = keep * s[S_GAP_COUNT] + load.generated
+    error = 1.0 - s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / to.gap_s
+    s[S_TRIM] = min(TRIM_MAX, max(TRIM_MIN, s[S_TRIM] + span_s / TRIM_S * min(0.5, max(-0.5, error))))
+
+
+def follow(s: list[float], load: Load, now_s: float) -> None:
+    """Mean load over about the duration of a long answer, and a long prompt as a slowly falling maximum."""
+    span = max(0.0, now_s - s[S_TIME])
+    share = 1.0 - exp(-span / SLOW_S)
+    if s[S_STARTED] <= 0.0:
+        share = 1.0
+        s[S_STARTED] = now_s
+    s[S_RUNNING] += share * (load.running - s[S_RUNNING])
+    s[S_KV] += share * (load.kv - s[S_KV])
+    if not isnan(load.prefilled):
+        s[S_DONE] += load.prefilled
+        if span > 0.0:
+            s[S_RATE] += share * (load.prefilled / span - s[S_RATE])
+    if not isnan(load.generated) and span > 0.0:
+        s[S_OUT] += share * (load.generated / span - s[S_OUT])
+    if load.longest > 0.0:
+        # Up by 99 parts, down by one: settles near the 99th percentile of what arrives.
+        s[S_LONG] *= 1.0 + 0.01 * (0.99 if load.longest > s[S_LONG] else -0.01)
+        s[S_LONG] = max(s[S_LONG], 0.5 * load.longest)
+    s[S_TIME] = now_s
+
+
+def flow_of(s: list[float]) -> Flow:
+    """The mean load of the last seconds with what is learned of the stack."""
+    each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
+    return Flow(s[S_RATE], s[S_OUT], each, s[S_DECODE], s[S_PREFILL])
+
+
+def chance(u: Tuning, s: list[float], load: Load) -> None:
+    """A bound on one in a hundred is kept by counting: each that is late takes room away, each in time gives some back.
+
+    The share of late ones settles at LATE_SHARE wherever the factor is inside its range.
+    """
+    if load.firsts > 0.0:
+        change = exp(u.late_gain * (LATE_SHARE * load.firsts - load.late))
+        s[S_SLACK] = min(SLACK_MAX, max(SLACK_MIN, s[S_SLACK] * change))
+    if load.answers > 0.0:
+        change = exp(u.long_gain * (LATE_SHARE * load.answers - load.long))
+        s[S_ANSWER] = min(ANSWER_MAX, max(ANSWER_MIN, s[S_ANSWER] * change))
