@@ -79,7 +79,7 @@ def test_drift_gives_default_clocks_an_event_and_an_alert_within_two_seconds(ben
     assert isinstance(publisher, FakePublisher)
     [alert] = publisher.of(Alert)
     assert (alert.rule, alert.node, alert.state, alert.severity) == ("model_drift", "sim-001", "firing", "warning")
-    assert alert.summary.startswith(f"sim-001: model drift: the model does not predict {engine}")
+    assert alert.summary.startswith(f"SIMULATED: sim-001: model drift: the model does not predict {engine}")
     assert (alert.ts_ns - begun_ns) / 1e9 <= 2.0 and alert.quality == "simulated"
     # What is left of the two seconds is the fetch: the job waits half a second for a batch at most.
     assert (alert.ts_ns - begun_ns) / 1e9 + AlertsJob.fetch.max_wait_ms / 1e3 <= 2.5
