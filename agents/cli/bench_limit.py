@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agents.cli.base import DONE, FAILED, USAGE, EoError
 
 if TYPE_CHECKING:
-    from models.policy.training import Rules
+    from models.control.training import Rules
     from models.policy.trial_run import SweepTable
     from models.twin.recordings import Recorded
 
@@ -207,8 +207,8 @@ def shorter(found: Sequence[Case], *, bound: float, run_steps: int) -> dict[str,
 
 def left_out(found: Sequence[Case], *, bound: float) -> list[dict[str, Any]]:
     """Each device searched with what all sweeps but its own say of where to look, in the shorter runs."""
-    from models.policy.promise import learn
-    from models.policy.training import Rules
+    from models.control.promise import learn
+    from models.control.training import Rules
 
     devices = sorted({case.device for case in found if case.knob == LIMIT})
     rows = []

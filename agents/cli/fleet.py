@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=8, help="GPUs per node, a multiple of 4 (default 8)")
     parser.add_argument("--seed", type=int, default=1, help="seed of load, sensors and silicon spread (default 1)")
     parser.add_argument(
+        "--training", type=whole(0, 100_000), default=0, help="nodes that train instead of serving (default 0)"
+    )
+    parser.add_argument(
         "--thin", type=number(0, 1, above=True), default=None, help="share of the recorded trace that one engine takes"
     )
 
@@ -28,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.gpus % 4 or args.gpus < 4 or args.nodes < 1:
         raise EoError(f"{args.nodes} nodes with {args.gpus} GPUs cannot be simulated; engines span 4 GPUs each", USAGE)
+    if not 0 <= args.training < args.nodes:
+        raise EoError(f"--training is {args.training} of {args.nodes} nodes; give 0 to {args.nodes - 1}", USAGE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     layout = Layout.from_env()
     if not layout.keyring.exists():
@@ -35,7 +40,13 @@ def run(args: argparse.Namespace) -> int:
             f"{layout.keyring} does not exist, so no command could be verified; make it with `eo config keys`"
         )
     plan = FleetPlan(
-        os.environ.get("EO_CLUSTER") or "default", args.nodes, args.gpus, args.seed, metrics=_metrics(), thin=args.thin
+        os.environ.get("EO_CLUSTER") or "default",
+        args.nodes,
+        args.gpus,
+        args.seed,
+        metrics=_metrics(),
+        thin=args.thin,
+        training=args.training,
     )
     try:
         main(layout, plan, bootstrap=resolve_bootstrap(layout))

@@ -17,6 +17,7 @@ from agents.capper.core import Capper
 from agents.capper.settings import CapperSettings
 from agents.fleet.bank import Bank
 from agents.fleet.registers import Registers
+from agents.fleet.training import TrainingJobs
 from agents.node.agent import NodeAgent
 from agents.node.control_loop import ControlLoop
 from agents.node.publisher import EventPublisher
@@ -43,6 +44,11 @@ class SimulatedNode:
     capper: Capper
     slot: int
 
+    @property
+    def controlled(self) -> bool:
+        """Whether anything is granted: only then is an arrival worth a round out of turn."""
+        return self.agent.control is not None and self.agent.control.live is not None
+
 
 class Fleet:
     """All nodes, moved together. `start` restores what an earlier fleet left set; `close` restores everything."""
@@ -62,7 +68,8 @@ class Fleet:
         """One slot: the twin moves, a tenth of the nodes sample, a fifth control, half tick their leases."""
         self._bank.advance(dt_s)
         slot, half = self._slot, self._slot % (SLOTS // 2)
-        for node in self.nodes:
+        joined = self._bank.joined()
+        for index, node in enumerate(self.nodes):
             speaks = node.agent.node not in self.silent
             if speaks and node.slot == slot:
                 node.agent.sample(wall_ns)
@@ -70,6 +77,8 @@ class Fleet:
                 node.capper.tick()
             if speaks and node.slot % (SLOTS // 2) == half:
                 node.agent.control_step(mono_s)
+            elif speaks and index in joined and node.controlled:
+                node.agent.control_step(mono_s, only=joined[index])  # the twin gives word of arrivals
         self._slot = (slot + 1) % SLOTS
 
     def command(self, node: SimulatedNode, raw: bytes, received_ns: int) -> PowerApplied | None:
@@ -123,10 +132,14 @@ def build(
     wall_ns: Callable[[], int],
     settings: CapperSettings | None = None,
     tracing: NodeTracing | None = None,
+    training: TrainingJobs | None = None,
 ) -> Fleet:
-    """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware."""
+    """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware.
+
+    `training`: jobs of the nodes that train instead of serving.
+    """
     settings = settings or CapperSettings(opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0)
-    bank = Bank(registers, twin, gpus_per_engine=GPUS_PER_ENGINE)
+    bank = Bank(registers, twin, gpus_per_engine=GPUS_PER_ENGINE, training=training)
     nodes = []
     for index, name in enumerate(registers.nodes):
         rows = {uuid: registers.rows[uuid] for uuid in registers.node_uuids(index)}

@@ -16,6 +16,7 @@ from agents.fleet import registers as fleet_registers
 from agents.fleet.fault_desk import FaultDesk
 from agents.fleet.fleet import GPUS_PER_ENGINE, SLOT_S, Fleet, build
 from agents.fleet.trace import recorded_workload
+from agents.fleet.training import TrainingJobs
 from agents.node import exporter
 from agents.node.commands import CommandReader, ConsumerPort
 from agents.node.producer import ProducerPort, RebuildingProducer
@@ -44,6 +45,7 @@ class FleetPlan:
     nodes: int
     gpus: int
     seed: int = 1
+    training: int = 0  # nodes, the last ones, that train instead of serving
     thin: float | None = None  # share of the recorded trace that one engine takes; None = the model's default
     metrics: tuple[str, int] | None = ("127.0.0.1", 0)  # host and port (0 = any free one); None = none served
 
@@ -57,7 +59,8 @@ class FleetProcess:
             layout.fleet, cluster=plan.cluster, nodes=plan.nodes, gpus_per_node=plan.gpus
         )
         replicas = plan.nodes * plan.gpus // GPUS_PER_ENGINE
-        workload = recorded_workload(replicas=replicas, seed=plan.seed, thin=plan.thin)
+        serving = (plan.nodes - plan.training) * plan.gpus // GPUS_PER_ENGINE
+        workload = recorded_workload(replicas=serving, seed=plan.seed, thin=plan.thin)
         twin = TwinCluster(
             replicas=replicas, gpus_per_replica=GPUS_PER_ENGINE, workload=workload, params=TwinParams(), seed=plan.seed
         )
@@ -82,6 +85,7 @@ class FleetProcess:
             monotonic=time.monotonic,
             wall_ns=time.time_ns,
             tracing=self.tracing,
+            training=TrainingJobs(self.registers, range(plan.nodes - plan.training, plan.nodes), seed=plan.seed),
         )
         self.faults = FaultDesk(self.fleet, twin, layout.fleet)
         handlers = {node.agent.node: partial(self.fleet.command, node) for node in self.fleet.nodes}

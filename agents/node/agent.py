@@ -19,7 +19,7 @@ from agents.node.control_loop import ControlLoop
 from agents.node.errors import SourceError
 from agents.node.publisher import EventPublisher
 from agents.node.sources import sound
-from agents.node.sources.base import Reading, Source
+from agents.node.sources.base import EngineFeed, Reading, Source
 from agents.node.sources.engines.gpus import with_uuids
 from agents.node.spool import Spool
 from streams.contract import codec
@@ -63,6 +63,7 @@ class NodeAgent:
             raise ValueError(f"node {node!r}: a control loop needs a place for its acknowledgements (events)")
         self.cluster, self.node, self.control = cluster, node, control
         self._sources, self._spool, self._events, self._key = tuple(sources), spool, events, node.encode()
+        self._feeds = [source for source in self._sources if isinstance(source, EngineFeed)]
         self.tracing = tracing
         self._failing: dict[str, str] = {}
         self._missing: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -106,7 +107,7 @@ class NodeAgent:
             capability=merge.union([r.capability for r in readings]) if readings else (),
             gpu=gpu,
             host=merge.host(readings),
-            engines=with_uuids(merge.engines(readings), gpu),
+            engines=self._with_control(with_uuids(merge.engines(readings), gpu)),
             spool_depth=self._spool.depth + 1,
             lost_total=self._spool.lost_total,
             domains=merge.domains(readings),
@@ -119,6 +120,13 @@ class NodeAgent:
             return gpu
         locks = tuple(map(self.control.locks.get, gpu.uuid))
         return msgspec.structs.replace(gpu, sm_lock_mhz=locks)
+
+    def _with_control(self, engines: tuple[EngineReading, ...]) -> tuple[EngineReading, ...]:
+        """Adds what the control loop has learned of each engine."""
+        if self.control is None:
+            return engines
+        told = ((engine, self.control.report(engine.engine)) for engine in engines)
+        return tuple(e if r is None else msgspec.structs.replace(e, control=r) for e, r in told)
 
     def _read(self, source: Source, now_ns: int) -> Reading | None:
         try:
@@ -171,11 +179,22 @@ class NodeAgent:
         self.flush_acks()
         return ack
 
-    def control_step(self, now_mono_s: float) -> None:
-        """One round of the control loop on the newest sample."""
+    def control_step(self, now_mono_s: float, *, only: frozenset[str] | None = None) -> None:
+        """One round of the control loop on the newest sample and on what its engines have said since.
+
+        `only`: engines that a request has just joined; a round out of turn for these alone.
+        """
         if self.control is not None:
-            self.control.step(now_mono_s, self.last)
+            self.control.step(now_mono_s, self.last, self._fresh(only), only=only)
             self.flush_acks()
+
+    def _fresh(self, only: frozenset[str] | None) -> tuple[EngineReading, ...]:
+        """Between two records: in the record itself they would be half a second older on average."""
+        if self.last is None or self.control is None or self.control.live is None:
+            return ()  # where nothing is granted the record is soon enough to learn from
+        now_ns = self.control.wall_ns()
+        found = [engine for feed in self._feeds for engine in feed.engines_now(now_ns, only)]
+        return with_uuids(tuple(found), self.last.gpu)
 
     def flush_acks(self) -> None:
         """Spools what the control loop has to report."""

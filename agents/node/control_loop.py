@@ -11,46 +11,47 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from agents.node import refusal
+from agents.node import drift_ack, refusal
 from agents.node.capper_client import CapperPort
-from agents.node.engine_signal import Columns, Window, state_of
+from agents.node.engine_drive import STALE_S, ControllerPort, Drive, ServingDrive, Situation
+from agents.node.engine_signal import Columns
 from agents.node.envelope import GRANTED, NO_TARGETS, LiveEnvelope, granted
 from agents.node.errors import CapperSilent, CapperUnavailable
+from agents.node.misses import SLO, Slo
 from models.control.profiles import profile_for
-from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
-from streams.contract import codec
+from streams.contract import codec, records
 from streams.contract.failpoints import hit
 from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied, PowerDesired
 from streams.observe.notes import SpanNote
 
 log = logging.getLogger(__name__)
-STALE_S: Final = 2.0  # an engine silent for longer is released: its latency is unknown
+TRAINING: Final = "training"  # kind of an engine that serves nobody
 STEP_MHZ: Final = 15  # grid of SM clocks on data-centre GPUs
+MOST_GONE: Final = 64  # engines that are remembered though they left
+DRIFT_AGAIN_S: Final = 60.0  # one engine's drift is told once a minute, however often it recalibrates
 _DROPPING: Final = frozenset({"expiry", "restore"})
 _YIELDING: Final = frozenset({"foreign_change", "not_actuatable"})
 Clocks = dict[str, int | None]
+ChunkRange = tuple[int, int]
 
 
-class ControllerPort(Protocol):
-    """What the loop needs of models.control.controller.LocalController."""
+class ChunkPort(Protocol):
+    """Where an engine takes its chunk size while it runs. No engine that this product reads does; the twin's do."""
 
-    def step(
-        self,
-        now_s: float,
-        state: EngineState | None,
-        *,
-        targets: Targets,
-        bounds: ClockBounds,
-        throttle: int,
-        observed: Observed | None,
-    ) -> Decision: ...
+    def chunk_range(self, engine: str) -> ChunkRange | None:
+        """Smallest and largest size; None = it takes none, and the controller plans without that lever."""
+        ...
+
+    def set_chunk(self, engine: str, tokens: int | None) -> None:
+        """Sets a size; None = the engine's own."""
+        ...
 
 
-def local_controller(stack: str) -> ControllerPort:
-    """The controller of a serving stack; one without a known profile only ever releases."""
+def local_controller(stack: str, chunk_range: ChunkRange | None = None) -> ControllerPort:
+    """The controller of a serving stack; one without a known profile never goes below 95 % of the default clock."""
     from models.control.controller import LocalController
 
-    return LocalController(profile_for(stack))
+    return LocalController(profile_for(stack), chunk_range=chunk_range)
 
 
 class ControlLoop:
@@ -59,28 +60,42 @@ class ControlLoop:
     Args:
         node: its name.
         capper: where grants and clocks go.
-        controllers: serving stack -> a new controller.
+        controllers: (serving stack, chunk sizes that its engine takes) -> a new controller.
         cluster: for acknowledgements that the loop must write itself because no capper answers.
         monotonic: seconds; the clock of leases.
         wall_ns: for time stamps only.
         step_mhz: grid of clock locks.
+        slo: what no request should exceed; the hour's misses are counted against it.
+        chunks: where chunk sizes go; None = no engine of this node takes one.
+        training_slowdown: how much longer a step of a training job may take than at default clocks.
+        training_steps: engine -> length of its run in steps, where it is known.
     """
 
     def __init__(
         self,
         node: str,
         capper: CapperPort,
-        controllers: Callable[[str], ControllerPort] = local_controller,
+        controllers: Callable[[str, ChunkRange | None], ControllerPort] = local_controller,
         *,
         cluster: str = "default",
         monotonic: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
         step_mhz: int = STEP_MHZ,
+        slo: Slo = SLO,
+        chunks: ChunkPort | None = None,
+        training_slowdown: float = 0.05,
+        training_steps: Mapping[str, int] | None = None,
     ) -> None:
         self.node, self.cluster = node, cluster
         self._capper, self._make, self._step_mhz = capper, controllers, step_mhz
-        self._monotonic, self._wall_ns = monotonic, wall_ns
-        self._controllers: dict[str, tuple[str, ControllerPort, Window]] = {}
+        self._monotonic, self.wall_ns = monotonic, wall_ns
+        self._slo, self._chunks = slo, chunks
+        self._slowdown, self._run_steps = training_slowdown, dict(training_steps or {})
+        self._drives: dict[str, tuple[str, Drive]] = {}
+        self._chosen: Clocks = {}  # engine -> the clock of its last decision
+        self._chunked: dict[str, int] = {}  # engine -> chunk size that we set
+        self._drifted: dict[str, tuple[str, tuple[str, ...]]] = {}  # engine -> why and on which GPUs, not told yet
+        self._drift_told_s: dict[str, float] = {}
         self._acks: list[PowerApplied] = []
         self._yielded: set[str] = set()
         self._refused: set[tuple[str, int | None]] = set()
@@ -114,7 +129,7 @@ class ControlLoop:
             self._lost(error)
             silent = isinstance(error, CapperSilent)
             ack = refusal.of(
-                raw, str(error), node=self.node, cluster=self.cluster, now_ns=self._wall_ns(), silent=silent
+                raw, str(error), node=self.node, cluster=self.cluster, now_ns=self.wall_ns(), silent=silent
             )
         hit("agent.cmd_after_verify")
         self._acks.append(ack)
@@ -136,22 +151,41 @@ class ControlLoop:
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
-    def step(self, now_mono_s: float, telemetry: NodeTelemetry | None) -> None:
-        """One round: the capper's events, the lease's end, then each engine's clock. Call it every 0.5 s."""
+    def step(
+        self,
+        now_mono_s: float,
+        telemetry: NodeTelemetry | None,
+        fresh: Sequence[EngineReading] = (),
+        *,
+        only: frozenset[str] | None = None,
+    ) -> None:
+        """One round: the capper's events, the lease's end, then each engine's clock. Call it every 0.5 s.
+
+        Args:
+            now_mono_s: the clock of leases.
+            telemetry: the newest record.
+            fresh: engines that have said something since; they count instead of the record's.
+            only: decide for these engines, a round out of turn; the others keep what they have.
+        """
         try:
             self._hear()
             if self.live is not None and now_mono_s >= self.live.expires_s:
                 self.live = None
-            if self.live is None:
-                self._apply({})
-            elif telemetry is not None:
-                self._apply(self._wanted(self.live, telemetry, now_mono_s))
+            wanted = {} if telemetry is None else self._wanted(telemetry, fresh, now_mono_s, only=only)
+            if self.live is None or telemetry is not None:
+                self._apply(wanted)
+            self._tell_drift(now_mono_s, telemetry)
         except CapperUnavailable as error:
             self._lost(error)
         else:
             if self._unavailable:
                 self._unavailable = False
                 log.warning("the capper answers again")
+
+    def report(self, engine: str) -> records.EngineControl | None:
+        """What is learned of an engine and how well it is predicted; None for one that was never seen."""
+        held = self._drives.get(engine)
+        return None if held is None else held[1].report()
 
     def acks(self) -> list[PowerApplied]:
         """Everything that must be published, each once, in order."""
@@ -183,45 +217,99 @@ class ControlLoop:
         if self.live is not None and (event.epoch, event.seq) >= (self.live.epoch, self.live.seq):
             self.live = self.live.without(event.gpu.uuid)
 
-    def _wanted(self, live: LiveEnvelope, telemetry: NodeTelemetry, now_s: float) -> Clocks:
+    def _wanted(
+        self,
+        telemetry: NodeTelemetry,
+        fresh: Sequence[EngineReading],
+        now_s: float,
+        *,
+        only: frozenset[str] | None,
+    ) -> Clocks:
         if self._telemetry is None or self._telemetry[0] is not telemetry:
             self._telemetry = (telemetry, Columns(telemetry), now_s)
         _, columns, seen_s = self._telemetry
+        wall_ns = self.wall_ns() if fresh else 0
+        aged = {e.engine: (e, (telemetry.ts_ns - e.ts_ns) / 1e9 + now_s - seen_s) for e in telemetry.engines}
+        aged |= {e.engine: (e, (wall_ns - e.ts_ns) / 1e9) for e in fresh}
         wanted: Clocks = {}
-        for engine in telemetry.engines:
-            age_s = (telemetry.ts_ns - engine.ts_ns) / 1e9 + now_s - seen_s
-            mhz = self._engine_clock(live, engine, columns, age_s=age_s, now_s=now_s)
+        for engine, age_s in aged.values():
+            if only is None or engine.engine in only or engine.engine not in self._chosen:
+                self._chosen[engine.engine] = self._engine_clock(engine, columns, age_s=age_s, now_s=now_s)
+            mhz = self._chosen[engine.engine]
             for uuid in engine.gpu_uuid:
                 wanted[uuid] = _faster(wanted[uuid], mhz) if uuid in wanted else mhz
+        self._forget(aged)
+        live = self.live
+        if live is None:
+            return {}
         return {uuid: mhz for uuid, mhz in wanted.items() if uuid in live.ranges and uuid not in self._yielded}
 
-    def _engine_clock(
-        self, live: LiveEnvelope, engine: EngineReading, columns: Columns, *, age_s: float, now_s: float
-    ) -> int | None:
-        rows = columns.rows(engine.gpu_uuid)
-        bounds = live.bounds(engine.gpu_uuid, default_mhz=columns.sm_max_mhz(rows), step_mhz=self._step_mhz)
-        if bounds is None or self._yielded.intersection(engine.gpu_uuid):
-            self.reasons[engine.engine] = "not every GPU of the engine is granted"
-            return None
-        controller, window = self._controller(engine)
-        decision = controller.step(
-            now_s,
-            state_of(engine, age_s),
-            targets=live.targets.get(engine.engine, NO_TARGETS),
-            bounds=bounds,
-            throttle=columns.throttle(rows),
-            observed=window.observe(engine, columns, rows),
-        )
-        self.reasons[engine.engine] = decision.reason
-        if decision.sm_mhz is None or age_s > STALE_S:
-            return None
-        return min(max(decision.sm_mhz, bounds.min_mhz), bounds.max_mhz)
+    def _engine_clock(self, engine: EngineReading, columns: Columns, *, age_s: float, now_s: float) -> int | None:
+        rows, live, name = columns.rows(engine.gpu_uuid), self.live, engine.engine
+        bounds = None
+        if live is not None and not self._yielded.intersection(engine.gpu_uuid):
+            bounds = live.bounds(engine.gpu_uuid, default_mhz=columns.sm_max_mhz(rows), step_mhz=self._step_mhz)
+        targets = NO_TARGETS if live is None else live.targets.get(name, NO_TARGETS)
+        drive = self._drive(engine, now_s)
+        decision = drive.decide(now_s, Situation(engine, columns, rows, age_s, bounds, targets, self._step_mhz))
+        self.reasons[name] = decision.reason
+        if drive.drift is not None:
+            self._drifted[name] = (drive.drift, engine.gpu_uuid)
+        released = bounds is None or decision.sm_mhz is None or age_s > STALE_S
+        self._take_chunk(name, None if bounds is None or age_s > STALE_S else decision.chunk_tokens)
+        return None if released or bounds is None else min(max(decision.sm_mhz or 0, bounds.min_mhz), bounds.max_mhz)
 
-    def _controller(self, engine: EngineReading) -> tuple[ControllerPort, Window]:
-        held = self._controllers.get(engine.engine)
+    def _drive(self, engine: EngineReading, now_s: float) -> Drive:
+        held = self._drives.get(engine.engine)
         if held is None or held[0] != engine.stack:
-            held = self._controllers[engine.engine] = (engine.stack, self._make(engine.stack), Window())
-        return held[1], held[2]
+            held = self._drives[engine.engine] = (engine.stack, self._new_drive(engine, now_s))
+        return held[1]
+
+    def _new_drive(self, engine: EngineReading, now_s: float) -> Drive:
+        if engine.kind == TRAINING:
+            from agents.node.training_drive import TrainingDrive  # most nodes train nothing
+
+            return TrainingDrive(bound=self._slowdown, run_steps=self._run_steps.get(engine.engine))
+        takes = None if self._chunks is None else self._chunks.chunk_range(engine.engine)
+        return ServingDrive(self._make(engine.stack, takes), now_s=now_s, slo=self._slo)
+
+    def _take_chunk(self, engine: str, tokens: int | None) -> None:
+        if self._chunks is not None and self._chunked.get(engine) != tokens:
+            self._chunks.set_chunk(engine, tokens)
+            if tokens is None:
+                del self._chunked[engine]
+            else:
+                self._chunked[engine] = tokens
+
+    def _forget(self, present: Mapping[str, object]) -> None:
+        """Lets engines go that are not there: names that change with each start must not fill the memory."""
+        for name in self._chosen.keys() - present.keys():
+            del self._chosen[name]
+            self._take_chunk(name, None)
+        if len(self._drives) > 2 * len(present) + MOST_GONE:
+            self._drives = {name: held for name, held in self._drives.items() if name in present}
+            self.reasons = {name: why for name, why in self.reasons.items() if name in present}
+
+    def _tell_drift(self, now_s: float, telemetry: NodeTelemetry | None) -> None:
+        """After the clocks went back: says so once, unasked."""
+        for name, (reason, uuids) in self._drifted.items():
+            if now_s - self._drift_told_s.get(name, -DRIFT_AGAIN_S) < DRIFT_AGAIN_S:
+                continue
+            self._drift_told_s[name] = now_s
+            log.warning("%s", reason)
+            self._acks.append(
+                drift_ack.of(
+                    reason,
+                    uuids,
+                    node=self.node,
+                    cluster=self.cluster,
+                    now_ns=self.wall_ns(),
+                    locks=self.locks,
+                    live=self.live,
+                    telemetry=telemetry,
+                )
+            )
+        self._drifted.clear()
 
     # --- clocks ------------------------------------------------------------------------------------------------
 
@@ -247,6 +335,8 @@ class ControlLoop:
     def release(self) -> None:
         """Gives every lock back now, as at the end of a lease."""
         self.live = None
+        for name in list(self._chunked):
+            self._take_chunk(name, None)
         try:
             self._apply({})
         except CapperUnavailable as error:

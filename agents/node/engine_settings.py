@@ -1,7 +1,7 @@
 """The engines that a node serves: one table each in the agent's TOML, or a line of text in its environment.
 
 [[node.engine]]
-kind = "vllm"                                  # vllm, triton, tensorrt-llm, sglang, tgi, onnxruntime
+kind = "vllm"                                  # vllm, triton, tensorrt-llm, sglang, tgi, onnxruntime, training
 url = "http://127.0.0.1:8000/metrics"
 gpus = [0, 1]                                  # indices on this node, or UUIDs; without them no clock is touched
 name = "chat-0"                                # the rest may be left out
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from agents.node.errors import SettingsError
 
-KINDS: Final = ("vllm", "triton", "tensorrt-llm", "sglang", "tgi", "onnxruntime")
+KINDS: Final = ("vllm", "triton", "tensorrt-llm", "sglang", "tgi", "onnxruntime", "training")
 MOST_ENGINES: Final = 64  # each is one thread of the agent
 
 
@@ -35,9 +35,11 @@ class EngineSettings:
     name: str = ""
     stack: str = ""
     workload: str = ""
+    steps: str = ""  # of a training job: length of the run
 
     def __str__(self) -> str:
         rest = {"gpus": ",".join(self.gpus), "name": self.name, "stack": self.stack, "workload": self.workload}
+        rest["steps"] = self.steps
         return " ".join([self.kind, self.url, *(f"{key}={value}" for key, value in rest.items() if value)])
 
 
@@ -87,6 +89,8 @@ def _one(row: object, where: str) -> EngineSettings:
             raise SettingsError(f"{where} sets {key!r}, which is nothing of an engine; {hint}")
     gpus = row.get("gpus", ())
     texts = {key: row.get(key, "") for key in _NAMES if key != "gpus"}
+    if type(texts["steps"]) is int:
+        texts["steps"] = str(texts["steps"])
     for key, text in texts.items():
         if not isinstance(text, str):
             raise SettingsError(f"{where} sets {key} to {text!r}, which is not a text")
@@ -101,9 +105,16 @@ def _checked(engine: EngineSettings, where: str) -> EngineSettings:
         near = difflib.get_close_matches(kind, KINDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KINDS)}"
         raise SettingsError(f"{where} is of kind {engine.kind!r}, which is not known; {hint}")
+    if engine.steps and not engine.name:
+        raise SettingsError(f"{where} sets steps and no name; give the job a name, unique in the cluster")
+    if engine.steps and (kind != "training" or not engine.steps.isdecimal() or not 1 <= int(engine.steps) <= 10**12):
+        raise SettingsError(
+            f"{where} sets steps to {engine.steps!r}; it is the length of a training job's run, a whole number from 1"
+        )
     try:
         parts = urlsplit(engine.url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = usable or (kind == "training" and parts.scheme == "file" and parts.path.startswith("/"))
     except ValueError:
         usable = False
     if not usable:

@@ -13,7 +13,7 @@ class Columns:
     """The GPU columns of one telemetry record, looked up by UUID once."""
 
     def __init__(self, telemetry: NodeTelemetry) -> None:
-        self._gpu = telemetry.gpu
+        self._gpu, self.ts_ns = telemetry.gpu, telemetry.ts_ns
         uuids = () if self._gpu is None else self._gpu.uuid
         self._row = {uuid: row for row, uuid in enumerate(uuids)}
 
@@ -44,6 +44,13 @@ class Columns:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
+    def energy_j(self, rows: Sequence[int]) -> float | None:
+        """Energy counters of all of the GPUs, summed; None when any is unknown."""
+        column = None if self._gpu is None else self._gpu.energy_mj
+        values = [] if column is None else [column[row] for row in rows]
+        known = [value for value in values if value is not None]
+        return sum(known) / 1e3 if known and len(known) == len(values) else None
+
 
 def _least(column: Sequence[int | None] | None, rows: Sequence[int]) -> int | None:
     values = [] if column is None else [column[row] for row in rows]
@@ -64,7 +71,7 @@ class Window:
 
     def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int]) -> Observed:
         """What the controller learns from, once per reading of the engine."""
-        if engine is self._before:
+        if self._before is not None and engine.ts_ns == self._before.ts_ns:
             return Observed(None, None, None, self._rate)
         self._rate, self._before = _tokens_per_s(self._before, engine), engine
         tbt = engine.tbt

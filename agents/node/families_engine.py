@@ -27,6 +27,17 @@ VALUES: Final = {
     "eo_engine_prompt_tokens_total": ("prompt_tokens_total", "Prompt tokens taken."),
     "eo_engine_requests_total": ("requests_total", "Requests finished."),
 }
+CONTROL: Final = {
+    "eo_engine_decode_time_ratio": ("decode_ratio", "Learned: decode time over the model's (1 = as modelled)."),
+    "eo_engine_prefill_time_ratio": ("prefill_ratio", "Learned: time of a full mixed iteration over the model's."),
+    "eo_engine_power_ratio": ("power_ratio", "Learned: watts of a GPU of the engine over the model's."),
+    "eo_engine_time_error_ratio": ("time_error_ratio", "Mean gap over its prediction, minus 1, of the newest record."),
+    "eo_engine_power_error_ratio": ("power_error_ratio", "Watts over their prediction, minus 1, of the newest record."),
+    "eo_engine_missed_ratio": ("missed_ratio", "Share of the last hour's requests beyond the SLO (0 to 1)."),
+    "eo_engine_chunk_tokens": ("chunk_tokens", "Chunk size that we set, where the engine takes one while it runs."),
+    "eo_engine_slowdown_ratio": ("slowdown_ratio", "Upper end of a training job's slowdown against default clocks."),
+    "eo_engine_saving_ratio": ("saving_ratio", "Estimated energy saving of a training job against default clocks."),
+}
 Recent = Sequence[Sequence[EngineReading]]
 
 
@@ -40,6 +51,7 @@ def of_engines(records: Sequence[tuple[NodeTelemetry, Recent]]) -> Iterator[Metr
             if value is not None:
                 family.add_metric(_labels(record, engine), float(value))
         yield family
+    yield from _control(rows)
     yield _age(rows)
     yield _energy(rows)
     for name, (field, text) in LATENCIES.items():
@@ -48,6 +60,22 @@ def of_engines(records: Sequence[tuple[NodeTelemetry, Recent]]) -> Iterator[Metr
             for label, seconds in _quantiles(engine.engine, field, recent):
                 family.add_metric((*_labels(record, engine), label), seconds)
         yield family
+
+
+def _control(rows: Sequence[tuple[NodeTelemetry, EngineReading, Recent]]) -> Iterator[Metric]:
+    """What the control loop has learned of each engine, and what state that puts it in."""
+    for name, (field, text) in CONTROL.items():
+        family = make(name, text, LABELS)
+        for record, engine, _ in rows:
+            value = None if engine.control is None else getattr(engine.control, field)
+            if value is not None:
+                family.add_metric(_labels(record, engine), float(value))
+        yield family
+    state = make("eo_engine_control_state", "The state that the engine's control is in, always 1.", (*LABELS, "state"))
+    for record, engine, _ in rows:
+        if engine.control is not None:
+            state.add_metric((*_labels(record, engine), engine.control.state), 1.0)
+    yield state
 
 
 def _labels(record: NodeTelemetry, engine: EngineReading) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from agents.node.capper_client import SocketCapper
 from agents.node.control_loop import ControlLoop
 from agents.node.errors import CapperUnavailable, SettingsError
 from agents.node.kafka_side import KafkaSide
+from agents.node.misses import Slo
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
 from agents.node.sources.background import BackgroundSource
@@ -61,19 +62,28 @@ class AgentProcess:
     def __init__(self, settings: NodeSettings, layout: Layout, *, bootstrap: Callable[[], str | None]) -> None:
         self.settings = settings
         memory.few_arenas()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()  # None: engines are in `_joined`
+        self._joined: queue.SimpleQueue[frozenset[str]] = queue.SimpleQueue()  # engines that requests have joined
         sources, node = self._sources(), settings.node
         folder = Path(settings.spool_dir) if settings.spool_dir else layout.spool / node
         max_bytes = settings.spool_max_mb * 1_000_000
         segment = min(SEGMENT_BYTES, max_bytes // 8)
         self.spool = Spool(folder / "telemetry", max_bytes=max_bytes, segment_bytes=segment)
         self.acks = Spool(folder / "applied", max_bytes=max_bytes, segment_bytes=segment)
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self.tracing = tracing("eo-agent", lambda: [self.agent.last])
         self.kafka = KafkaSide(
             node, self.spool, self.acks, bootstrap=bootstrap, deliver=self._receive, tracing=self.tracing
         )
         self._capper = SocketCapper(Path(settings.capper_socket or layout.capper / node / "capper.sock"))
-        control = ControlLoop(node, self._capper, cluster=settings.cluster)
+        slo = Slo(settings.slo_ttft_ms, settings.slo_tbt_ms)
+        control = ControlLoop(
+            node,
+            self._capper,
+            cluster=settings.cluster,
+            slo=slo,
+            training_slowdown=settings.training_slowdown,
+            training_steps={e.name: int(e.steps) for e in settings.engine if e.steps},
+        )
         self.agent = NodeAgent(
             settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing
         )
@@ -92,10 +102,24 @@ class AgentProcess:
             else:
                 log.warning("source %s has nothing here: %s", name, probe.reason)
             found.append(in_background(name, source, self.settings.sample_interval_s))
+            if (hear := getattr(source, "on_joined", None)) is not None:
+                hear(self._wake)
         return found
 
     def _receive(self, raw: bytes, received_ns: int) -> None:
         self._commands.put((raw, received_ns))
+
+    def _wake(self, engines: frozenset[str]) -> None:
+        """From a poller's thread: the main one takes a round out of turn for them."""
+        self._joined.put(engines)
+        self._commands.put(None)
+
+    def _step_joined(self) -> None:
+        found: set[str] = set()
+        while not self._joined.empty():
+            found |= self._joined.get()
+        if found and self.agent.control is not None and self.agent.control.live is not None:
+            self.agent.control_step(time.monotonic(), only=frozenset(found))
 
     # --- running -----------------------------------------------------------------------------------------------
 
@@ -148,10 +172,13 @@ class AgentProcess:
     def _wait(self, seconds: float) -> None:
         """Sleeps until the next duty, or handles the commands that arrive before it."""
         try:
-            raw, received_ns = self._commands.get(timeout=max(0.0, seconds))
+            command = self._commands.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return
-        self.agent.command(raw, received_ns)
+        if command is None:
+            self._step_joined()
+        else:
+            self.agent.command(*command)
 
     def _serve(self) -> None:
         port = None

@@ -60,6 +60,9 @@ class NodeSettings:
     ipmi_user: str = ""
     ipmi_password_file: str = ""  # its first line is the password
     engine: tuple[EngineSettings, ...] = ()  # serving engines of this node: [[node.engine]], or EO_NODE_ENGINE
+    slo_ttft_ms: float = 2000.0  # over 1 % of an hour's requests above these: default clocks
+    slo_tbt_ms: float = 100.0
+    training_slowdown: float = 0.05  # how much longer a step of a training job may take than at default clocks
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -122,6 +125,9 @@ def _check(s: NodeSettings) -> None:
         ("metrics_port", -1, 65535),
         ("replay_speed", 0, 10_000),
         ("dcgm_profiling", 0, 1),
+        ("slo_ttft_ms", 1, 3_600_000),
+        ("slo_tbt_ms", 1, 3_600_000),
+        ("training_slowdown", 0, 1),
     )
     for name, low, high in bounds:
         value = getattr(s, name)

@@ -24,6 +24,7 @@ from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.equations import Plant
+from models.control.guard import MissGuard
 from models.control.memory import S_ANSWER, S_DECODE, S_PREFILL, S_SIZE, S_SLACK, S_TRIM, begin
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
@@ -34,9 +35,6 @@ Mode = Literal["fixed", "reactive", "planned", "perfect", "template"]
 SLOW_S: Final = 60.0
 REACTIVE_MARGIN: Final = 1.15
 REACTIVE_DOWN_S: Final = 900.0
-GUARD_S: Final = 3600.0
-GUARD_LEAST: Final = 50.0
-GUARD_SHARE: Final = 0.01
 METRICS: Final = ("ttft", "tbt", "e2e")
 
 
@@ -170,7 +168,7 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     sim.clock[st.C_LATE_S], sim.clock[st.C_LONG_S] = policy.local.late_s, policy.local.long_s
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
-    guard, local = _Guard(), policy.local
+    guard, local = MissGuard(), policy.local
     while now < whole + 60.0:
         now = min(now + SLOW_S, whole + 60.0)
         truth = case.truth if case.later is None or now <= case.later[0] else case.later[1]
@@ -178,7 +176,8 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         if policy.mode != "fixed" and now < whole:
             want = slow.want(now, sim)
             if policy.local.kind == OURS and policy.mode in ("planned", "perfect"):
-                held = guard.holds(now, sim)
+                total = sim.hours.sum(axis=0)
+                held = guard.holds(now, float(total[st.H_REQUESTS]), float(total[st.H_MISSED]))
                 local = _default_clocks(policy.local, case.belief) if held else policy.local
                 want = case.replicas if held else want
             starts += apply(sim, want, now, case.node.boot_s, first_x)
@@ -226,21 +225,6 @@ def apply(sim: Sim, want: int, now_s: float, boot_s: float, first_x: float = 1.0
         sim.x[r] = first_x
         sim.next_x[r] = -1.0
     return len(booted)
-
-
-class _Guard:
-    """Rolls back to B0 for an hour when over one request in a hundred missed the SLO: nothing is worth that."""
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
-
-    def holds(self, now_s: float, sim: Sim) -> bool:
-        total = sim.hours.sum(axis=0)
-        self._seen.append((now_s, float(total[st.H_REQUESTS]), float(total[st.H_MISSED])))
-        while self._seen[0][0] < now_s - GUARD_S:
-            self._seen.pop(0)
-        requests, missed = (self._seen[-1][k] - self._seen[0][k] for k in (1, 2))
-        return requests >= GUARD_LEAST and missed > GUARD_SHARE * requests
 
 
 def _default_clocks(local: Local, plant: Plant) -> Local:

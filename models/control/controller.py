@@ -13,13 +13,14 @@ from typing import Final
 from models.control import decide as core
 from models.control import memory
 from models.control.equations import Plant, iteration_s
-from models.control.learn import flow_of
+from models.control.learn import RECALIBRATE_S, flow_of, follow, learn
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
-from models.control.release import heat_or_brake, no_signal, no_target
+from models.control.release import MOST, heat_or_brake, no_signal, no_target
+from models.control.residual import Residual, predict
 from models.control.steady import steady
-from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
+from models.control.types import ClockBounds, Decision, EngineState, Health, Observed, Targets
 
 __all__ = ["ClockBounds", "Decision", "EngineState", "LocalController", "Observed", "Targets"]
 
@@ -39,8 +40,9 @@ class LocalController:
         low, high = chunk_range if chunk_range is not None else (0, 0)
         self._tune = STATE_CHUNK._replace(chunk_min=float(low), chunk_max=float(high))
         self._memory = [0.0] * memory.S_SIZE
-        self._begun = False
+        self._begun, self._now_s = False, 0.0
         self._mean_s: float | None = None
+        self._residual = Residual()
 
     @property
     def decode_ratio(self) -> float:
@@ -57,6 +59,20 @@ class LocalController:
         """True while default clocks are kept because the model did not predict."""
         return self._memory[memory.S_TIME] < self._memory[memory.S_RECALIBRATE]
 
+    def health(self) -> Health:
+        """What is learned, and how far the newest window was from its prediction."""
+        if self._profile is None or not self._begun:
+            return Health()
+        seen = self._residual
+        return Health(
+            decode_ratio=self.decode_ratio,
+            prefill_ratio=self.prefill_ratio,
+            power_ratio=seen.power_ratio,
+            time_error=seen.time_error,
+            power_error=seen.power_error,
+            recalibrating=self.recalibrating,
+        )
+
     def step(
         self,
         now_s: float,
@@ -68,7 +84,8 @@ class LocalController:
         observed: Observed | None,
     ) -> Decision:
         """One decision at now_s (any monotonic clock): a lock inside the bounds, or None = default clocks."""
-        self._begin(bounds)
+        self._begin(bounds, now_s)
+        self._residual.forget()
         blocked = no_target(targets) or heat_or_brake(throttle) or no_signal(state)
         if blocked is not None or state is None:
             return self._release(now_s, bounds, blocked or "no engine signal: default clocks")
@@ -76,7 +93,27 @@ class LocalController:
             return self._cautious(now_s, state, bounds)
         return self._predictive(now_s, self._profile, state, targets=targets, bounds=bounds, observed=observed)
 
-    def _begin(self, bounds: ClockBounds) -> None:
+    def watch(self, now_s: float, state: EngineState | None, *, bounds: ClockBounds, observed: Observed | None) -> None:
+        """Learns from a window that somebody else's clocks served: a hold-out, a freeze, a mode that only observes."""
+        self._begin(bounds, now_s)
+        self._residual.forget()
+        self._release(now_s, bounds, "")
+        clock = observed.sm_mhz if observed is not None else None
+        if self._profile is None or state is None or no_signal(state) is not None or not clock or clock <= 0:
+            return
+        plant, own = plant_of(self._profile), self._memory
+        load = self._load(now_s, plant, state, observed, bounds=bounds)
+        load = load._replace(x=min(1.0, max(self._share(clock, bounds), plant.x_min)))
+        self._judge(now_s, plant, load)
+        if own[memory.S_STARTED] > 0.0:
+            learn(plant, self._tune, own, load, now_s, now_s - own[memory.S_TIME])
+        follow(own, load, now_s)
+
+    def _begin(self, bounds: ClockBounds, now_s: float) -> None:
+        if self._begun and not now_s >= self._now_s:
+            # The clock went back: what was remembered lies in the future and would hold everything still until then.
+            self._begun, self._memory, self._mean_s = False, [0.0] * memory.S_SIZE, None
+        self._now_s = now_s
         if self._begun:
             return
         self._begun = True
@@ -111,17 +148,32 @@ class LocalController:
             _seconds(targets.tbt_ms),
             _seconds(targets.ttft_ms),
             self._gap_s(plant, profile, targets, bounds),
-            self._share(bounds.min_mhz, bounds),
+            max(self._share(bounds.min_mhz, bounds), plant.x_min),
             self._share(bounds.max_mhz, bounds),
             self._share(bounds.default_mhz, bounds),
         )
         before = self._memory[memory.S_X]
+        if now_s - self._memory[memory.S_UNQUIET] >= 2.0 * self._tune.react_s:
+            self._judge(now_s, plant, load)
         x, chunk, why = core.decide(plant, self._tune, self._memory, load, to, now_s)
         lock = None if x >= to.default_x - 1e-9 else self._mhz(x, bounds)
         takes = self._tune.chunk_max > 0.0
         return Decision(
             lock, self._words(why, before, x, targets=targets, bounds=bounds), int(chunk) if takes else None
         )
+
+    def _judge(self, now_s: float, plant: Plant, load: Load) -> None:
+        """Compares the last window with the model before it learns from it. On drift: default clocks, learn fast."""
+        own = self._memory
+        if own[memory.S_STARTED] <= 0.0:
+            return
+        seen = predict(plant, own, load, now_s - own[memory.S_TIME])
+        if seen is None:
+            return
+        settled = now_s - own[memory.S_STARTED] >= RECALIBRATE_S and now_s >= own[memory.S_RECALIBRATE]
+        self._residual.observe(seen, load, settled=settled)
+        if self._residual.drifted:
+            own[memory.S_BAD], own[memory.S_RECALIBRATE] = 0.0, now_s + RECALIBRATE_S
 
     def _load(
         self, now_s: float, plant: Plant, state: EngineState, observed: Observed | None, *, bounds: ClockBounds
@@ -131,12 +183,14 @@ class LocalController:
         span = max(0.0, now_s - own[memory.S_TIME]) if own[memory.S_STARTED] > 0.0 else 0.0
         running, kv = float(state.running or 0), float(state.kv_tokens or 0)
         rate = observed.prompt_tokens_per_s if observed is not None else None
+        if rate is not None and not 0.0 <= rate <= MOST:
+            rate = None  # NaN, below zero or absurd: unknown
         mean_s = _measured(observed.tbt_mean_ms if observed is not None else None)
         tail_s = _measured(observed.tbt_p99_ms if observed is not None else None)
         self._mean_s = mean_s if isfinite(mean_s) else self._mean_s
         gap = self._mean_s if self._mean_s is not None else iteration_s(plant, own[memory.S_X], running, kv, 0.0)
         shown = observed.sm_mhz if observed is not None else None
-        x = max(own[memory.S_X], self._share(shown, bounds)) if shown else own[memory.S_X]
+        x = max(own[memory.S_X], self._share(shown, bounds)) if shown and shown > 0 else own[memory.S_X]
         return Load(
             running,
             float(state.waiting_tokens or 0),
@@ -198,8 +252,7 @@ class LocalController:
             core.TTFT: f"time to first token {first:.0f} ms over {targets.ttft_ms or 0:.0f} ms {top}",
             core.TBT: f"time between tokens {own[memory.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
             core.GAP: f"end-to-end over {targets.e2e_ms or 0:.0f} ms {top}",
-            core.DRIFT: "the model has not predicted this engine for three windows: default clocks while it is "
-            "calibrated anew",
+            core.DRIFT: "the model does not predict this engine any more: default clocks while it is calibrated anew",
         }[why]
 
     def _moved(self, before: float, x: float, bounds: ClockBounds) -> str:
@@ -222,4 +275,4 @@ def _seconds(value_ms: float | None) -> float:
 
 
 def _measured(value_ms: float | None) -> float:
-    return value_ms / 1e3 if value_ms is not None and isfinite(value_ms) and value_ms > 0.0 else nan
+    return value_ms / 1e3 if value_ms is not None and 0.0 < value_ms < MOST else nan

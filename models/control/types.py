@@ -53,3 +53,15 @@ class Decision:
     sm_mhz: int | None
     reason: str
     chunk_tokens: int | None = None  # where the engine takes one
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How well an engine's model predicts it. Errors are measured / predicted - 1; None = not judged or not known."""
+
+    decode_ratio: float | None = None
+    prefill_ratio: float | None = None
+    power_ratio: float | None = None
+    time_error: float | None = None  # of the newest window
+    power_error: float | None = None
+    recalibrating: bool = False

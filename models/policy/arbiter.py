@@ -44,6 +44,7 @@ class Facts:
     cap_reason: str = ""
     latency: str | None = None  # why latency forbids any grant now
     budget_w: float | None = None  # this GPU's share of a power budget
+    training: bool = False  # a training job: its node bounds the slowdown of its steps, there is no latency
     pid_w: float | None = None  # the limit of the PID on a power target, where that mode is chosen
     row_w: float | None = None  # this GPU's ceiling in a row whose breaker is protected
     row: str = ""
@@ -161,6 +162,11 @@ def _energy_reason(facts: Facts, strategy: Strategy, clocks: tuple[int | None, i
     ceiling = "the default power limit" if watts is None else f"at most {watts:.0f} W"
     if clocks[1] is None:
         return f"Strategy {strategy.name}: no engine reports latency here, so clocks stay free, with {ceiling}."
+    if facts.training:
+        return (
+            f"Strategy {strategy.name}: {clocks[0]}-{clocks[1]} MHz for the training job {facts.engine}, whose "
+            f"node keeps the bound on its slowdown, with {ceiling}."
+        )
     return (
         f"Strategy {strategy.name}: the lowest clock in {clocks[0]}-{clocks[1]} MHz that keeps the latency targets of "
         f"{facts.engine}, with {ceiling}."

@@ -12,7 +12,7 @@ from math import exp, pi, sin
 from random import Random
 from typing import Final
 
-from models.policy.training import Block, Choice, Rules, Trial, search
+from models.control.training import Block, Choice, Rules, Trial, search
 
 STEP_SIGMA: Final = 0.03  # of a step's time
 OUTLIERS: Final = 0.01  # of the steps: data loading, checkpoints

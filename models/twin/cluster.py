@@ -232,6 +232,11 @@ class TwinCluster:
         """Requests arrived since time 0."""
         return self.engine.queues.tail.copy()
 
+    def set_chunk(self, replica: int, tokens: int | None) -> None:
+        """Chunk size of a replica from its next iteration on; None = the stack's own."""
+        own = self.engine.stack.chunk_tokens
+        self.engine.chunk_tokens[replica] = own if tokens is None else min(max(tokens, 1), own)
+
     def take_histograms(self, replica: int) -> tuple[SparseHist, SparseHist, SparseHist]:
         """Time to first token, time between tokens and end-to-end of one replica since they were last taken."""
         return self.engine.ttft.take(replica), self.engine.tbt.take(replica), self.engine.e2e.take(replica)

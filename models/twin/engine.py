@@ -72,7 +72,7 @@ class Engine:
 
     def __init__(self, stack: StackProfile, workload: Workload, *, replicas: int, clocks: Clocks) -> None:
         longest = _checked_longest(stack, workload)
-        self._stack = stack
+        self.stack = stack
         self._clocks = clocks
         self.queues = Queues(workload, replicas)
         self._sequences = Sequences(replicas, seats=stack.max_sequences, longest=longest)
@@ -87,6 +87,7 @@ class Engine:
         self.finished = np.zeros(replicas, dtype=np.int64)
         self.ttft, self.tbt, self.e2e = (Histograms(replicas) for _ in range(3))
         self.busy = np.zeros(replicas, dtype=np.bool_)
+        self.chunk_tokens: Array = np.full(replicas, float(stack.chunk_tokens))  # of the next iterations
         self.x: Array = clocks.x.copy()  # in force: the limit may hold it below the lock
         self.capped = np.zeros(replicas, dtype=np.bool_)
         self.power_w: Array = idle_w(stack.device, clocks.x)
@@ -102,7 +103,7 @@ class Engine:
         self._clocks = clocks
         idle = np.flatnonzero(~self.busy)
         self.x[idle] = clocks.x[idle]
-        self.power_w[idle] = idle_w(self._stack.device, clocks.x[idle])
+        self.power_w[idle] = idle_w(self.stack.device, clocks.x[idle])
 
     def run_to(self, until_s: float) -> None:
         """Moves every replica to until_s; an iteration that spans it is accounted up to it and ends later."""
@@ -184,8 +185,8 @@ class Engine:
             self.finished[over] += 1
 
     def _plan(self, rows: Rows, now_s: Array) -> None:
-        stack, queues = self._stack, self.queues
-        room = np.maximum(stack.chunk_tokens - self.running[rows], stack.min_prefill_tokens)
+        stack, queues = self.stack, self.queues
+        room = np.maximum(self.chunk_tokens[rows] - self.running[rows], stack.min_prefill_tokens)
         self._admit(rows, room)
         chunk = np.minimum(room, self._admitted_tokens[rows])
         self._admitted_tokens[rows] -= chunk
@@ -207,12 +208,12 @@ class Engine:
     def _slowed(self, rows: Rows, t_s: Array, watts: Array, x: Array) -> tuple[Array, Array]:
         """The same work over a longer time: what the step spends above idle is spread, waiting costs idle watts."""
         assert self.slow is not None
-        slow, floor = self.slow[rows], idle_w(self._stack.device, x)
+        slow, floor = self.slow[rows], idle_w(self.stack.device, x)
         return t_s * slow, floor + (watts - floor) / slow
 
     def _admit(self, rows: Rows, room: Array) -> None:
         """Admits from the queue until the chunk is full, within the sequence and KV limits."""
-        stack, queues = self._stack, self.queues
+        stack, queues = self.stack, self.queues
         wants = (queues.admitted[rows] < queues.tail[rows]) & (self._admitted_tokens[rows] < room)
         while wants.any():
             rows, room = rows[wants], room[wants]

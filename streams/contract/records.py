@@ -130,6 +130,27 @@ class HostReading(Record, frozen=True, kw_only=True):
     cgroup: CgroupColumns | None = None
 
 
+class EngineControl(Record, frozen=True, kw_only=True):
+    """What the node's controller makes of an engine. Errors are measured / predicted - 1; null = not judged, unknown.
+
+    `state`: "controlled" (its clock is ours to choose), "watched" (nothing is granted: the model only learns),
+    "recalibrating" (it did not predict: default clocks), "rolled_back" (over 1 % of an hour's requests missed the SLO:
+    default clocks), "unknown_stack" (no model), for training jobs "searching" and "chosen". Readers take any other word
+    as news that they do not know.
+    """
+
+    state: str
+    decode_ratio: float | None = None  # learned: measured decode time over predicted
+    prefill_ratio: float | None = None
+    power_ratio: float | None = None
+    time_error_ratio: float | None = None  # mean over the windows judged since the record before
+    power_error_ratio: float | None = None
+    missed_ratio: float | None = None  # share of the last hour's requests beyond the SLO
+    chunk_tokens: Int64 | None = None  # chunk size that we set, where the engine takes one while it runs
+    slowdown_ratio: float | None = None  # of a training job against its own default clocks: upper end of the interval
+    saving_ratio: float | None = None  # the same for its energy, estimate
+
+
 class EngineReading(Record, frozen=True, kw_only=True):
     """One serving engine (a model replica and the GPUs that it spans)."""
 
@@ -149,7 +170,8 @@ class EngineReading(Record, frozen=True, kw_only=True):
     requests_total: Int64 | None = None
     ttft: Histogram | None = None  # time to first token
     tbt: Histogram | None = None  # time between tokens
-    e2e: Histogram | None = None  # request duration
+    e2e: Histogram | None = None  # request duration; of a training job: duration of a step
+    control: EngineControl | None = None
 
 
 class NodeTelemetry(Record, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from models.policy.holdout import in_canary
 from models.policy.strategies import POLICY_VERSION, Strategy
 from streams.contract.records import BrakeColumns, EngineReading, EnvelopeColumns, LatencyTarget, PowerDesired
 from streams.jobs.actuation_intents import IntentBook
-from streams.jobs.actuation_latency import LatencyPools, Pool
+from streams.jobs.actuation_latency import TRAINING, LatencyPools, Pool
 from streams.jobs.actuation_state import NodeState, Options, PartitionState
 
 
@@ -117,6 +117,7 @@ class Decider:
             cap_w=None if cap is None else cap.max_power_w,
             cap_reason="" if cap is None else f"{cap.reason or 'no reason given'} ({cap.actor})",
             latency=self._latency(part.engine_of(uuid), engine, now_ns),
+            training=engine is not None and engine.kind == TRAINING,
             budget_w=None if budget is None or budget.max_power_w is None else budget.max_power_w / len(node.uuid),
             pid_w=self.orders.pid_w(uuid),
             row_w=row_w,
@@ -133,7 +134,9 @@ class Decider:
     def _targets(self, node: NodeState, facts: Sequence[Facts]) -> tuple[LatencyTarget, ...]:
         held = {uuid for uuid, one in zip(node.uuid, facts, strict=True) if one.holdout}
         return tuple(
-            LatencyTarget(engine=engine.engine) if held & set(engine.gpu_uuid) else self.pools.targets(engine)
+            LatencyTarget(engine=engine.engine)
+            if engine.kind == TRAINING or held & set(engine.gpu_uuid)
+            else self.pools.targets(engine)
             for engine in node.engines
         )
 

@@ -20,6 +20,7 @@ Group = Literal["controlled", "holdout"]
 SLICE_S: Final = 5.0
 BUCKETS_PER_OCTAVE: Final = 32  # scale 5
 Q: Final = 0.99
+TRAINING: Final = "training"  # kind of an engine that serves nobody: its steps are no request's latency
 # A p99 needs samples beyond it: 10 for the plentiful gaps between tokens, fewer for requests, which come one at a time.
 MIN_SAMPLES: Final[dict[Metric, int]] = {"tbt": 1000, "ttft": 200, "e2e": 200}
 WORDS: Final[dict[Metric, str]] = {
@@ -90,6 +91,8 @@ class LatencyPools:
 
     def add(self, now_s: float, group: Group, engine: EngineReading) -> None:
         """Takes one reading of an engine; histograms of another scale than 5 are left out, never mis-read."""
+        if engine.kind == TRAINING:
+            return
         pool = Pool(engine.stack, engine.workload)
         for metric in METRICS:
             new: Histogram | None = getattr(engine, metric)
@@ -129,7 +132,12 @@ class LatencyPools:
         return LatencyTarget(engine=engine.engine, **rounded)
 
     def obstacle(self, engine: EngineReading, now_ns: int) -> str | None:
-        """Why latency forbids any grant to this engine's GPUs now; None when all required targets are known."""
+        """Why latency forbids any grant to this engine's GPUs now; None when all required targets are known.
+
+        A training job has no latency: its node bounds the slowdown of its steps against its own default clocks.
+        """
+        if engine.kind == TRAINING:
+            return None
         pool = Pool(engine.stack, engine.workload)
         if self.guards.get(pool, guard.GuardState()).rolled_back(now_ns):
             return (

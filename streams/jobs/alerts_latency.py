@@ -13,7 +13,7 @@ from models.alerts.rule import Rule
 from models.policy import guard
 from models.policy.strategies import Metric, Strategy
 from streams.contract.records import EngineReading, Histogram
-from streams.jobs.actuation_latency import MIN_SAMPLES, WORDS, Group, Pool, RollingCounts
+from streams.jobs.actuation_latency import MIN_SAMPLES, TRAINING, WORDS, Group, Pool, RollingCounts
 
 
 class LatencyWatch:
@@ -27,6 +27,8 @@ class LatencyWatch:
 
     def add(self, ts_ns: int, group: Group, engine: EngineReading, quality: Quality) -> None:
         """Takes one reading in; histograms of another scale than the contract's default are left out."""
+        if engine.kind == TRAINING:
+            return
         pool = Pool(engine.stack, engine.workload)
         self._quality[pool] = quality
         for metric in self.metrics:

@@ -18,6 +18,7 @@ from models.anomaly.confirm import verdict_id
 from models.anomaly.half_space import ALONE, BESIDE_PEERS, Forest
 from models.anomaly.metrics import METRICS, Action
 from models.efficiency import regression
+from models.efficiency.model_drift import KEPT, ModelDrift
 from models.efficiency.regression import EfficiencyRegression
 from streams.contract import codec
 from streams.contract.errors import ContractError
@@ -88,6 +89,7 @@ class AnomalyJob:
             features = self._decode(topic, partition, record)
             if features is None:
                 continue
+            self._tell(_by_model(part, features))
             if features.node in due:  # more than one window end of a node in a backlog: each is judged by itself
                 self._judge(part, list(due.values()))
                 due.clear()
@@ -112,7 +114,10 @@ class AnomalyJob:
         newest_ns = min(max(node.window_end_ns for node in nodes), self._ctx.wall_ns())
         part.newest_ns = max(part.newest_ns, newest_ns)
         batch = Batch(nodes)
-        for verdict in (*_by_past(part, batch), *self._by_forest(part, batch), *_by_work(part, nodes)):
+        self._tell((*_by_past(part, batch), *self._by_forest(part, batch), *_by_work(part, nodes)))
+
+    def _tell(self, verdicts: Iterable[AnomalyVerdict]) -> None:
+        for verdict in verdicts:
             self._ctx.log.info("verdict %s: %s on %s", verdict.verdict_id, verdict.metric, verdict.gpu_uuid)
             self._ctx.publisher.send(verdict, verdict.node, source=NAME)
 
@@ -231,6 +236,31 @@ def _by_work(part: PartitionState, nodes: Sequence[NodeFeatures]) -> Iterator[An
                 )
 
 
+def _by_model(part: PartitionState, node: NodeFeatures) -> Iterator[AnomalyVerdict]:
+    """Controllers that go on missing what their engines do: every GPU of the engine is frozen at default clocks.
+
+    The score is the mean error in per cent.
+    Each record counts, because errors come once a second and a drift is worth little after a minute.
+    """
+    for engine in node.engines:
+        seen = engine.control
+        if seen is None or seen.time_error_ratio is None:
+            continue
+        found = part.drifts.setdefault(engine.engine, ModelDrift()).observe(seen.time_error_ratio)
+        if found is None or not part.drifting.speak(engine.engine, node.window_end_ns):
+            continue
+        evidence = {
+            "time_error_ratio": seen.time_error_ratio,
+            "decode_ratio": seen.decode_ratio,
+            "prefill_ratio": seen.prefill_ratio,
+        }
+        for uuid in engine.gpu_uuid:
+            yield _made(
+                node, uuid, metric="model_drift", score=100.0 * found.score, threshold=100.0 * found.threshold,
+                model="adwin", action="freeze", evidence=evidence, began_ns=node.window_end_ns - KEPT * 10**9,
+            )  # fmt: skip
+
+
 def _rates(part: PartitionState, engine: EngineReading) -> tuple[float, float] | None:
     """Generated and prompt tokens per second since the last reading; None without one or after a counter's reset."""
     if engine.generation_tokens_total is None or engine.prompt_tokens_total is None:
@@ -282,10 +312,28 @@ def _verdict(
 ) -> Iterator[AnomalyVerdict]:
     """One verdict, unless the same fault spoke within the last minutes."""
     end = node.window_end_ns
-    if not part.silence.speak(f"{uuid}/{metric}", end):
-        return
+    if part.silence.speak(f"{uuid}/{metric}", end):
+        yield _made(
+            node, uuid, metric=metric, score=score, threshold=threshold, model=model, action=action,
+            evidence=evidence, began_ns=end - 5 * EVERY_NS,
+        )  # fmt: skip
+
+
+def _made(
+    node: NodeFeatures,
+    uuid: str,
+    *,
+    metric: str,
+    score: float,
+    threshold: float,
+    model: str,
+    action: Action,
+    evidence: dict[str, float | None],
+    began_ns: int,
+) -> AnomalyVerdict:
+    end = node.window_end_ns
     engine = _engine_of(node, node.uuid.index(uuid)) if uuid in node.uuid else None
-    yield AnomalyVerdict(
+    return AnomalyVerdict(
         cluster=node.cluster,
         node=node.node,
         verdict_id=verdict_id(node.cluster, node.node, uuid, metric, model, MODEL_VERSION, end),
@@ -298,7 +346,7 @@ def _verdict(
         model_version=MODEL_VERSION,
         action=action,
         quality=node.quality,
-        window_start_ns=end - 5 * EVERY_NS,
+        window_start_ns=began_ns,
         window_end_ns=end,
         evidence=evidence,
         gpu_name=node.name[node.uuid.index(uuid)] if node.name and uuid in node.uuid else None,

@@ -14,10 +14,12 @@ from models.anomaly.confirm import KofN, Silence
 from models.anomaly.half_space import ALONE, BESIDE_PEERS, Forest, ForestState
 from models.anomaly.metrics import METRICS
 from models.anomaly.robust import RobustZ
+from models.efficiency.model_drift import ModelDrift
 from models.efficiency.regression import EfficiencyRegression, RegressionState
 from streams.jobs.anomaly_batch import NO_WORKLOAD
 
 VERSION: Final = 1
+DRIFT_NS: Final = 60 * 10**9  # a model that goes on missing is said again before its freeze ends
 SILENCE_NS: Final = 300 * 10**9  # one fault, one verdict in five minutes
 LARGEST_BYTES: Final = 900_000  # Kafka's default bound on a message is 1 MB
 GONE_NS: Final = 600 * 10**9  # a GPU silent for ten minutes gives its row away
@@ -56,6 +58,8 @@ class PartitionState:
     rare: KofN = field(default_factory=lambda: KofN(4, 5))
     strange: KofN = field(default_factory=lambda: KofN(4, 5))
     silence: Silence = field(default_factory=lambda: Silence(SILENCE_NS))
+    drifts: dict[str, ModelDrift] = field(default_factory=dict)  # engine -> errors of its controller
+    drifting: Silence = field(default_factory=lambda: Silence(DRIFT_NS))
     offsets: dict[str, int] = field(default_factory=dict)
     newest_ns: int = 0
     changed: bool = False
@@ -81,6 +85,9 @@ class PartitionState:
         if gone:
             self.robust.forget(np.array(self.free[-len(gone) :], dtype=np.intp))
         self.silence.prune(self.newest_ns)
+        self.drifting.prune(self.newest_ns)
+        if len(self.drifts) > 2 * len(self.row_of) + 64:  # names that change with each start
+            self.drifts.clear()
 
     def saved(self) -> Saved:
         """The snapshot, cut down to what one message holds."""

@@ -175,7 +175,7 @@ def _hosts(batch: Batch) -> pa.Table:
 
 
 _ENGINE_FIELDS: Final = tuple(
-    name for name in r.EngineReading.__struct_fields__ if name not in {"ts_ns", "ttft", "tbt", "e2e"}
+    name for name in r.EngineReading.__struct_fields__ if name not in {"ts_ns", "ttft", "tbt", "e2e", "control"}
 )
 
 
@@ -190,6 +190,10 @@ def _engines(batch: Batch) -> pa.Table:
     columns.arrays["engine_ts_ns"] = pa.array([engine.ts_ns for engine in engines], s.LONG)
     for kind in ("ttft", "tbt", "e2e"):
         _histograms(columns, kind, list(map(attrgetter(kind), engines)))
+    controls = [engine.control for engine in engines]
+    for field in r.EngineControl.__struct_fields__:
+        values = [None if control is None else getattr(control, field) for control in controls]
+        columns.arrays[f"control_{field}"] = pa.array(values, columns.kinds[f"control_{field}"])
     return columns.table()
 
 

@@ -153,11 +153,9 @@ def gpu_columns(count: int = 8, **columns: Any) -> GpuColumns:
 
 
 def engine(slot: int = 0, *, ts_ns: int = 0, **fields: Any) -> EngineReading:
-    given = {"running": 8, "waiting": 0, "waiting_tokens": 0, "kv_tokens": 9000, **fields}
+    given = {"stack": STACK, "running": 8, "waiting": 0, "waiting_tokens": 0, "kv_tokens": 9000, **fields}
     uuids = UUIDS[4 * slot : 4 * slot + 4]
-    return EngineReading(
-        engine=f"n1/r{slot}", kind="twin", stack=STACK, workload="chat", gpu_uuid=uuids, ts_ns=ts_ns, **given
-    )
+    return EngineReading(engine=f"n1/r{slot}", kind="twin", workload="chat", gpu_uuid=uuids, ts_ns=ts_ns, **given)
 
 
 class FakeBank:
@@ -168,6 +166,11 @@ class FakeBank:
 
     def engines(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]:
         return (engine(0, ts_ns=now_ns), engine(1, ts_ns=now_ns))
+
+    def engines_now(
+        self, node_index: int, now_ns: int, only: frozenset[str] | None = None
+    ) -> tuple[EngineReading, ...]:
+        return self.engines(node_index, now_ns)
 
     def host(self, node_index: int) -> HostReading | None:
         return None

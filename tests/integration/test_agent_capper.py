@@ -18,11 +18,12 @@ from streams.contract import codec
 from streams.contract.records import EngineReading, LatencyTarget, NodeTelemetry
 from tests.fakes.actuators import FakeActuator
 from tests.fakes.capper_rig import ALLOWED, GPUS, KEYRING, SIGNER, STRANGER, columns, command
+from tests.fakes.controllers import Unlearning
 
 pytestmark = pytest.mark.integration
 
 
-class Lowest:
+class Lowest(Unlearning):
     """A controller that always wants the lowest clock of its bounds."""
 
     def step(
@@ -46,7 +47,7 @@ class Rig:
         self.power = FakeActuator("power_limit_w", GPUS)
         self.clock = FakeActuator("sm_lock_mhz", GPUS)
         self.client = SocketCapper(folder / "capper.sock", timeout_s=5)
-        self.loop = ControlLoop("n1", self.client, lambda _stack: Lowest(), cluster="c1")
+        self.loop = ControlLoop("n1", self.client, lambda *_: Lowest(), cluster="c1")
         self.start()
 
     def start(self) -> None:

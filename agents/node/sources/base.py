@@ -7,7 +7,7 @@ normal answer of `probe` and a reading without that part, not an error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from streams.contract.records import DomainColumns, EngineReading, GpuColumns, HostReading, Quality, SensorColumns
 
@@ -63,4 +63,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Lets go of handles and files; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class EngineFeed(Protocol):
+    """A source whose engines can be asked between two records, for the control loop."""
+
+    def engines_now(self, now_ns: int, only: frozenset[str] | None = None) -> tuple[EngineReading, ...]:
+        """What the engines said last; histograms count since this was asked before, not since the last record.
+
+        `only`: these engines and whoever answers with them; nothing is taken from the others. Never raises.
+        """
         ...

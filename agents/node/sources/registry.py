@@ -121,6 +121,12 @@ SOURCES.update(
         "sglang": _engine("sglang", "SglangSource", "SGLang"),
         "tgi": _engine("tgi", "TgiSource", "TGI"),
         "onnxruntime": _engine("onnxruntime", "OnnxRuntimeSource", "ONNX Runtime"),
+        "training": Entry(
+            f"{_ROOM}.engines.training:TrainingSource",
+            "a training job's own text: steps done, their durations, waits",
+            ("url", "file"),
+            once={"since_start": True},
+        ),
         "engines": Entry(
             f"{_ROOM}.engines.poll:EnginesSource",
             "every engine that the agent's settings name",

@@ -20,6 +20,10 @@ class TwinBank(Protocol):
 
     def engines(self, node_index: int, now_ns: int) -> tuple[EngineReading, ...]: ...
 
+    def engines_now(
+        self, node_index: int, now_ns: int, only: frozenset[str] | None = None
+    ) -> tuple[EngineReading, ...]: ...
+
     def host(self, node_index: int) -> HostReading | None: ...
 
 
@@ -46,6 +50,10 @@ class TwinSource:
             host=bank.host(index),
             engines=bank.engines(index, now_ns),
         )
+
+    def engines_now(self, now_ns: int, only: frozenset[str] | None = None) -> tuple[EngineReading, ...]:
+        """See base.EngineFeed."""
+        return self._bank.engines_now(self._node_index, now_ns, only)
 
     def close(self) -> None:
         return None

@@ -10,7 +10,7 @@ import pytest
 
 from agents.cli import bench_limit, bench_twin, sweep_files
 from agents.cli.main import main
-from models.policy.training import Rules
+from models.control.training import Rules
 from models.policy.trial_run import replay
 from models.twin.calibrated import shipped
 from models.twin.gates import Row

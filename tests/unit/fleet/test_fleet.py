@@ -178,3 +178,48 @@ def test_a_fleet_traces_through_its_own_cappers(bench: Bench) -> None:
         names.setdefault(resource["service.name"]["stringValue"], set()).update(span["name"] for span in spans)
     assert names["eo-fleet"] == {"agent.sample", "node.receive"}
     assert names["eo-capper"] == {"capper.grant", "capper.verify", "capper.set", "capper.readback"}
+
+
+def test_a_request_that_joins_a_granted_engine_gets_a_round_out_of_turn(bench: Bench) -> None:
+    asked: list[tuple[float, frozenset[str] | None]] = []
+    agent = bench.fleet.nodes[0].agent
+    own = agent.control_step
+
+    def step(now_mono_s: float, *, only: frozenset[str] | None = None) -> None:
+        asked.append((now_mono_s, only))
+        own(now_mono_s, only=only)
+
+    agent.control_step = step  # type: ignore[method-assign]
+    bench.run(5.0)
+    assert {only for _, only in asked} == {None}  # nothing is granted: twice a second is enough
+    asked.clear()
+    bench.command(0, bench.envelope(0))
+    bench.run(4.0)
+    joined = [only for _, only in asked if only is not None]
+    # A request each 0.7 s and engine, some in a slot whose turn it is anyway.
+    assert 3 <= len(joined) <= 12 and all(only <= {"sim-001/r0", "sim-001/r1"} for only in joined)
+    assert len([1 for _, only in asked if only is None]) == 8
+
+
+def test_the_twins_engines_take_a_chunk_size_and_get_their_own_back_with_the_lease(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    control, bank = bench.fleet.nodes[0].agent.control, bench.fleet._bank
+    assert control is not None
+    control._chunks = bank
+    bench.run(2.0)
+    control._drives.clear()
+    for _ in range(10):
+        bench.command(0, bench.envelope(0))
+        bench.run(2.0)
+    chunks = bank.twin.engine.chunk_tokens
+    assert 128 <= chunks[0] < 512 and chunks[2] == 512
+    record = [r for r in bench.telemetry() if r.node == "sim-001"][-1]
+    assert record.engines[0].control is not None and record.engines[0].control.chunk_tokens == chunks[0]
+    bench.run(6.0)
+    assert (bank.twin.engine.chunk_tokens == 512).all()
+    for _ in range(4):
+        bench.command(0, bench.envelope(0))
+        bench.run(2.0)
+    assert chunks[0] < 512
+    control.release()
+    assert (bank.twin.engine.chunk_tokens == 512).all()

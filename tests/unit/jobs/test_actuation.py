@@ -610,3 +610,43 @@ def test_a_slower_controlled_group_is_rolled_back(bench: Bench) -> None:
             break
     assert "Automatic rollback" in grants(bench.latest()[node])[uuid][2]
     assert grants(bench.latest()[node])[uuid][0] is None
+
+
+def training(bench: Bench, nodes: Sequence[str]) -> list[NodeFeatures]:
+    """Reports whose engines are training jobs, slower than any target a server could have."""
+    return [
+        msgspec.structs.replace(
+            report, engines=tuple(msgspec.structs.replace(e, kind="training", stack="job") for e in report.engines)
+        )
+        for report in bench.reports(nodes, count=5)
+    ]
+
+
+def test_a_training_job_is_granted_clocks_without_any_latency_to_keep(bench: Bench) -> None:
+    for _ in range(12):
+        bench.clock.now_s += 1.0
+        bench.tick()
+        bench.feed(FEATURES, *training(bench, ("n1", "n2", "n3")))
+        bench.tick()
+    node, uuid = some_granted(bench)
+    command = bench.latest()[node]
+    mhz, watts, reason = grants(command)[uuid]
+    assert (mhz, watts) == (1980, None)
+    assert reason.startswith("Strategy balanced: 1200-1980 MHz for the training job n") and "slowdown" in reason
+    assert {(t.tbt_ms, t.ttft_ms, t.e2e_ms) for t in command.targets} == {(None, None, None)}
+    assert bench.holdout()  # a share of the jobs stays at default for ever, like anybody
+    # A freeze and a pause count for a job too.
+    bench.feed(ANOMALY, verdict(bench, node, uuid))
+    bench.clock.now_s += 1.0
+    bench.feed(FEATURES, *training(bench, (node,)))
+    bench.tick()
+    assert grants(bench.latest()[node])[uuid][0] is None
+
+
+def test_steps_of_a_job_are_nobodys_latency(bench: Bench) -> None:
+    pools = bench.job._pools
+    for report in training(bench, ("n1", "n2", "n3")):
+        for engine in report.engines:
+            pools.add(1.0, "holdout", engine)
+            assert pools.obstacle(engine, 0) is None
+    assert pools._counts == {}

@@ -386,6 +386,22 @@ def test_restore_happened_is_told_once_per_node_and_ends_by_itself(bench: Bench)
     assert bench.alerts()[-1].summary.startswith("resolved (over)")
 
 
+def test_a_models_drift_is_told_once_a_node_and_is_no_restore_that_happened(bench: Bench) -> None:
+    why = "model drift: the model does not predict n1/r0 any more (last error +60%): default clocks"
+    bench.feed(bench.ack("restore", "restored", why, gpus=4), bench.ack("restore", "restored", why, gpus=4))
+    [alert] = bench.alerts()
+    assert (alert.rule, alert.severity, alert.node) == ("model_drift", "warning", "n1")
+    assert alert.summary == f"n1: {why}"
+    bench.seconds(130, lambda _: [])
+    assert bench.told("model_drift") == ["firing", "resolved"]
+
+
+def test_a_drift_whose_lock_did_not_go_back_is_a_failed_restore_too(bench: Bench) -> None:
+    why = "restore: the lock is still at 1500 MHz; model drift: the model does not predict n1/r0 any more"
+    bench.feed(bench.ack("restore", "refused", why))
+    assert {alert.rule for alert in bench.alerts()} == {"model_drift", "restore_failed"}
+
+
 @pytest.mark.parametrize("reason", ["not in the renewed envelope", "the capper is stopping", "the fleet is stopping"])
 def test_a_restore_in_the_course_of_things_is_none(bench: Bench, reason: str) -> None:
     bench.feed(bench.ack("restore", "restored", reason))
@@ -731,7 +747,7 @@ def test_the_brief_s_kinds_are_all_there() -> None:
     assert set(RULES) | {"carbon_budget"} == {
         "high_energy", "low_efficiency", "carbon_budget", "agent_silent", "stream_lag", "restore_failed",
         "not_actuatable", "performance_degradation", "limit_drift", "idle_leak", "sensor_disagreement",
-        "restore_happened", "anomaly", "duplicate_node",
+        "restore_happened", "anomaly", "duplicate_node", "model_drift",
     }  # fmt: skip
 
 

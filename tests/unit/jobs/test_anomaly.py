@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from streams.contract.records import AnomalyVerdict, NodeFeatures
+from streams.contract.records import AnomalyVerdict, EngineControl, NodeFeatures
 from streams.contract.topics import FEATURES
 from streams.jobs.anomaly import AnomalyJob
 from streams.jobs.base import Outcome
@@ -179,3 +180,40 @@ def test_rows_of_gone_gpus_are_used_again(tmp_path: Path) -> None:
         list(bench.job.tick())
     part = bench.job._parts[0]
     assert len(part.row_of) <= 16 and max(part.row_of.values()) < 24
+
+
+# --- controllers that go on missing what their engines do ---
+
+
+def missing_by(errors: Iterable[float], *, engine: str = "n1-e0") -> Beats:
+    """One node, a record a second; the controller of one engine misses by these errors."""
+    beats: Beats = []
+    for second, error in enumerate(errors):
+        report = features("n1", second + 1, ts_ns=T0_NS + second * 10**9)
+        engines = tuple(
+            msgspec.structs.replace(
+                one, control=EngineControl(state="controlled", time_error_ratio=error, decode_ratio=1.0)
+            )
+            if one.engine == engine
+            else one
+            for one in report.engines
+        )
+        beats.append([msgspec.structs.replace(report, engines=engines)])
+    return beats
+
+
+def test_a_controller_that_goes_on_missing_freezes_its_engine_and_says_so_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    found = bench.feed(missing_by([0.01, -0.01] * 150 + [0.12] * 200))
+    assert {(v.metric, v.action, v.model) for v in found} == {("model_drift", "freeze", "adwin")}
+    assert {v.gpu_uuid for v in found} == {f"GPU-n1-{i}" for i in range(4)}  # its own GPUs, not the neighbour's
+    times = sorted({(v.ts_ns - T0_NS) / 1e9 for v in found})
+    assert 300 + 30 <= times[0] <= 300 + 75
+    assert all(later - earlier == pytest.approx(60.0, abs=2.0) for earlier, later in pairwise(times))
+    assert found[0].score > found[0].threshold == 6.0 and found[0].evidence["time_error_ratio"] == 0.12
+    assert found[0].stack and found[0].quality == "simulated"
+
+
+def test_a_controller_that_learns_within_seconds_is_left_alone(tmp_path: Path) -> None:
+    assert Bench(tmp_path).feed(missing_by([0.01] * 300 + [0.5] * 6 + [0.01] * 200)) == []
+    assert Bench(tmp_path / "b").feed(missing_by([0.05] * 400)) == []

@@ -16,6 +16,7 @@ from agents.node.errors import CapperUnavailable
 from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
 from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied
 from tests.fakes.capper_rig import Rig, columns
+from tests.fakes.controllers import Unlearning
 
 ENGINE_GPU, OTHER_GPU = "GPU-a", "GPU-b"
 
@@ -42,7 +43,7 @@ class Flaky:
         return self.rig.capper.status()
 
 
-class Bench:
+class Bench(Unlearning):
     """One engine on the first GPU, renewals every 5 s, a controller that wants `mhz`."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +54,7 @@ class Bench:
         self.loop = self.new_loop()
 
     def new_loop(self) -> ControlLoop:
-        return ControlLoop("n1", self.port, lambda _stack: self, cluster="c1", monotonic=lambda: self.rig.now_s)
+        return ControlLoop("n1", self.port, lambda *_: self, cluster="c1", monotonic=lambda: self.rig.now_s)
 
     def step(
         self,

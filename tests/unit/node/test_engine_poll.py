@@ -12,10 +12,11 @@ from agents.node.control_loop import STALE_S, ControlLoop
 from agents.node.engine_settings import EngineSettings
 from agents.node.errors import SourceError
 from agents.node.sources.engines.gpus import with_uuids
-from agents.node.sources.engines.poll import EnginesSource, make
+from agents.node.sources.engines.poll import FAST_S, SETTLED, EnginesSource, Pace, make
 from agents.node.sources.engines.source import EngineSource
 from models.control.types import Decision
 from streams.contract.records import EngineReading, NodeTelemetry
+from tests.fakes.controllers import Unlearning
 from tests.fakes.engine_server import EngineServer
 from tests.fakes.sources import UUIDS, FakeCapper, desired, gpu_columns
 
@@ -199,7 +200,7 @@ def test_indices_become_uuids_and_half_an_engine_has_none() -> None:
 # --- the control loop ------------------------------------------------------------------------------------------------
 
 
-class Fixed:
+class Fixed(Unlearning):
     """A controller that always wants one clock: what is released, the loop released."""
 
     def __init__(self, mhz: int | None = 1500) -> None:
@@ -215,7 +216,7 @@ def test_an_engine_that_falls_silent_is_released_within_two_seconds(server: Engi
         [settings(server.url, name="n1/r0", gpus=("0", "1"))], wall_ns=lambda: int(now[0] * S), background=False
     )
     capper = FakeCapper()
-    loop = ControlLoop("n1", capper, lambda _stack: Fixed(), cluster="c", monotonic=lambda: now[0], wall_ns=lambda: 7)
+    loop = ControlLoop("n1", capper, lambda *_: Fixed(), cluster="c", monotonic=lambda: now[0], wall_ns=lambda: 7)
     loop.on_command(desired(), 0)
     (poller,) = engines.pollers
     held_at: list[tuple[float, bool]] = []
@@ -242,7 +243,7 @@ def test_an_engine_that_falls_silent_is_released_within_two_seconds(server: Engi
 def test_a_gpu_of_two_engines_gets_the_faster_clock(clocks: tuple[int | None, int | None], held: int | None) -> None:
     made = iter(Fixed(mhz) for mhz in clocks)
     capper = FakeCapper()
-    loop = ControlLoop("n1", capper, lambda _stack: next(made), cluster="c", monotonic=lambda: 1.0, wall_ns=lambda: 7)
+    loop = ControlLoop("n1", capper, lambda *_: next(made), cluster="c", monotonic=lambda: 1.0, wall_ns=lambda: 7)
     loop.on_command(desired(), 0)
     both = tuple(
         EngineReading(engine=name, kind="triton", stack="s", workload="w", gpu_uuid=(UUIDS[0],), ts_ns=S)
@@ -254,3 +255,109 @@ def test_a_gpu_of_two_engines_gets_the_faster_clock(clocks: tuple[int | None, in
     )  # fmt: skip
     loop.step(1.0, sample)
     assert capper.locks.get(UUIDS[0]) == held
+
+
+# --- arrivals --------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_is_asked_ten_times_a_second_only_where_its_answers_are_cheap(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    pace = Pace("chat", 0.5)
+    for _ in range(SETTLED - 1):
+        pace.note(0.0001, 0.002)
+        assert (pace.fast, pace.interval_s) == (False, 0.5)
+    pace.note(0.0001, 0.002)
+    assert (pace.fast, pace.interval_s) == (True, FAST_S)
+    assert (
+        "engine chat: an answer costs 0.10 ms of CPU here and takes 2.0 ms, so it is asked every 0.1 s" in caplog.text
+    )
+    for _ in range(60):
+        pace.note(0.0012, 0.002)  # a little dearer is no reason to change each second
+    assert pace.fast
+    for _ in range(60):
+        pace.note(0.0001, 0.2)
+    assert not pace.fast
+    assert caplog.text.count("so it is asked every") == 2
+
+
+def test_a_dear_engine_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    pace = Pace("chat", 0.5)
+    for _ in range(50):
+        pace.note(0.004, 0.030)
+    assert (
+        caplog.text.count(
+            "engine chat: an answer costs 4.00 ms of CPU here and takes 30.0 ms, so it is asked every 0.5"
+        )
+        == 1
+    )
+
+
+def test_whoever_listens_is_told_of_requests_that_join_and_of_nothing_else(server: EngineServer) -> None:
+    now = [100.0]
+    engines = EnginesSource([settings(server.url, name="n1/r0")], wall_ns=lambda: int(now[0] * S), background=False)
+    (poller,) = engines.pollers
+    told: list[frozenset[str]] = []
+    engines.on_joined(told.append)
+    poller.pace.fast = True
+
+    def ask(running: int, finished: int) -> None:
+        now[0] += 0.1
+        server.text = (
+            f'vllm:num_requests_running{{model_name="m"}} {running}\nvllm:num_requests_waiting{{model_name="m"}} 0\n'
+            f'vllm:request_success_total{{model_name="m"}} {finished}\n'
+        )
+        poller.ask()
+        poller.pace.fast = True
+        engines.engines_now(int(now[0] * S))
+
+    ask(3, 10)
+    ask(3, 10)
+    ask(2, 11)  # one has left
+    assert told == []
+    ask(3, 11)
+    ask(3, 12)  # one has left and one has come
+    assert told == [frozenset({"n1/r0"})] * 2
+    ask(0, 0)  # a restart
+    assert len(told) == 2
+    poller.pace.fast = False
+    server.text = server.text.replace('running{model_name="m"} 0', 'running{model_name="m"} 9')
+    now[0] += 0.1
+    poller.ask()
+    assert len(told) == 2  # an engine that cannot be asked often gets its round twice a second anyway
+
+
+def test_between_records_the_loop_sees_each_answer_once_and_the_record_loses_nothing(server: EngineServer) -> None:
+    now = [100.0]
+    engines = EnginesSource(
+        [settings(server.url, name="n1/r0"), settings(server.url, name="n1/r1")],
+        wall_ns=lambda: int(now[0] * S), background=False,
+    )  # fmt: skip
+
+    def text(count: int) -> str:
+        return (
+            f'vllm:num_requests_running{{model_name="m"}} 1\n'
+            f'vllm:time_to_first_token_seconds_bucket{{model_name="m",le="0.1"}} {count}\n'
+            f'vllm:time_to_first_token_seconds_bucket{{model_name="m",le="+Inf"}} {count}\n'
+            f'vllm:time_to_first_token_seconds_sum{{model_name="m"}} {count * 0.05}\n'
+            f'vllm:time_to_first_token_seconds_count{{model_name="m"}} {count}\n'
+        )
+
+    seen = recorded = 0
+    for half in range(21):
+        now[0] = 100.0 + half / 2
+        server.text = text(7 * half)
+        for poller in engines.pollers:
+            poller.ask()
+        at = int(now[0] * S)
+        (one,) = engines.engines_now(at, frozenset({"n1/r0"})) if half else engines.engines_now(at)[:1]
+        assert engines.engines_now(at, frozenset({"n1/r0"}))[0] is one  # the same answer is no news
+        seen += sum(one.ttft.count) if one.ttft else 0
+        if half % 2 == 0:
+            record = engines.read(at).engines[0]
+            recorded += sum(record.ttft.count) if record.ttft else 0
+    assert seen == recorded == 7 * 20
+    assert engines.engines_now(int(now[0] * S), frozenset({"elsewhere"})) == ()
+    assert engines.engines_now(int((now[0] + 60) * S)) == ()  # silent for too long: it left

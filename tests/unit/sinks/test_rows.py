@@ -116,3 +116,14 @@ def test_evidence_is_a_map_and_the_empty_batch_is_nothing() -> None:
     row = tables(fake.verdict())["anomaly.gpu"].to_pylist(maps_as_pydicts="strict")[0]
     assert row["evidence"] == {"power_w": 480.0, "median_w": 300.0} and row["uuid"] == "GPU-a0"
     assert rows.to_tables(r.AnomalyVerdict, rows.Batch(0, [], [], [])) == {}
+
+
+def test_what_the_control_has_learned_is_kept_and_null_where_it_says_nothing() -> None:
+    record = fake.telemetry("node-a", 1)
+    told = r.EngineControl(state="recalibrating", decode_ratio=1.5, time_error_ratio=0.3)
+    first = msgspec.structs.replace(record.engines[0], control=told)
+    second = msgspec.structs.replace(record.engines[1], control=None)
+    rows = tables(msgspec.structs.replace(record, engines=(first, second)))["engine.reading"].to_pylist()
+    names = ("state", "decode_ratio", "time_error_ratio", "power_ratio", "chunk_tokens")
+    assert [rows[0][f"control_{name}"] for name in names] == ["recalibrating", 1.5, 0.3, None, None]
+    assert {rows[1][f"control_{name}"] for name in names} == {None}

@@ -279,7 +279,7 @@ def _key(dialect: Dialect, sample: Sample) -> Key:
     model = next((labels[label] for label in MODEL_LABELS if label in labels), "")
     extra = [labels[label] for label in dialect.groups_by if label in labels]
     ranks = [labels[label] for label in labels.keys() & RANKS]
-    return ":".join([model, *extra]) if extra else model, "/".join(sorted(ranks, reverse=True)) or None
+    return ":".join(filter(None, [model, *extra])), "/".join(sorted(ranks, reverse=True)) or None
 
 
 def _values(dialect: Dialect, group: Group, model: str, rank: str | None) -> Values:

@@ -1,5 +1,8 @@
 """All engines of a node, asked in the background: a hanging one delays neither another, nor sampling, nor control.
 
+No engine gives word of a request that arrives, so arrivals are found by asking: ten times a second where an answer is
+cheap (a small text on this machine), else twice, and the log says which.
+
 One thread per engine, bounded by the settings; each answer has a deadline below the interval. `read` only takes what is
 there. An answer keeps the time at which it was given: the control loop releases the GPUs of an engine whose numbers are
 older than two seconds, and an engine that has been silent for ten leaves the record.
@@ -25,7 +28,13 @@ INTERVAL_S: Final = 0.5  # half a sample interval: an answer is fresh enough unt
 FORGET_S: Final = 10.0
 FIRST_S: Final = 1.0  # how long the first reading of all may wait, so that the first record has the engines
 JOIN_S: Final = 1.0
+FAST_S: Final = 0.1
+CHEAP_CPU_S: Final = 0.0005  # of this process for one answer: ten a second are then half a percent of a core
+CHEAP_WALL_S: Final = 0.01  # from question to answer: what the engine itself may spend on it is in there
+STILL_CHEAP: Final = 3.0  # times these before it counts as dear again
+SETTLED: Final = 8  # answers before that is judged
 Make = Callable[..., EngineSource]
+Joined = Callable[[frozenset[str]], None]
 
 
 def make(engine: EngineSettings, deadline_s: float | None = None) -> EngineSource:
@@ -33,7 +42,7 @@ def make(engine: EngineSettings, deadline_s: float | None = None) -> EngineSourc
     from agents.node.sources import registry
 
     options: dict[str, object] = {
-        "url": engine.url,
+        **({"file": engine.url.removeprefix("file://")} if engine.url.startswith("file:") else {"url": engine.url}),
         "name": engine.name,
         "stack": engine.stack,
         "workload": engine.workload,
@@ -47,13 +56,45 @@ def make(engine: EngineSettings, deadline_s: float | None = None) -> EngineSourc
     return source
 
 
+class Pace:
+    """How often an engine is asked: by what its answers have cost."""
+
+    def __init__(self, label: str, interval_s: float) -> None:
+        self._label, self.slow_s = label, interval_s
+        self._cpu_s = self._wall_s = 0.0
+        self._answers = 0
+        self.fast = False
+
+    @property
+    def interval_s(self) -> float:
+        return min(FAST_S, self.slow_s) if self.fast else self.slow_s
+
+    def note(self, cpu_s: float, wall_s: float) -> None:
+        """One answer's cost; exponential means of eight, judged from the eighth on."""
+        share = 1.0 / SETTLED if self._answers else 1.0
+        self._cpu_s += share * (cpu_s - self._cpu_s)
+        self._wall_s += share * (wall_s - self._wall_s)
+        self._answers += 1
+        if self._answers < SETTLED:
+            return
+        room = STILL_CHEAP if self.fast else 1.0
+        fast = self._cpu_s <= room * CHEAP_CPU_S and self._wall_s <= room * CHEAP_WALL_S
+        if fast != self.fast or self._answers == SETTLED:
+            self.fast = fast
+            cost = f"an answer costs {self._cpu_s * 1e3:.2f} ms of CPU here and takes {self._wall_s * 1e3:.1f} ms"
+            log.info("engine %s: %s, so it is asked every %g s", self._label, cost, self.interval_s)
+
+
 class Poller:
     """Asks one engine again and again on a thread of its own; keeps its newest answer and why the last one failed."""
 
     def __init__(self, source: EngineSource, label: str, *, interval_s: float, wall_ns: Callable[[], int]) -> None:
         self.source, self.label = source, label
-        self._interval_s, self._wall_ns = interval_s, wall_ns
+        self.pace, self._wall_ns = Pace(label, interval_s), wall_ns
+        self.joined: Joined | None = None  # told when requests have joined; None = nobody wants to know
+        self._load: float | None = None
         self.newest: Snapshot | None = None
+        self._handed: tuple[Snapshot, tuple[EngineReading, ...]] | None = None
         self.problem: str | None = "it has not answered yet"
         self._ending, self.asked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine {label}", daemon=True)
@@ -67,7 +108,9 @@ class Poller:
         """One question; an answer or a problem, never an exception."""
         try:
             asked_ns = self._wall_ns()
+            cpu_s, wall_s = time.thread_time(), time.monotonic()
             snapshot = self.source.snapshot(asked_ns)
+            self.pace.note(time.thread_time() - cpu_s, time.monotonic() - wall_s)
         except SourceError as error:
             self._failed(str(error))
         except Exception as error:  # noqa: BLE001 - a thread that dies would leave the engine silent without a word
@@ -76,7 +119,30 @@ class Poller:
             if self.problem is not None and self.newest is not None:
                 log.warning("engine %s answers again", self.label)
             self.newest, self.problem = snapshot, None
+            self._tell(snapshot)
         self.asked.set()
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        """Requests in the engine and finished ones together only rise when one has come."""
+        numbers = [values.number for values in snapshot.values]
+        load = sum(one.get(name) or 0.0 for one in numbers for name in ("running", "waiting", "requests_total"))
+        before, self._load = self._load, load
+        if before is not None and load > before and self.pace.fast and self.joined is not None and self._handed:
+            self.joined(frozenset(engine.engine for engine in self._handed[1]))
+
+    def engines(self, now_ns: int, on_node: Callable[[EngineReading], EngineReading]) -> tuple[EngineReading, ...]:
+        """The newest answer for the control loop; again the same objects while there is no newer one."""
+        snapshot = self.newest
+        if snapshot is None or now_ns - snapshot.ts_ns > FORGET_S * 1e9:
+            return ()
+        if self._handed is None or self._handed[0] is not snapshot:
+            found = self.source.reading(snapshot, now_ns, reader="control").engines
+            self._handed = (snapshot, tuple(map(on_node, found)))
+        return self._handed[1]
+
+    def answers_for(self, engines: frozenset[str]) -> bool:
+        """Whether any of these came from here last."""
+        return self._handed is not None and any(engine.engine in engines for engine in self._handed[1])
 
     def _failed(self, problem: str) -> None:
         if self.problem is None:
@@ -87,7 +153,7 @@ class Poller:
         due = time.monotonic()
         while not self._ending.is_set():
             self.ask()
-            due = max(due + self._interval_s, time.monotonic())
+            due = max(due + (self.pace.interval_s if self.joined else self.pace.slow_s), time.monotonic())
             self._ending.wait(due - time.monotonic())
 
     def end(self) -> None:
@@ -178,6 +244,21 @@ class EnginesSource:
             engines=tuple({engine.engine: engine for engine in engines}.values()),
             missing=tuple(missing),
         )
+
+    def on_joined(self, joined: Joined) -> None:
+        """Whom to tell, from the pollers' threads, when requests have joined engines that can be asked often."""
+        for poller in self.pollers:
+            poller.joined = joined
+
+    def engines_now(self, now_ns: int, only: frozenset[str] | None = None) -> tuple[EngineReading, ...]:
+        """See base.EngineFeed."""
+        found: dict[str, EngineReading] = {}
+        for poller, named in zip(self.pollers, self._named, strict=True):
+            if only is not None and not poller.answers_for(only):
+                continue
+            for engine in poller.engines(now_ns, (lambda e: e) if named else lambda e: _on_node(e, self._node)):
+                found[engine.engine] = engine
+        return tuple(found.values())
 
     def close(self) -> None:
         """Ends the threads; waits for all of them together, at most two seconds."""

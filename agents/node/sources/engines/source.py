@@ -99,7 +99,7 @@ class EngineSource:
         self._identity = Identity(name=name, stack=stack, workload=workload, gpus=tuple(map(str, gpus)))
         self._deadline_s, self._get, self._since_start = deadline_s, get, since_start
         self._names: dict[bytes, bool] = {}
-        self._before: dict[tuple[str, str | None], _Before] = {}
+        self._before: dict[tuple[str, str, str | None], _Before] = {}
 
     def probe(self) -> Probe:
         """Whether the engine answers with metrics of its own."""
@@ -148,12 +148,12 @@ class EngineSource:
 
     # --- handing out -------------------------------------------------------------------------------------------
 
-    def reading(self, snapshot: Snapshot, now_ns: int) -> Reading:
-        """A snapshot as a reading; histograms count since the snapshot that was handed out before."""
+    def reading(self, snapshot: Snapshot, now_ns: int, *, reader: str = "record") -> Reading:
+        """A snapshot as a reading; histograms count since the snapshot that was handed out to this reader before."""
         engines, missing = [], list[tuple[str, str]](snapshot.gpu_missing.items())
         alone = len(snapshot.values) == 1
         for values in snapshot.values:
-            engine = self._engine(values, snapshot.ts_ns, alone=alone)
+            engine = self._engine(values, snapshot.ts_ns, alone=alone, reader=reader)
             engines.append(engine)
             missing += [(f"engines[{engine.engine}].{part}", reason) for part, reason in _unknown(engine, values)]
         if snapshot.problem is not None:
@@ -168,8 +168,8 @@ class EngineSource:
             missing=tuple(missing),
         )
 
-    def _engine(self, values: Values, now_ns: int, *, alone: bool) -> EngineReading:
-        key = (values.model, values.rank)
+    def _engine(self, values: Values, now_ns: int, *, alone: bool, reader: str) -> EngineReading:
+        key = (reader, values.model, values.rank)
         before = self._before.get(key)
         ts_ns, moved_ns = self._age(values, before, now_ns)
         by_law = {} if before is None else _by_durations(before, values, ts_ns)

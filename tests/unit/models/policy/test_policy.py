@@ -37,6 +37,7 @@ facts = st.builds(
     cap_reason=st.just("hot aisle"),
     latency=sentences,
     budget_w=st.none() | st.floats(1, 3000),
+    training=st.booleans(),
 )
 names = st.sampled_from(sorted(STRATEGIES))
 

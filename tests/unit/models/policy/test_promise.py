@@ -7,11 +7,11 @@ from math import exp, log
 
 import pytest
 
-from models.policy.curve import Belief, Seen
-from models.policy.promise import DOWNWARDS, Prior, Shown, Stakes, learn, promise
-from models.policy.training import Rules, search
+from models.control.curve import Belief, Seen
+from models.control.promise import DOWNWARDS, Prior, Shown, Stakes, learn, promise
+from models.control.training import Rules, search
+from models.control.trials import Candidate, Noise, reach_sigma
 from models.policy.trial_run import SweepTable, replay
-from models.policy.trials import Candidate, Noise, reach_sigma
 
 STAKES = Stakes(limit=log(1.05), best=0.0, pairs=7, pair_error=0.012, sure=3.0)
 

@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from models.policy.curve import fit_curve
+from models.control.curve import fit_curve
+from models.control.training import Block, Choice, Rules, Trial, recheck, search
 from models.policy.ranks import Option, Stage, for_pipeline, for_ranks, iteration_s
-from models.policy.training import Block, Choice, Rules, Trial, recheck, search
 from models.policy.trial_run import SweepTable, replay
 
 BERT = SweepTable(  # A40, BERT on SQuAD, batch 32: seconds per epoch and joules (Zeus trace)

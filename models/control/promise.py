@@ -12,7 +12,7 @@ from math import erfc, exp, log, pi, sqrt
 from statistics import median
 from typing import Final, Protocol
 
-from models.policy.curve import Belief, Seen, fit_curve
+from models.control.curve import Belief, Seen, fit_curve
 
 NEAR: Final = 0.6  # distances that the prior is learned from: beyond, clock floors take over
 LEAST_SWEEPS: Final = 4

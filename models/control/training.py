@@ -11,9 +11,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 
-from models.policy.curve import Curve, fit_curve
-from models.policy.promise import UPWARDS, Stakes, promise
-from models.policy.trials import SPOILED, Block, Candidate, Noise, Rules, Trial, reach_sigma
+from models.control.curve import Curve, fit_curve
+from models.control.promise import UPWARDS, Stakes, promise
+from models.control.trials import SPOILED, Block, Candidate, Noise, Rules, Trial, reach_sigma
 
 __all__ = ["Block", "Choice", "Rules", "Search", "Trial", "recheck", "search"]
 

@@ -11,7 +11,7 @@ from math import exp, inf, log, sqrt
 from statistics import median
 from typing import Final, Literal
 
-from models.policy.promise import DOWNWARDS, Prior, Shown, distance
+from models.control.promise import DOWNWARDS, Prior, Shown, distance
 
 Verdict = Literal["feasible", "infeasible", "open"]
 
