@@ -95,8 +95,30 @@ def grid() -> dict[str, list[Policy]]:
 
 
 CHOSEN: Final[dict[str, dict[str, int]]] = {
-    "azure-code-2024": {},
-    "azure-conv-2024": {},
+    "azure-code-2024": {
+        "static limit": 4,
+        "static lock": 3,
+        "pid": 3,
+        "aimd": 2,
+        "forecast scaling": 1,
+        "reactive scaling": 1,
+        "throttllem-like": 7,
+        "dynamollm-like": 1,
+        "greenllm-like": 2,
+        "ucb unshielded": 2,
+    },
+    "azure-conv-2024": {
+        "static limit": 4,
+        "static lock": 3,
+        "pid": 3,
+        "aimd": 2,
+        "forecast scaling": 3,
+        "reactive scaling": 3,
+        "throttllem-like": 8,
+        "dynamollm-like": 2,
+        "greenllm-like": 2,
+        "ucb unshielded": 0,
+    },
 }
 
 

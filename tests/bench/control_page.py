@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.bench.control_plots import draw
+
 Json = dict[str, Any]
 TITLES = {"azure-code-2024": "code", "azure-conv-2024": "conversation"}
 HEAD = (
@@ -31,6 +33,7 @@ TARGETS = (
     ("conservative", "azure-code-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.28),
     ("conservative", "azure-conv-2024", "GPU below B0", ("gpu_saving_ratio", "b0"), 0.16),
 )
+NO_LATER = 0.01  # a percentile this much later still counts as the same
 BOUNDS = {"balanced": (0.05, 0.05, 0.10), "ml-driven": (0.05, 0.05, 0.10), "conservative": (0.05, 0.05, 0.05)}
 
 
@@ -64,15 +67,15 @@ def sections(folder: Path, plots: Path) -> list[str]:
     for name, found in parts(folder, "rivals").items():
         lines += ["", f"### {name}: rivals", *_setting(found), "", HEAD]
         lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
-        lines += [row(r["name"], r) for r in found["rivals"]]
-    for title, part in (("ablation", "ablation"), ("loop delay", "delay")):
+        lines += [row(r["name"], r) for r in found["rivals"]] + _beside(name, found["rivals"])
+    for title, part in (("ablation", "ablation"), ("loop delay", "delay"), ("perfect load, packed", "reference")):
         for name, found in parts(folder, part).items():
             lines += ["", f"### {name}: {title}", "", HEAD, *(row(n, r) for n, r in found.items())]
     for name, found in parts(folder, "other").items():
         lines += ["", f"### {name}: nothing retuned", *_setting(found), "", HEAD]
         lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
-    lines += _kappa(parts(folder, "kappa")) + _wrong(parts(folder, "wrong"))
-    return lines + _plots(folder, plots)
+    lines += _kappa(parts(folder, "kappa")) + _wrong(parts(folder, "wrong")) + _budget(parts(folder, "budget"))
+    return lines + draw(parts, folder, plots)
 
 
 def targets(main: dict[str, Json]) -> list[str]:
@@ -131,6 +134,53 @@ def row(name: str, r: Json) -> str:
     )
 
 
+def _beside(workload: str, rivals: list[Json]) -> list[str]:
+    """Each rival, and ours with that rival's own percentiles as its bounds."""
+    lines = ["", f"### {workload}: ours at each rival's own latency", ""]
+    lines += [
+        "| rival | GPU, wall below B0: it | ours | p99 first / between / end-to-end: it | ours | less, no later |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for r in rivals:
+        ours = r["ours"]
+        late = [ours["p99_ms"][m] / r["p99_ms"][m] - 1.0 for m in ("ttft", "tbt", "e2e")]
+        saves = ours["wall_joules_per_request"] < r["wall_joules_per_request"]
+        saves_gpu = ours["joules_per_request"] < r["joules_per_request"]
+        word = "yes" if saves and saves_gpu and max(late) <= NO_LATER else "**no**"
+        lines.append(f"| {r['name']} | {_saved(r)} | {_saved(ours)} | {_times(r)} | {_times(ours)} | {word} |")
+    return lines
+
+
+def _saved(r: Json) -> str:
+    return f"{_ratio(r['gpu_saving_ratio']['b0'])}, {_ratio(r['wall_saving_ratio']['b0'])}"
+
+
+def _times(r: Json) -> str:
+    return " / ".join(f"{r['p99_ms'][m]:.0f}" for m in ("ttft", "tbt", "e2e")) + " ms"
+
+
+def _budget(found: dict[str, Json]) -> list[str]:
+    lines: list[str] = []
+    for name, result in found.items():
+        first = next(iter(result.values()))
+        lines += [
+            "",
+            f"### {name}: 30 % more replicas on the same row",
+            "",
+            f"Budget {first['budget_w'] / 1e3:.1f} kW at the wall, {first['days']:g} days, one-second windows.",
+            "",
+            "| variant | windows over | highest | low priority touched | p99 first / between / end-to-end | missed |",
+            "|---|---|---|---|---|---|",
+        ]
+        for label, r in result.items():
+            touched = "no classes" if r["low_touched_ratio"] is None else _ratio(r["low_touched_ratio"], ".2%")
+            lines.append(
+                f"| {label} | {r['windows_over']} | {r['peak_wall_w'] / 1e3:.1f} kW | {touched} "
+                f"| {_times(r)} | {_ratio(r['missed_ratio'], '.3%')} |"
+            )
+    return lines
+
+
 def _kappa(found: dict[str, Json]) -> list[str]:
     lines: list[str] = []
     for name, result in found.items():
@@ -165,63 +215,6 @@ def _wrong(found: dict[str, Json]) -> list[str]:
                 f"| {_whole(worst['p99_ttft_ms'])} ms, {_whole(worst['p99_tbt_ms'])} ms |"
             )
     return lines
-
-
-def _plots(folder: Path, plots: Path) -> list[str]:
-    """Energy against latency, one plot a service; rivals and strategies as points."""
-    lines: list[str] = []
-    for name, found in (parts(folder, "rivals") or parts(folder, "main")).items():
-        path = plots / f"pareto-{name}.svg"
-        _scatter(path, name, {**found["baselines"], **found["results"], **{r["name"]: r for r in found["rivals"]}})
-        lines += ["", f"![energy against latency, {name}](control/{path.name})"]
-    for name, found in parts(folder, "delay").items():
-        path = plots / f"delay-{name}.svg"
-        _delay(path, found)
-        lines += ["", f"![saving and first token against loop delay, {name}](control/{path.name})"]
-    return lines
-
-
-def _axes() -> tuple[Any, Any, Any]:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "control"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.0, 4.2), layout="constrained")
-    axes.grid(visible=True, linewidth=0.4, alpha=0.5)
-    return pyplot, figure, axes
-
-
-def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
-    pyplot, figure, axes = _axes()
-    ours = {"conservative", "balanced", "aggressive", "ml-driven"}
-    for name, r in rows.items():
-        x, y = r["p99_ms"]["ttft"], r["wall_joules_per_request"]
-        axes.plot(x, y, "o" if name in ours else "x", color="tab:green" if name in ours else "tab:gray")
-        axes.annotate(name, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
-    axes.axvline(2_000.0, color="tab:red", linewidth=0.8)
-    axes.set(
-        xscale="log", xlabel="p99 time to first token, ms (SLO 2 s)", ylabel="J per request at the wall", title=title
-    )
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-
-
-def _delay(path: Path, rows: dict[str, Json]) -> None:
-    pyplot, figure, axes = _axes()
-    delays = [sum(float(part.removesuffix(" s")) for part in name.split(" + ")) for name in rows]
-    axes.plot(delays, [100 * r["gpu_saving_ratio"]["b0"] for r in rows.values()], "o-", label="GPU energy below B0, %")
-    axes.plot(
-        delays,
-        [r["worst_hour"]["p99_ttft_ms"] / 20 for r in rows.values()],
-        "x--",
-        label="worst hour's p99 first token, % of 2 s",
-    )
-    axes.set(xscale="log", xlabel="loop period + delay, s")
-    axes.legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def _ratio(value: float | None, form: str = ".1%") -> str:

@@ -1,0 +1,104 @@
+"""Plots of docs/benchmarks/control.md from the JSON of the parts that were run. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+Parts = Callable[[Path, str], dict[str, Json]]
+
+
+def draw(parts: Parts, folder: Path, plots: Path) -> list[str]:
+    """Energy against latency, one plot a service; rivals and strategies as points."""
+    lines: list[str] = []
+    for name, found in (parts(folder, "rivals") or parts(folder, "main")).items():
+        path = plots / f"pareto-{name}.svg"
+        _scatter(path, name, {**found["baselines"], **found["results"], **{r["name"]: r for r in found["rivals"]}})
+        lines += ["", f"![energy against latency, {name}](control/{path.name})"]
+    for name, found in parts(folder, "hours").items():
+        path = plots / f"hours-{name}.svg"
+        _hours(path, name, found)
+        lines += ["", f"![hour by hour, {name}](control/{path.name})"]
+    for name, found in parts(folder, "kappa").items():
+        path = plots / f"kappa-{name}.svg"
+        _kappa(path, name, found["results"])
+        lines += ["", f"![saving against kappa, {name}](control/{path.name})"]
+    for name, found in parts(folder, "delay").items():
+        path = plots / f"delay-{name}.svg"
+        _delay(path, found)
+        lines += ["", f"![saving and first token against loop delay, {name}](control/{path.name})"]
+    return lines
+
+
+def _axes(count: int = 1) -> tuple[Any, Any, Any]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "control"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(count, figsize=(7.0, 4.2), layout="constrained", squeeze=False, sharex=count > 1)
+    for one in axes[:, 0]:
+        one.grid(visible=True, linewidth=0.4, alpha=0.5)
+    return pyplot, figure, axes[:, 0]
+
+
+def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
+    pyplot, figure, (axes,) = _axes()
+    ours = {"conservative", "balanced", "aggressive", "ml-driven"}
+    for name, r in rows.items():
+        x, y = r["p99_ms"]["ttft"], r["wall_joules_per_request"]
+        axes.plot(x, y, "o" if name in ours else "x", color="tab:green" if name in ours else "tab:gray")
+        axes.annotate(name, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    axes.axvline(2_000.0, color="tab:red", linewidth=0.8)
+    axes.set(
+        xscale="log", xlabel="p99 time to first token, ms (SLO 2 s)", ylabel="J per request at the wall", title=title
+    )
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _delay(path: Path, rows: dict[str, Json]) -> None:
+    pyplot, figure, (axes,) = _axes()
+    delays = [sum(float(part.removesuffix(" s")) for part in name.split(" + ")) for name in rows]
+    axes.plot(delays, [100 * r["gpu_saving_ratio"]["b0"] for r in rows.values()], "o-", label="GPU energy below B0, %")
+    axes.plot(
+        delays,
+        [r["worst_hour"]["p99_ttft_ms"] / 20 for r in rows.values()],
+        "x--",
+        label="worst hour's p99 first token, % of 2 s",
+    )
+    axes.set(xscale="log", xlabel="loop period + delay, s")
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _hours(path: Path, title: str, rows: dict[str, Json]) -> None:
+    """Power at the wall over the judged hours, and every hour's p99 of the first token below it."""
+    pyplot, figure, axes = _axes(2)
+    for name, r in rows.items():
+        hours = range(len(r["wall_kwh"]))
+        axes[0].plot(hours, r["wall_kwh"], linewidth=1.0, label=name)
+        axes[1].plot(hours, [v or float("nan") for v in r["p99_ttft_ms"]], linewidth=1.0)
+    axes[0].set(ylabel="kW at the wall", title=f"{title}, simulated", ylim=(0, None))
+    axes[0].legend(fontsize=7, ncols=3)
+    axes[1].axhline(2_000.0, color="tab:red", linewidth=0.8)
+    axes[1].set(xlabel="judged hour", ylabel="p99 first token, ms", yscale="log")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _kappa(path: Path, title: str, rows: dict[str, Json]) -> None:
+    pyplot, figure, (axes,) = _axes()
+    for k, r in enumerate(rows.values()):
+        for at, what in ((k - 0.1, "gpu"), (k + 0.1, "wall")):
+            low, high = r["saving_interval"][what]
+            axes.plot([at, at], [100 * low, 100 * high], "_-", color="tab:green" if what == "gpu" else "tab:blue")
+            axes.annotate(what, (at, 100 * high), fontsize=7, xytext=(0, 3), textcoords="offset points", ha="center")
+    axes.set(ylabel="saved below B0, %, over kappa", title=f"{title}, simulated", xlim=(-0.6, len(rows) - 0.4))
+    axes.set_xticks(range(len(rows)), list(rows))
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
