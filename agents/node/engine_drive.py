@@ -123,7 +123,7 @@ class ServingDrive:
 
     def _decide(self, now_s: float, now: Situation) -> Decision:
         held = self._misses.take(now.engine, now_s)
-        observed = self._window.observe(now.engine, now.columns, now.rows)
+        observed = self._window.observe(now.engine, now.columns, now.rows, now.targets)
         state = state_of(now.engine, now.age_s)
         if now.bounds is None or held:
             if now.default is not None and observed.tbt_mean_ms is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from models.control.types import EngineState, Observed
+from agents.node.misses import above, total
+from models.control.types import EngineState, Observed, Targets
 from streams.contract.histogram import pool, quantile
-from streams.contract.records import EngineReading, NodeTelemetry
+from streams.contract.records import EngineReading, Histogram, NodeTelemetry
+
+MOST_MS: Final = 1e9  # a bound beyond eleven days is none
 
 
 class Columns:
@@ -69,17 +73,26 @@ class Window:
         self._before: EngineReading | None = None
         self._rate: float | None = None
 
-    def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int]) -> Observed:
+    def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int], targets: Targets) -> Observed:
         """What the controller learns from, once per reading of the engine."""
         if self._before is not None and engine.ts_ns == self._before.ts_ns:
             return Observed(None, None, None, self._rate)
         self._rate, self._before = _tokens_per_s(self._before, engine), engine
         tbt = engine.tbt
         count = 0 if tbt is None else sum(tbt.count)
-        if tbt is None or count == 0:
-            return Observed(None, columns.sm_mhz(rows), columns.power_w(rows), self._rate)
-        p99_ms = quantile(pool([tbt]), 0.99, tbt.scale)
-        return Observed(tbt.sum_ms / count, columns.sm_mhz(rows), columns.power_w(rows), self._rate, p99_ms)
+        mean_ms, p99_ms = None, None
+        if tbt is not None and count > 0:
+            mean_ms, p99_ms = tbt.sum_ms / count, quantile(pool([tbt]), 0.99, tbt.scale)
+        first, whole = _late(engine.ttft, targets.ttft_ms), _late(engine.e2e, targets.e2e_ms)
+        return Observed(mean_ms, columns.sm_mhz(rows), columns.power_w(rows), self._rate, p99_ms, *first, *whole)
+
+
+def _late(histogram: Histogram | None, bound_ms: float | None) -> tuple[float | None, float | None]:
+    """Samples, and those of them above the bound; unknown without a histogram or a bound that can be."""
+    if histogram is None or bound_ms is None or not 0.0 < bound_ms < MOST_MS:
+        return None, None
+    count = total(histogram)
+    return count, min(count, above(histogram, bound_ms))
 
 
 def _tokens_per_s(before: EngineReading | None, now: EngineReading) -> float | None:

@@ -51,16 +51,17 @@ class Misses:
 
     def _of(self, engine: EngineReading, before: EngineReading | None) -> tuple[float, float]:
         first, gaps = engine.ttft, engine.tbt
-        requests = _total(first) if first is not None else _finished(engine, before)
+        requests = total(first) if first is not None else _finished(engine, before)
         if not 0.0 < requests < MOST:
             return 0.0, 0.0
-        count = _total(gaps) if gaps is not None else 0.0
+        count = total(gaps) if gaps is not None else 0.0
         if gaps is not None and count > 0.0 and gaps.sum_ms / count > self._slo.tbt_ms:
             return requests, requests
         return requests, 0.0 if first is None else min(requests, above(first, self._slo.ttft_ms))
 
 
-def _total(histogram: Histogram) -> float:
+def total(histogram: Histogram) -> float:
+    """Samples of a histogram."""
     return float(sum(histogram.count))
 
 

@@ -202,6 +202,7 @@ class LocalController:
             tail_s,
             min(1.0, x),
             observed.power_w if observed is not None and observed.power_w is not None else nan,
+            *_counted(observed),
         )
 
     def _gap_s(self, plant: Plant, profile: StackProfile, targets: Targets, bounds: ClockBounds) -> float:
@@ -272,6 +273,20 @@ class LocalController:
 def _seconds(value_ms: float | None) -> float:
     """A bound: absent is infinite, NaN stays NaN and never holds."""
     return inf if value_ms is None else value_ms / 1e3
+
+
+def _counted(observed: Observed | None) -> tuple[float, float, float, float]:
+    """First tokens and answers with those of them that were late; a pair that cannot be is unknown."""
+    if observed is None:
+        return nan, nan, nan, nan
+    return (
+        *_pair(observed.first_tokens, observed.late_first_tokens),
+        *_pair(observed.answers, observed.long_answers),
+    )
+
+
+def _pair(count: float | None, late: float | None) -> tuple[float, float]:
+    return (count, late) if count is not None and late is not None and 0.0 <= late <= count <= MOST else (nan, nan)
 
 
 def _measured(value_ms: float | None) -> float:

@@ -44,6 +44,10 @@ class Observed:
     power_w: float | None  # mean of one GPU
     prompt_tokens_per_s: float | None = None  # prefill rate: tells mixed iterations from pure decode
     tbt_p99_ms: float | None = None
+    first_tokens: float | None = None  # and those of them later than the target of the first token
+    late_first_tokens: float | None = None
+    answers: float | None = None  # and those of them longer than the end-to-end target
+    long_answers: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 
 from agents.node.control_loop import ControlLoop, local_controller
 from agents.node.engine_signal import Columns, Window
+from agents.node.envelope import NO_TARGETS
 from agents.node.errors import CapperSilent
 from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
 from streams.contract.records import NO_CAPPER, SILENT_CAPPER, Histogram, PowerApplied
@@ -284,13 +285,25 @@ def test_the_window_learns_once_per_reading() -> None:
     tbt = Histogram(index=(160, 161), count=(50, 50), sum_ms=3200.0)
     first = engine(0, ts_ns=0, prompt_tokens_total=1000, tbt=tbt)
     second = engine(0, ts_ns=10**9, prompt_tokens_total=1600, tbt=tbt)
-    assert window.observe(first, columns, (0, 1, 2, 3)).prompt_tokens_per_s is None
-    seen = window.observe(second, columns, (0, 1, 2, 3))
+    assert window.observe(first, columns, (0, 1, 2, 3), NO_TARGETS).prompt_tokens_per_s is None
+    seen = window.observe(second, columns, (0, 1, 2, 3), NO_TARGETS)
     assert (seen.tbt_mean_ms, seen.sm_mhz, seen.power_w, seen.prompt_tokens_per_s) == (32.0, 1980, 400.0, 600.0)
     assert seen.tbt_p99_ms == pytest.approx(33.4, abs=0.5)
-    assert window.observe(second, columns, (0,)) == Observed(None, None, None, 600.0)
+    assert window.observe(second, columns, (0,), NO_TARGETS) == Observed(None, None, None, 600.0)
     restarted = engine(0, ts_ns=2 * 10**9, prompt_tokens_total=5)
-    assert window.observe(restarted, columns, (0,)).prompt_tokens_per_s is None
+    assert window.observe(restarted, columns, (0,), NO_TARGETS).prompt_tokens_per_s is None
+
+
+def test_the_window_counts_who_came_later_than_the_targets() -> None:
+    columns, window = Columns(telemetry()), Window()
+    late = Histogram(index=(221, 300), count=(60, 40), sum_ms=9_000.0)  # about 120 and 670 ms
+    targets = Targets(None, 400.0, 1e12)
+    seen = window.observe(engine(0, ts_ns=0, ttft=late, e2e=late), columns, (0,), targets)
+    assert (seen.first_tokens, seen.late_first_tokens) == (100.0, 40.0)
+    assert (seen.answers, seen.long_answers) == (None, None)  # a bound of thirty years is none
+    assert seen.tbt_mean_ms is None
+    silent = window.observe(engine(0, ts_ns=10**9, ttft=None), columns, (0,), targets)
+    assert silent.first_tokens is None
 
 
 def test_unknown_columns_stay_unknown() -> None:
