@@ -276,7 +276,8 @@ def advance_replica(sim: Sim, p: Plant, node: Node, r: int, until_s: float, boun
     hour = hour_of(sim, sim.t[r])
     while sim.t[r] < until_s:
         land(sim, r)
-        room = max(sim.chunk[r] - sim.running[r], p.min_prefill_tokens)
+        # Whole tokens: a fraction would leave a remainder of a prompt that no iteration takes up.
+        room = max(floor(sim.chunk[r] - sim.running[r]), p.min_prefill_tokens)
         if sim.fresh[r] >= 0 and sim.admitted[r] < room:
             admit(sim, p, r, room)
         prefill = min(room, sim.admitted[r])

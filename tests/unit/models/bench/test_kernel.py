@@ -47,6 +47,17 @@ def _sim(stream: tuple[st.F8, st.I4, st.I4], replicas: int = 1, x: float = 1.0) 
     return sim
 
 
+@pytest.mark.parametrize("chunk", [448.0, 300.7, 411.3, 187.9])
+def test_no_request_is_stranded_whatever_the_chunk(chunk: float) -> None:
+    """A chunk with a fraction once left a remainder of a prompt that was only taken up when the next one came."""
+    stream = _stream(2.0, 60.0)
+    sim = _sim(stream)
+    sim.chunk[:] = chunk
+    compiled().advance(sim, PLANT, PLANT, Node(), _static(), 400.0)
+    assert sim.hours[:, st.H_REQUESTS].sum() == len(stream[0])
+    assert sim.running.sum() == sim.waiting.sum() == 0 and sim.kv.sum() == sim.reserved.sum() == sim.queued.sum() == 0.0
+
+
 def _bits(sim: st.Sim) -> tuple[float, ...]:
     return (sim.energy.sum(), sim.hist[0].sum(), sim.hist[1].sum(), sim.hist[2].sum(), sim.hours[0, st.H_GPU_J])
 
