@@ -174,7 +174,8 @@ class Session:
         if self._run_steps is not None or self._half:
             return True
         unit_s = median(unit.step_s * unit.steps for unit in self._base)
-        return self._spent_s + self._rules.block_steps * unit_s <= self._rules.spent_ratio * self._run_s
+        pair_s = 2 * self._rules.block_steps * unit_s  # a pair that is begun is finished
+        return self._spent_s + pair_s <= self._rules.spent_ratio * self._run_s
 
     # --- measuring ---
 

@@ -193,12 +193,11 @@ def test_every_rival_runs_on_the_same_trace_and_names_its_source(tmp_path: Path)
     trace = str(_trace(tmp_path / "t.csv", seconds=60.0, rate=8.0))
     found = _answer(tmp_path, "--requests", trace, "--strategy", "rivals", "--no-reference", "--pareto")
     names = [rival["name"] for rival in found["rivals"]]
-    assert len(set(names)) == len(names) >= 11
+    assert len(set(names)) == len(names) >= 10
     assert all(rival["source"] and rival["joules_per_request"] > 0.0 for rival in found["rivals"])
     changed = {r["name"]: r["gpu_saving_ratio"]["b0"] for r in found["rivals"]}
-    assert changed["lock 0.70"] > changed["lock 0.80"] > changed["lock 0.90"] > 0.0
-    assert changed["limit 400 W"] > changed["limit 600 W"] >= 0.0
-    for name in ("pid 400 W", "aimd", "throttllem-like", "greenllm-like", "dynamollm-like", "ucb unshielded"):
+    for name in ("static limit", "static lock", "pid", "aimd", "throttllem-like", "greenllm-like", "dynamollm-like"):
         assert changed[name] > 0.01, name
+    assert all(rival["ours"]["p99_ms"]["ttft"] > 0.0 for rival in found["rivals"])
     assert set(found["results"]) == {"conservative", "balanced", "aggressive", "ml-driven"}
     assert any(point["dominated_by"] for point in found["pareto"])

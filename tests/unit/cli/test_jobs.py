@@ -132,6 +132,8 @@ def test_status_has_a_line_for_each_job() -> None:
         "leases_over": 0,
         "caps_in_force": 0,
         "lag_s": None,
+        "plans": [],
+        "plan_problem": None,
         "devices_changed": None,
     }
     lines = text(facts).splitlines()
