@@ -26,7 +26,23 @@ def record(kind: type[r.Record]) -> st.SearchStrategy[Any]:
         return st.integers(0, 3).flatmap(lambda count: _build(kind, count))
     if kind in (r.CgroupColumns, r.Histogram, *NAMED):
         return st.integers(0, 4).flatmap(lambda count: _build(kind, count))
+    if kind is r.PowerDesired:
+        return _build(kind, None).flatmap(_with_brake)
     return _build(kind, None)
+
+
+def _with_brake(value: r.PowerDesired) -> st.SearchStrategy[r.PowerDesired]:
+    """A brake has one value per GPU of its envelope and step; half of the envelopes have none."""
+    gpus = len(value.gpu.uuid)
+    column = st.lists(st.one_of(st.none(), FLOAT), min_size=gpus, max_size=gpus).map(tuple)
+    steps = st.lists(st.tuples(FLOAT, column), max_size=3)
+    brakes = st.builds(_brake, TEXT, FLOAT, steps)
+    return st.one_of(st.none(), brakes).map(lambda brake: msgspec.structs.replace(value, brake=brake))
+
+
+def _brake(row: str, budget_w: float, steps: list[tuple[float, r.Floats]]) -> r.BrakeColumns:
+    ratios, watts = tuple(at for at, _ in steps), tuple(column for _, column in steps)
+    return r.BrakeColumns(row=row, budget_w=budget_w, from_ratio=ratios, max_power_w=watts)
 
 
 def _build(kind: type[r.Record], count: int | None) -> st.SearchStrategy[Any]:
@@ -38,6 +54,8 @@ def _build(kind: type[r.Record], count: int | None) -> st.SearchStrategy[Any]:
 def _field(kind: type[r.Record], name: str, hint: Any, count: int | None) -> st.SearchStrategy[Any]:
     if name == "schema":
         return st.just(1)
+    if kind is r.PowerDesired and name == "brake":
+        return st.none()  # see _with_brake
     if (name == "uuid" or (kind in NAMED and name == "name")) and count is not None:
         return st.lists(TEXT, min_size=count, max_size=count, unique=True).map(tuple)
     if kind is r.NodeFeatures and name == "engines":
