@@ -176,7 +176,8 @@ def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: fl
     """
     running = load.running + 1.0
     highest = low + steps * p.x_step
-    cap = floor(p.chunk_tokens * min(1.0, max(0.5, (s[S_TRIM] - TRIM_MIN) / (1.0 - TRIM_MIN))))
+    share = min(1.0, max(0.5, (s[S_TRIM] - TRIM_MIN) / (1.0 - TRIM_MIN)))
+    cap = float(floor(p.chunk_tokens * share))
     # Just in time is too late where more may come: the small chunk only as long as a quarter of its rate is left.
     if u.chunk_max <= 0.0 or 0.75 * rate_at(p, u, s, load, to, highest, cap) < need:
         cap = 1e9
