@@ -22,6 +22,7 @@ MODULES: Final = (
     "models.control.learn",
     "models.control.decide",
     "models.bench.local",
+    "models.bench.brake",
     "models.bench.kernel",
 )
 # Sums may be contracted, but NaN and infinity mean "unknown" and "no bound" here and keep their meaning.
