@@ -26,7 +26,7 @@ from models.twin.params import variant
 
 JUDGED_FROM: Final = 3  # days 0-2 are for tuning
 TUNING_S: Final = 8 * 3600.0  # of each rival's candidates
-REFERENCE_S: Final = 6 * 3600.0  # of B0: the tuning days' busiest hours, which is where its p99s come from
+REFERENCE_S: Final = DAY_S  # of B0: the busiest day of the tuning days, which is where its p99s come from
 LEAST_IN_HOUR: Final = 100  # requests below which an hour's p99 says nothing
 SLO_S: Final = {"ttft": 2.0, "tbt": 0.1}
 # Two-sided 95 % of Student's t for 1..9 degrees of freedom.

@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from models.bench.local import AIMD, LIMIT, OURS, PHASES, PID, PROFILE, SEARCH, UCB, Local
-from models.bench.protocol import DELAY_S, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, Aim, Reference, percent, static
+from models.bench.protocol import AIMS, DELAY_S, FAST, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, Aim, Reference, percent, static
 from models.bench.run import Mode, Policy
 from models.control.memory import Tuning
 from models.policy.replicas import Packing
@@ -143,7 +143,9 @@ def tune(judge: Callable[[Policy], tuple[int, float, float]]) -> dict[str, int]:
 def matched(name: str, base: Reference, its: Reference) -> Policy:
     """Ours at a rival's own latency: the rival's percentiles of the tuning hours are the bounds."""
     loose = its.e2e_s > 1.5 * base.e2e_s
-    aim = Aim(1.0, 0.95, 1.03, Packing(busy_upper=0.85 if loose else 0.72), late=1.0, long=1.0)
+    packing = Packing(busy_upper=0.85) if loose else Packing(busy_upper=0.9, z=1.5, down_after_s=900.0)
+    tight = AIMS["balanced"].tune
+    aim = Aim(1.0, 0.95, 1.03, packing, FAST if loose else tight, late=0.995, long=0.99)
     tune_of = percent(aim, its)
     if loose:
         tune_of = tune_of._replace(tune=tune_of.tune._replace(chunk_max=768.0))

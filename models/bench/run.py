@@ -25,7 +25,7 @@ from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.equations import Plant
 from models.control.guard import MissGuard
-from models.control.memory import S_ANSWER, S_DECODE, S_PREFILL, S_SIZE, S_SLACK, S_TRIM, begin
+from models.control.memory import S_DECODE, S_MEET, S_PREFILL, S_PRICE, S_SIZE, S_SLACK, begin
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
@@ -292,9 +292,9 @@ class _Slow:
             return self._reactive(now_s, seen)
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
-            trim = float((sim.ctl[on, S_TRIM] * sim.ctl[on, S_ANSWER]).mean())
+            price, met = (float(sim.ctl[on, c].mean()) for c in (S_PRICE, S_MEET))
             slack = float(sim.ctl[on, S_SLACK].mean())
-            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, slack=slack, trim=trim)
+            seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, slack=slack, price_w=price, meet=met)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")

@@ -7,18 +7,18 @@ unknown measurement is NaN, an absent bound is infinite.
 
 from __future__ import annotations
 
-from math import floor, inf
+from math import exp, floor, inf, log
 from typing import Final
 
 from models.control.equations import Plant, iteration_s, prefill_fit
 from models.control.learn import (
-    TRIM_MIN,
+    PRICE_MIN,
     chance,
     flow_of,
     follow,
     learn,
+    reprice,
     room_of,
-    trim,
 )
 from models.control.memory import (
     S_ANSWER,
@@ -29,6 +29,8 @@ from models.control.memory import (
     S_DONE,
     S_FIRST,
     S_GAP,
+    S_GAP_COUNT,
+    S_GAP_SUM,
     S_KEY,
     S_LONG,
     S_NEXT,
@@ -37,6 +39,8 @@ from models.control.memory import (
     S_PLAN_X,
     S_PLANNED,
     S_PREFILL,
+    S_PRICE,
+    S_PRICED,
     S_PROVEN,
     S_RATE,
     S_RECALIBRATE,
@@ -45,7 +49,6 @@ from models.control.memory import (
     S_STARTED,
     S_TIME,
     S_TOP,
-    S_TRIM,
     S_UNQUIET,
     S_URGENT,
     S_WAIT,
@@ -67,6 +70,9 @@ GAP: Final = 4
 DRIFT: Final = 5
 BOUNDS: Final = 6
 
+HOPELESS: Final = 1.25  # a mean gap at default clocks so far over its target is not made up for in the next lull
+PRICE_DEAR: Final = 20_000.0  # the highest that the model may begin with
+PRICE_FROM: Final = 200.0  # gaps measured before they take over
 CHUNK_STEP: Final = 32.0  # tokens, between the chunks that are tried
 
 
@@ -125,8 +131,6 @@ def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float,
             return TTFT
         if s[S_RATE] > u.busy_max * rate:
             return WAIT
-    if to.gap_s < inf and to.gap_s < 1e6 and steady(p, flow_of(s), x, chunk).gap_s > to.gap_s * s[S_TRIM] * s[S_ANSWER]:
-        return GAP
     return LOWEST
 
 
@@ -147,26 +151,84 @@ def lowest(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, chunk: f
 
 def plan(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float, steps: int) -> None:
     """The clock and chunk that cost least at the mean load among those that keep every bound."""
+    if to.gap_s < 1e6 and s[S_PRICED] <= 0.0:
+        model_price(p, u, s, load, to, low, steps)
     chunks = 1 if u.chunk_max <= 0.0 else int((u.chunk_max - u.chunk_min) / CHUNK_STEP) + 1
-    best_w, why = inf, TBT
     # Once a set point is known only its neighbours are tried: the load of 20 s moves slowly.
     near = int((s[S_PLAN_CHUNK] - u.chunk_min) / CHUNK_STEP + 0.5)
     known = s[S_PLANNED] > 0.0 and s[S_PLAN_WHY] == float(LOWEST)
-    first, last, stride = 0, chunks, max(1, chunks // 6)
     if known and chunks > 1:
-        first, last, stride = max(0, near - 1), min(chunks, near + 2), 1
+        best(p, u, s, load, to, low, steps, max(0, near - 1), min(chunks, near + 2), 1)
+    else:
+        best(p, u, s, load, to, low, steps, 0, chunks, max(1, chunks // 6))
+    if s[S_PLAN_WHY] == float(LOWEST) and to.gap_s < 1e6:
+        top = steady(p, flow_of(s), low + steps * p.x_step, s[S_PLAN_CHUNK])
+        if top.gap_s > HOPELESS * to.gap_s:
+            s[S_PLAN_WHY] = float(GAP)
+
+
+def best(
+    p: Plant,
+    u: Tuning,
+    s: list[float],
+    load: Load,
+    to: Bounds,
+    low: float,
+    steps: int,
+    first: int,
+    last: int,
+    stride: int,
+) -> None:
+    """Sets the plan to the cheapest of the chunks from `first` to before `last`, or to the bound that none keeps."""
+    least, why = inf, TBT
     for k in range(first, last, stride):
         chunk = p.chunk_tokens if u.chunk_max <= 0.0 else u.chunk_min + k * CHUNK_STEP
         found = lowest(p, u, s, load, to, chunk, low, steps)
         if found < 0:
             why = max(why, -found)
             continue
-        x = low + found * p.x_step
-        cost = steady(p, flow_of(s), x, chunk).gpu_w
-        if cost < best_w:
-            best_w = cost
-            s[S_PLAN_X], s[S_PLAN_CHUNK] = x, chunk
-    s[S_PLAN_WHY] = float(LOWEST if best_w < inf else why)
+        cost, step = worth(p, s, chunk, low, found, steps)
+        if cost < least:
+            least = cost
+            s[S_PLAN_X], s[S_PLAN_CHUNK] = low + step * p.x_step, chunk
+    s[S_PLAN_WHY] = float(LOWEST if least < inf else why)
+
+
+def model_price(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float, steps: int) -> None:
+    """The least price at which the model keeps the mean gap; from then on the measured gap moves it, if there is one."""
+    cheap, dear = log(PRICE_MIN), log(PRICE_DEAR)
+    chunks = 1 if u.chunk_max <= 0.0 else int((u.chunk_max - u.chunk_min) / CHUNK_STEP) + 1
+    for _ in range(6):
+        middle = 0.5 * (cheap + dear)
+        s[S_PRICE] = exp(middle)
+        best(p, u, s, load, to, low, steps, 0, chunks, max(1, chunks // 3))
+        if s[S_PLAN_WHY] != float(LOWEST):
+            break
+        if steady(p, flow_of(s), s[S_PLAN_X], s[S_PLAN_CHUNK]).gap_s > to.gap_s:
+            cheap = middle
+        else:
+            dear = middle
+    s[S_PRICE] = exp(dear)
+    if s[S_GAP_COUNT] > PRICE_FROM:
+        s[S_PRICED] = 1.0
+
+
+def worth(p: Plant, s: list[float], chunk: float, low: float, first: int, steps: int) -> tuple[float, int]:
+    """Least cost with this chunk and its step: watts of one GPU and the price of those who wait; from `first` up."""
+    flow, stride = flow_of(s), max(1, steps // 12)
+    at = steady(p, flow, low + first * p.x_step, chunk)
+    least, step = at.gpu_w + s[S_PRICE] * at.running, first
+    if s[S_PRICE] <= 0.0:
+        return least, step
+    k = first
+    while k < steps:
+        k = min(k + stride, steps)
+        at = steady(p, flow, low + k * p.x_step, chunk)
+        cost = at.gpu_w + s[S_PRICE] * at.running
+        if cost >= least:
+            break
+        least, step = cost, k
+    return least, step
 
 
 def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: float, low: float, steps: int) -> float:
@@ -176,7 +238,8 @@ def urgent(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, need: fl
     """
     running = load.running + 1.0
     highest = low + steps * p.x_step
-    share = min(1.0, max(0.5, (s[S_TRIM] - TRIM_MIN) / (1.0 - TRIM_MIN)))
+    over = s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / to.gap_s - 1.0 if to.gap_s < 1e6 else 0.0
+    share = min(1.0, max(0.5, 1.0 - 4.0 * over))
     cap = float(floor(p.chunk_tokens * share))
     # Just in time is too late where more may come: the small chunk only as long as a quarter of its rate is left.
     if u.chunk_max <= 0.0 or 0.75 * rate_at(p, u, s, load, to, highest, cap) < need:
@@ -211,7 +274,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     span = now_s - s[S_TIME]
     if s[S_STARTED] > 0.0 and now_s - s[S_UNQUIET] >= 2.0 * u.react_s + span - 1e-9:
         learn(p, u, s, load, now_s, span)
-    trim(s, load, to, max(0.0, span))
+    reprice(p, s, load, to, max(0.0, span))
     chance(u, s, load)
     follow(s, load, now_s)
     if to.ttft_s < inf:
@@ -221,7 +284,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
     # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
     chunk = s[S_CHUNK]
-    if why == LOWEST:
+    if why == LOWEST or why == GAP:
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
         s[S_CHUNK] = largest
@@ -250,11 +313,11 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     if now_s < s[S_RECALIBRATE]:
         release(s, to, now_s)
         return DRIFT
+    s[S_URGENT] = 0.0
     if s[S_PLAN_WHY] != float(LOWEST):
         release(s, to, now_s)
-        return int(s[S_PLAN_WHY])
+        return in_time(p, u, s, load, to, now_s, top)
     wanted = s[S_PLAN_X]
-    s[S_URGENT] = 0.0
     if to.ttft_s < inf and load.queued > 0.0:
         need = needed_rate(s, now_s, load.queued, to.ttft_s, u)
         if need > s[S_TOP]:
@@ -272,6 +335,16 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         s[S_X] = highest
         s[S_CHANGED] = now_s
     return LOWEST
+
+
+def in_time(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float, top: float) -> int:
+    """Why clocks are at default; a backlog that the gap's small chunk would bring too late is about the first token."""
+    why = int(s[S_PLAN_WHY])
+    if why == GAP and to.ttft_s < inf and load.queued > 0.0:
+        need = needed_rate(s, now_s, load.queued, to.ttft_s, u)
+        if need > rate_at(p, u, s, load, to, top, s[S_PLAN_CHUNK]):
+            return TTFT
+    return why
 
 
 def planned_rate(p: Plant, s: list[float], load: Load) -> float:

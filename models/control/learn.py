@@ -5,7 +5,7 @@ Floats only: the bench compiles this source. It judges predictions and never cho
 
 from __future__ import annotations
 
-from math import exp, isfinite, isnan, log
+from math import exp, isfinite, isnan, log, nan
 from typing import Final
 
 from models.control.equations import Plant, iteration_s, under_limit
@@ -27,8 +27,11 @@ from models.control.memory import (
     S_SLACK,
     S_STARTED,
     S_TIME,
-    S_TRIM,
+    S_MEET,
+    S_PRICE,
+    S_PRICED,
     S_WATT,
+    S_X,
     Bounds,
     Load,
     Tuning,
@@ -40,11 +43,15 @@ RATIO_MAX: Final = 2.0
 SLOW_S: Final = 20.0  # a long answer takes about this long
 BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
 RECALIBRATE_S: Final = 5.0
-TRIM_MIN: Final = 0.75
-TRIM_MAX: Final = 1.25
-TRIM_S: Final = 60.0
+GAP_S: Final = 60.0  # over which the mean gap between tokens is taken
+PRICE_S: Final = 75.0  # a gap that is 10 % off moves the price by a tenth in a tenth of this
+PRICE_MIN: Final = 1.0
+PRICE_MAX: Final = 100_000.0
+MEET_S: Final = 300.0
+MEET_MIN: Final = 0.1
+MEET_MAX: Final = 1.5
 LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
-SLACK_MIN: Final = 0.2
+SLACK_MIN: Final = 0.1
 SLACK_MAX: Final = 3.0
 ANSWER_MIN: Final = 0.85
 ANSWER_MAX: Final = 1.15
@@ -68,7 +75,7 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
     decode = iteration_s(p, load.x, load.running, load.kv, 0.0)
     fast = now_s < s[S_RECALIBRATE]
     gain = 0.5 if fast else u.gain
-    error = 0.0
+    error = nan
     # A window with part of a chunk in it says nothing: its mixed iteration may be of any length.
     clear = load.prefilled <= 0.0 or load.prefilled >= 2.0 * room
     if clear and isfinite(load.mean_s) and load.mean_s > 0.0:
@@ -83,7 +90,8 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
         # Nothing is longer than a full mixed iteration: more is an error in any window, less only in a full one.
         miss = load.tail_s / mixed - s[S_PREFILL]
         if miss > BAD_LOG * s[S_PREFILL]:
-            error = max(error, log(load.tail_s / mixed / s[S_PREFILL]))
+            tail = log(load.tail_s / mixed / s[S_PREFILL])
+            error = max(error, tail) if error > 0.0 else tail
         if miss > 0.0:
             s[S_PREFILL] = bounded(s[S_PREFILL] + gain * miss)
         elif load.prefilled >= 2.0 * room:
@@ -100,6 +108,8 @@ def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
     if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
         s[S_BAD] = 0.0
         return
+    if isnan(error):
+        return  # a window that says nothing neither proves nor disproves the model
     if abs(error) <= BAD_LOG:
         s[S_BAD] = 0.0
         return
@@ -109,15 +119,42 @@ def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
         s[S_RECALIBRATE] = now_s + RECALIBRATE_S
 
 
-def trim(s: list[float], load: Load, to: Bounds, span_s: float) -> None:
-    """Integrates the mean gap's distance from its target: boosts and bursts are not in the steady prediction."""
-    if not to.gap_s < 1e6 or isnan(load.mean_s) or isnan(load.generated):
+def reprice(p: Plant, s: list[float], load: Load, to: Bounds, span_s: float) -> None:
+    """The price of a running sequence follows the mean gap's distance from its target; 0 where there is no bound.
+
+    A bound on whole answers is one on the sum of thousands of gaps, so it need not hold in every window: what is dear
+    in a burst is bought in a lull. One price for all windows is what buys it for the least energy.
+    """
+    if not to.gap_s < 1e6:
+        s[S_PRICE] = 0.0
         return
-    keep = exp(-span_s / TRIM_S)
+    if isnan(load.mean_s) or isnan(load.generated):
+        return
+    keep = exp(-span_s / GAP_S)
     s[S_GAP_SUM] = keep * s[S_GAP_SUM] + load.generated * load.mean_s
     s[S_GAP_COUNT] = keep * s[S_GAP_COUNT] + load.generated
-    error = 1.0 - s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / to.gap_s
-    s[S_TRIM] = min(TRIM_MAX, max(TRIM_MIN, s[S_TRIM] + span_s / TRIM_S * min(0.5, max(-0.5, error))))
+    if s[S_PRICED] <= 0.0:
+        return
+    error = s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / (to.gap_s * s[S_ANSWER]) - 1.0
+    price = s[S_PRICE] * exp(span_s / PRICE_S * min(0.5, max(-0.5, error)))
+    s[S_PRICE] = min(PRICE_MAX, max(PRICE_MIN, price))
+    meet(p, s, span_s)
+
+
+def meet(p: Plant, s: list[float], span_s: float) -> None:
+    """How much of the time in prefill a token meets, from the mean gap: between a decode and a mixed iteration."""
+    if s[S_GAP_COUNT] < 50.0 or s[S_RATE] <= 0.0:
+        return
+    running = max(s[S_RUNNING], 1.0)
+    room = room_of(p, s[S_CHUNK], running)
+    mixed = s[S_PREFILL] * iteration_s(p, s[S_X], running, s[S_KV], room)
+    decode = s[S_DECODE] * iteration_s(p, s[S_X], running, s[S_KV], 0.0)
+    busy = min(1.0, s[S_RATE] * mixed / room)
+    if busy < 0.02 or mixed < 1.02 * decode:
+        return
+    seen = (1.0 / decode - s[S_GAP_COUNT] / s[S_GAP_SUM]) / (1.0 / decode - 1.0 / mixed)
+    found = min(MEET_MAX, max(MEET_MIN, seen / busy))
+    s[S_MEET] += (1.0 - exp(-span_s / MEET_S)) * (found - s[S_MEET])
 
 
 def follow(s: list[float], load: Load, now_s: float) -> None:
@@ -145,7 +182,7 @@ def follow(s: list[float], load: Load, now_s: float) -> None:
 def flow_of(s: list[float]) -> Flow:
     """The mean load of the last seconds with what is learned of the stack."""
     each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
-    return Flow(s[S_RATE], s[S_OUT], each, s[S_DECODE], s[S_PREFILL])
+    return Flow(s[S_RATE], s[S_OUT], each, s[S_DECODE], s[S_PREFILL], s[S_MEET])
 
 
 def chance(u: Tuning, s: list[float], load: Load) -> None:

@@ -44,13 +44,18 @@ S_KEY: Final = 29  # of the bounds that the plan was made for
 S_URGENT: Final = 30  # chunk while the backlog asks for more than the set point gives, else 0
 S_GAP_SUM: Final = 31  # gaps between tokens of the last minute: their sum and their number
 S_GAP_COUNT: Final = 32
-S_TRIM: Final = 33  # what the gap target is corrected by, so that the measured mean gap comes out at the target
+S_PRICE: Final = 33  # what a running sequence costs, watts of one GPU: the end-to-end bound as a price
 S_UNQUIET: Final = 34  # when lock or chunk last moved: what ran then says little about the model
 S_SLACK: Final = 35  # what the first token's slack is multiplied by: one in a hundred may be late, no more
 S_ANSWER: Final = 36  # the same for the mean gap, from how many answers took longer than they may
-S_RING: Final = 37
+S_MEET: Final = 37  # how much of other prompts' prefill a token meets, over the share of time that prefill takes
+S_PRICED: Final = 38  # 1 once the price has begun from the model
+S_RING: Final = 39
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
+
+
+PRICE_FIRST: Final = 1000.0  # dear at first: clocks begin high
 
 
 class Tuning(NamedTuple):
@@ -117,6 +122,7 @@ def begin(s: list[float], p: Plant, long_prompt: float) -> None:
     s[S_LONG] = long_prompt
     s[S_CHUNK] = p.chunk_tokens
     s[S_UNQUIET] = -1e18
-    s[S_TRIM] = 1.0
+    s[S_PRICE] = PRICE_FIRST
+    s[S_MEET] = 1.0
     s[S_SLACK] = 1.0
     s[S_ANSWER] = 1.0

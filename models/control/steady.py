@@ -25,6 +25,7 @@ class Flow(NamedTuple):
     kv_each: float  # tokens in the cache per running sequence
     decode_ratio: float
     prefill_ratio: float
+    meet: float = 1.0  # a token meets this much of the share of time in prefill: routing keeps prompts off busy engines
 
 
 class Steady(NamedTuple):
@@ -52,7 +53,7 @@ def steady(p: Plant, flow: Flow, x: float, chunk: float) -> Steady:
         decode = flow.decode_ratio * iteration_s(p, x, seats, kv, 0.0)
         rate = room / mixed
         busy = flow.prompt_rate / rate
-        share = min(busy, BUSY_MAX)
+        share = min(busy * flow.meet, BUSY_MAX)
         gap = 1.0 / (share / mixed + (1.0 - share) / decode)
         running = 0.5 * (running + flow.output_rate * gap)
     return Steady(running, gap, mixed, decode, rate, busy, watts(p, flow, x, running, room, mixed, decode, busy))
@@ -80,19 +81,35 @@ def top_rate(p: Plant, flow: Flow, chunk: float, running: float) -> float:
 
 
 def cheapest(
-    p: Plant, flow: Flow, tbt_s: float, gap_s: float, busy_max: float, min_x: float, chunk_min: float, chunk_max: float
-) -> tuple[float, float, float]:
-    """Clock, chunk and watts of one GPU that cost least here and keep the bounds; watts infinite when none do."""
-    best_x, best_chunk, best_w = 1.0, p.chunk_tokens, inf
+    p: Plant,
+    flow: Flow,
+    tbt_s: float,
+    gap_s: float,
+    busy_max: float,
+    min_x: float,
+    chunk_min: float,
+    chunk_max: float,
+    price_w: float,
+) -> tuple[float, float, float, float]:
+    """Clock, chunk, cost and watts of one GPU where the cost is least and the bounds are kept; infinite when none do.
+
+    The cost is the watts and `price_w` for each running sequence.
+    """
+    best_x, best_chunk, best_cost, best_w = 1.0, p.chunk_tokens, inf, inf
     chunks = 1 if chunk_max <= 0.0 else max(1, int((chunk_max - chunk_min) / COARSE_CHUNK) + 1)
     for k in range(chunks):
         chunk = p.chunk_tokens if chunk_max <= 0.0 else chunk_min + k * COARSE_CHUNK
+        last = inf
         for step in range(COARSE_CLOCKS + 1):
             x = min_x + (1.0 - min_x) * step / COARSE_CLOCKS
             found = steady(p, flow, x, chunk)
             keeps = max(found.mixed_s, found.decode_s) <= tbt_s and found.gap_s <= gap_s and found.busy <= busy_max
-            if keeps:
-                if found.gpu_w < best_w:
-                    best_x, best_chunk, best_w = x, chunk, found.gpu_w
+            if not keeps:
+                continue
+            cost = found.gpu_w + price_w * found.running
+            if cost >= last:
                 break
-    return best_x, best_chunk, best_w
+            last = cost
+            if cost < best_cost:
+                best_x, best_chunk, best_cost, best_w = x, chunk, cost, found.gpu_w
+    return best_x, best_chunk, best_cost, best_w

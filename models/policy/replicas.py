@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil, inf, isfinite, nan, sqrt
+from math import ceil, exp, inf, isfinite, log, nan
 from typing import Final
 
 from models.control import steady
@@ -20,12 +20,14 @@ from models.policy.bandit import Choice, ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.off_policy import Logged
 
-Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float], tuple[float, float, float]]
+Cheapest = Callable[[Plant, Flow, float, float, float, float, float, float, float], tuple[float, float, float, float]]
 TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
 EARN_S: Final = 1800.0  # a lower number must earn its later starts within this time
-LOOSEST: Final = 0.4  # the slack below which late first tokens are no longer answered by more replicas
+TIGHT: Final = 0.3  # slack from which late first tokens are answered by more replicas too: higher clocks come first
+LOOSEST: Final = 0.4  # of the packing
+PACK_S: Final = 7200.0  # in which the packing moves by a factor e while the slack is a factor e off
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
 
@@ -83,7 +85,8 @@ class Seen:
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
     slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely
-    trim: float = 1.0  # below 1: the replicas' gaps are above target although their clocks are up
+    price_w: float = nan  # what the replicas count for a running sequence; unknown: the mean gap is a hard bound
+    meet: float = 1.0  # how much of the share of time in prefill a token meets
     wall_w: float = nan  # measured since the last step; what the bandit learns from
     weight: float = 1.0  # what energy is worth now over its mean (price, carbon): wear does not get cheaper with it
 
@@ -120,6 +123,7 @@ class ReplicaPlanner:
         self._bandit = bandit
         self._choice: Choice | None = None
         self._chosen_s = 0.0
+        self._looser = 1.0
         self._spent: list[float] = []
         self.log: list[Logged] = []
 
@@ -129,6 +133,7 @@ class ReplicaPlanner:
             return Decision(seen.serving, "The request rate is unknown, so the number of replicas stays.")
         self.forecast.observe(now_s, seen.rate, span_s)
         self._learn_lengths(seen, span_s)
+        self._learn_packing(seen.slack, span_s)
         ahead = self.forecast.ahead(now_s, self._node.boot_s + SETTLE_S)
         if self._prompt is None or self._output is None:
             return Decision(seen.serving, "No request has been seen yet, so the number of replicas stays.")
@@ -150,7 +155,7 @@ class ReplicaPlanner:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
         capacity = self._capacity(seen)
         prompt = self._prompt or 0.0
-        busy = self._packing.busy_upper * (sqrt(min(1.0, max(LOOSEST, seen.slack))) if isfinite(seen.slack) else 1.0)
+        busy = self._packing.busy_upper * self._looser
         upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
         return min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
@@ -160,7 +165,12 @@ class ReplicaPlanner:
         each = rate / max(replicas, 1)
         kv = seen.kv_each if isfinite(seen.kv_each) and seen.kv_each > 0.0 else (self._prompt or 0.0) * 1.2
         return Flow(
-            each * (self._prompt or 0.0), each * (self._output or 0.0), kv, seen.decode_ratio, seen.prefill_ratio
+            each * (self._prompt or 0.0),
+            each * (self._output or 0.0),
+            kv,
+            seen.decode_ratio,
+            seen.prefill_ratio,
+            seen.meet,
         )
 
     def _capacity(self, seen: Seen) -> float:
@@ -180,12 +190,12 @@ class ReplicaPlanner:
 
     def _best(self, least: int, rate: float, seen: Seen) -> tuple[int, float]:
         """The number of replicas from `least` on that costs least at the wall; stops when more no longer helps."""
-        best, best_w, worse = least, inf, 0
+        best, least_cost, best_w, worse = least, inf, inf, 0
         for replicas in range(least, seen.total + 1):
-            watts = self.price(replicas, rate, seen)
-            if watts < best_w * 0.995:
-                best, best_w, worse = replicas, watts, 0
-            elif best_w < inf:
+            cost, watts = self._costs(replicas, rate, seen)
+            if cost < inf and not cost > least_cost - 0.005 * watts:
+                best, least_cost, best_w, worse = replicas, cost, watts, 0
+            elif least_cost < inf:
                 worse += 1
             if worse >= 4:
                 break
@@ -214,19 +224,30 @@ class ReplicaPlanner:
         return least + arm, prices[arm]
 
     def price(self, replicas: int, rate: float, seen: Seen) -> float:
-        """Watts at the wall at the cheapest clock and chunk that keep the bounds; infinite when none does."""
+        """What so many replicas cost: watts at the wall, and the price of those who wait; infinite without a clock that
+        keeps the bounds.
+        """
+        return self._costs(replicas, rate, seen)[0]
+
+    def _costs(self, replicas: int, rate: float, seen: Seen) -> tuple[float, float]:
+        """The cost, and the watts at the wall that are in it."""
         w = self._wishes
-        _, _, gpu_w = self._cheapest(
+        _, _, cost, gpu_w = self._cheapest(
             self._plant,
             self.flow(rate, replicas, seen),
             w.tbt_s,
-            w.gap_s * (min(1.0, seen.trim) if isfinite(seen.trim) else 1.0),
+            inf if isfinite(seen.price_w) else w.gap_s,
             0.9,
             w.min_x,
             w.chunk_min,
             w.chunk_max,
+            seen.price_w if isfinite(seen.price_w) else 0.0,
         )
-        return inf if gpu_w == inf else self.wall_w(replicas, gpu_w, seen.total) * self._packing.price
+        if cost == inf:
+            return inf, inf
+        waits = replicas * self._plant.gpus * (cost - gpu_w) * (1.0 + self._node.host_per_gpu_w) / self._node.supply_ratio
+        watts = self.wall_w(replicas, gpu_w, seen.total) * self._packing.price
+        return watts + waits, watts
 
     def _switch(self, now_s: float, best: int, least: int, watts: float, *, ahead: Forecast, seen: Seen) -> Decision:
         """Up at once when the load asks for it; for economy, up or down, only what held long enough to earn a start."""
@@ -304,3 +325,9 @@ class ReplicaPlanner:
                 continue
             old = getattr(self, name)
             setattr(self, name, value if old is None else old + share * (value - old))
+
+    def _learn_packing(self, slack: float, span_s: float) -> None:
+        """Late first tokens are answered by clocks first; where these have no room left, slowly by more replicas."""
+        if isfinite(slack) and slack > 0.0:
+            off = min(1.0, max(-1.0, log(slack / TIGHT)))
+            self._looser = min(1.0, max(LOOSEST, self._looser * exp(off * span_s / PACK_S)))

@@ -113,7 +113,7 @@ def test_without_a_chunk_knob_the_engine_keeps_its_own() -> None:
 def test_a_gap_bound_costs_clock() -> None:
     free, bound = Engine(), Engine()
     low = free.settle()
-    tight = FREE._replace(gap_s=0.0245)
+    tight = FREE._replace(gap_s=0.021)
     for _ in range(600):
         bound.step(to=tight)
     assert bound.memory[memory.S_X] > low or bound.memory[memory.S_CHUNK] < free.memory[memory.S_CHUNK]
@@ -121,9 +121,25 @@ def test_a_gap_bound_costs_clock() -> None:
 
 def test_measured_gaps_above_target_tighten_the_plan() -> None:
     engine = Engine()
-    for _ in range(1_000):
-        engine.step(to=FREE._replace(gap_s=0.02), mean_s=0.024)
-    assert engine.memory[memory.S_TRIM] == learn.TRIM_MIN
+    prices = []
+    for k in range(6_000):
+        engine.step(to=FREE._replace(gap_s=0.0245), mean_s=0.0275)
+        if k % 1_000 == 999:
+            prices.append(engine.memory[memory.S_PRICE])
+    assert all(late > 1.1 * early for early, late in zip(prices, prices[1:], strict=False))
+
+
+def test_a_gap_below_its_target_makes_waiting_cheaper_down_to_the_least_price() -> None:
+    engine = Engine()
+    for _ in range(10_000):
+        engine.step(to=FREE._replace(gap_s=0.06))
+    assert engine.memory[memory.S_PRICE] == learn.PRICE_MIN
+
+
+def test_without_an_end_to_end_bound_waiting_has_no_price() -> None:
+    engine = Engine()
+    engine.settle()
+    assert engine.memory[memory.S_PRICE] == 0.0
 
 
 def test_a_model_that_stops_predicting_gives_default_clocks_within_two_seconds_and_is_learned_anew() -> None:
@@ -162,11 +178,43 @@ def test_steady_load_obeys_little_and_more_load_means_more_of_everything() -> No
 
 def test_cheapest_keeps_the_bounds_and_says_when_none_can() -> None:
     flow = Flow(5_000.0, 300.0, 1_700.0, 1.0, 1.0)
-    x, chunk, watts = cheapest(PLANT, flow, 0.05, 0.03, 0.9, 0.6, 128.0, 512.0)
+    x, chunk, cost, watts = cheapest(PLANT, flow, 0.05, 0.03, 0.9, 0.6, 128.0, 512.0, 0.0)
     found = steady(PLANT, flow, x, chunk)
-    assert found.mixed_s <= 0.05 and found.gap_s <= 0.03 and watts == found.gpu_w
-    assert cheapest(PLANT, flow, 0.01, 0.03, 0.9, 0.6, 128.0, 512.0)[2] == inf
-    assert cheapest(PLANT, flow, 0.09, 1.0, 0.9, 0.6, 128.0, 512.0)[2] <= watts
+    assert found.mixed_s <= 0.05 and found.gap_s <= 0.03 and cost == watts == found.gpu_w
+    assert cheapest(PLANT, flow, 0.01, 0.03, 0.9, 0.6, 128.0, 512.0, 0.0)[2] == inf
+    assert cheapest(PLANT, flow, 0.09, 1.0, 0.9, 0.6, 128.0, 512.0, 0.0)[2] <= watts
+
+
+def test_a_price_on_those_who_wait_buys_a_shorter_gap_for_more_watts() -> None:
+    flow = Flow(5_000.0, 300.0, 1_700.0, 1.0, 1.0)
+    gaps, watts = [], []
+    for price in (0.0, 20.0, 100.0, 1_000.0):
+        x, chunk, cost, gpu_w = cheapest(PLANT, flow, 0.09, inf, 0.9, 0.6, 128.0, 512.0, price)
+        found = steady(PLANT, flow, x, chunk)
+        assert cost == pytest.approx(gpu_w + price * found.running)
+        gaps.append(found.gap_s)
+        watts.append(gpu_w)
+    assert gaps == sorted(gaps, reverse=True) and watts == sorted(watts) and gaps[-1] < 0.9 * gaps[0]
+
+
+def test_a_token_that_meets_less_prefill_has_a_shorter_gap() -> None:
+    flow = Flow(5_000.0, 300.0, 1_700.0, 1.0, 1.0)
+    half = steady(PLANT, flow._replace(meet=0.5), 0.8, 512.0)
+    assert half.gap_s < steady(PLANT, flow, 0.8, 512.0).gap_s and half.decode_s < half.gap_s
+
+
+def test_how_much_prefill_a_token_meets_is_learned_from_the_mean_gap() -> None:
+    found = []
+    for share in (0.3, 0.9):
+        engine = Engine()
+        for _ in range(12_000):
+            x, chunk = engine.memory[memory.S_X], engine.memory[memory.S_CHUNK]
+            room = learn.room_of(PLANT, chunk, 10.0)
+            mixed, decode = (iteration_s(PLANT, x, 10.0, 17_000.0, fill) for fill in (room, 0.0))
+            met = share * 2_000.0 * mixed / room
+            engine.step(to=FREE._replace(gap_s=0.03), mean_s=1.0 / (met / mixed + (1.0 - met) / decode))
+        found.append(engine.memory[memory.S_MEET])
+    assert found == pytest.approx([0.3, 0.9], abs=0.1)
 
 
 @pytest.mark.parametrize("slope", [0.01, 0.03])
