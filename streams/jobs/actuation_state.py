@@ -69,6 +69,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     held: tuple[str, ...] = ()
     chosen: bool = True  # false: saved before the roster was known, so that nobody was promoted yet
     groups: dict[str, str] = {}
+    absent: tuple[str, ...] = ()
     ceilings: dict[str, dict[str, float]] = {}  # node -> GPU -> watts that its row granted
     frozen: dict[str, Freeze] = {}
     blocked: dict[str, Block] = {}
@@ -156,9 +157,12 @@ class PartitionState:
         that are there."""
         last = self.heard_s - absent_s
         for uuid in [uuid for uuid, seen_s in self.seen_s.items() if seen_s <= last]:
-            del self.seen_s[uuid]
-            self.absent.add(uuid)
-            self._absentees(self.group_of[uuid], 1)
+            self._miss(uuid)
+
+    def _miss(self, uuid: str) -> None:
+        del self.seen_s[uuid]
+        self.absent.add(uuid)
+        self._absentees(self.group_of[uuid], 1)
 
     def _absentees(self, group: str, change: int) -> None:
         self.gone[group] = self.gone.get(group, 0) + change
@@ -229,6 +233,7 @@ class PartitionState:
             held=tuple(sorted(self.held)),
             chosen=self.chosen,
             groups=dict(self.group_of),
+            absent=tuple(sorted(self.absent)),
             ceilings=self.ceilings,
             frozen=dict(self.restraints.frozen),
             blocked=dict(self.restraints.blocked),
@@ -242,6 +247,8 @@ class PartitionState:
         for uuid, group in snapshot.groups.items():
             self._see(uuid)
             self._move(uuid, group)
+        for uuid in self.seen_s.keys() & set(snapshot.absent):
+            self._miss(uuid)
         self._remember(options)
         self.restraints = Restraints(dict(snapshot.frozen), dict(snapshot.blocked))
         self.recovered = self.chosen = bool(snapshot.groups) and snapshot.chosen

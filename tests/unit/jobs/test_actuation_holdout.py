@@ -103,6 +103,23 @@ def test_a_hold_out_that_leaves_and_comes_back(bench: Bench) -> None:
     assert granted(bench, NODES).isdisjoint(first | second)
 
 
+def test_who_was_gone_before_a_restart_is_gone_after_it(tmp_path: Path) -> None:
+    state = FakeState()
+    bench = Bench(tmp_path, state=state)
+    run(bench, 30, [*NODES, *LATER])
+    run(bench, ABSENT_S + 60, NODES[:2])
+    gone = set(bench.job._parts[0].absent)
+    assert len(gone) == 80
+    bench = restart(tmp_path, bench, state)
+    assert bench.job._parts[0].absent == gone
+    run(bench, 30, [*NODES[:2], "new1"])
+    there = bench.job._parts[0]
+    assert sum(there.sizes.values()) - sum(there.gone.values()) == 24
+    run(bench, 30, [*NODES, *LATER])
+    assert there.absent == set() and there.gone == {}
+    bench.job.stop()
+
+
 def test_a_short_absence_promotes_nobody(bench: Bench) -> None:
     run(bench, 30, NODES)
     first = held_of(bench)
