@@ -75,7 +75,9 @@ def build(job: Job, settings: WorkerSettings) -> StreamApp:
 def _context(job: Job, settings: WorkerSettings) -> JobContext:
     client = settings.group(job.name)
     publisher = Publisher(settings.bootstrap, client)
-    state = StateStore(settings.bootstrap, publisher, client_id=client, interval_s=settings.snapshot_s)
+    state = StateStore(
+        settings.bootstrap, publisher, cluster=settings.cluster, client_id=client, interval_s=settings.snapshot_s
+    )
     return JobContext(
         settings=settings,
         publisher=publisher,

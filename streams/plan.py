@@ -1,7 +1,7 @@
 """The actuation job's newest plan as others read it: replicas, rows, set points, PID, tariff. It reads, never decides.
 
-Plans lie on the state topic under `actuation-plan/<lowest partition of the worker>`: each worker plans for the nodes
-of its own partitions. Only the last minutes of the topic are read, because an older plan says nothing about now.
+Plans lie on the state topic under `<cluster>/actuation-plan/<lowest partition of the worker>`: each worker plans for
+the nodes of its own partitions. Only the last minutes of the topic are read: an older plan says nothing about now.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_plans(replay: Replay, cluster: str, *, now_ns: int, stale_s: float = ST
 
 
 def _plan(record: ReplayRecord, cluster: str) -> dict[str, Any] | None:
-    if record.key is None or record.value is None or not record.key.startswith(f"{PLAN}/".encode()):
+    if record.key is None or record.value is None or not record.key.startswith(f"{cluster}/{PLAN}/".encode()):
         return None
     try:
         state = codec.decode(JobState, record.value)

@@ -1,4 +1,6 @@
-"""Snapshots of job state on the compacted topic energy.state.job.v1, keyed job/partition.
+"""Snapshots of job state on the compacted topic energy.state.job.v1, keyed cluster/job/partition.
+
+Two clusters may share a broker: one that took the other's snapshot for its own would count foreign GPUs as its fleet.
 
 A snapshot is a shortcut for recovery, never the truth: a job must be able to go on without one. It is sent through the
 job's publisher, so it is on the broker before the batch that it covers is acknowledged.
@@ -26,19 +28,20 @@ log = logging.getLogger(__name__)
 
 
 class StateStore:
-    """Saves and loads the state of one job's partitions."""
+    """Saves and loads the state of one cluster's job and its partitions."""
 
     def __init__(
         self,
         bootstrap: str,
         publisher: Publisher,
         *,
+        cluster: str,
         client_id: str,
         interval_s: float = 30.0,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bootstrap = bootstrap
+        self._bootstrap, self._cluster = bootstrap, cluster
         self._publisher = publisher
         self._client_id = client_id
         self._interval_s = interval_s
@@ -61,12 +64,12 @@ class StateStore:
             data=msgspec.Raw(msgspec.json.encode(data)),
             data_version=version,
         )
-        self._publisher.send(state, f"{job}/{partition}", source=job)
+        self._publisher.send(state, self._key(job, partition), source=job)
         self._saved_s[job, partition] = self._monotonic()
 
     def load(self, job: str, partition: int) -> JobState | None:
         """The newest readable snapshot of a partition, or None. Searches backwards from the end of the topic."""
-        key = f"{job}/{partition}".encode()
+        key = self._key(job, partition).encode()
         with Replay(self._bootstrap, f"{self._client_id}-state") as replay:
             home = partition_of(key, replay.partitions(STATE.name))
             low, end = replay.bounds(STATE.name, home)
@@ -78,6 +81,9 @@ class StateStore:
                     return found
                 end, width = start, width * 8
         return None
+
+    def _key(self, job: str, partition: int) -> str:
+        return f"{self._cluster}/{job}/{partition}"
 
 
 def _newest(replay: Replay, home: int, key: bytes, *, start: int, end: int) -> JobState | None:

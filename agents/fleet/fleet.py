@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SLOTS: Final = 10  # parts of a second; each node samples in one of them, as unsynchronised nodes would
 SLOT_S: Final = 1.0 / SLOTS
+LEAST_S: Final = 1e-3  # two slots at one moment
+CATCH_UP_S: Final = 2.0  # what lies further back is lost time, not raced after
 GPUS_PER_ENGINE: Final = 4
 
 
@@ -56,6 +58,7 @@ class Fleet:
     def __init__(self, registers: Registers, nodes: list[SimulatedNode], bank: Bank, events: EventPublisher) -> None:
         self.registers, self.nodes, self._bank, self._events = registers, nodes, bank, events
         self._slot = 0
+        self._moved_s: float | None = None
         self.silent: frozenset[str] = frozenset()  # nodes whose agent a fault has stopped; their cappers live
         self.holdout: dict[str, bool] = {}  # engine -> what its newest envelope said
 
@@ -64,9 +67,15 @@ class Fleet:
             node.capper.start()
             node.agent.control_step(0.0)
 
-    def step(self, *, wall_ns: int, mono_s: float, dt_s: float = SLOT_S) -> None:
-        """One slot: the twin moves, a tenth of the nodes sample, a fifth control, half tick their leases."""
-        self._bank.advance(dt_s)
+    def step(self, *, wall_ns: int, mono_s: float) -> None:
+        """One slot: the twin moves, a tenth of the nodes sample, a fifth control, half tick their leases.
+
+        The twin lives in this machine's time, however late a slot comes: tokens and energy of a simulation that ran
+        slower or faster than the time stamps on them would look like engines that changed.
+        """
+        passed_s = SLOT_S if self._moved_s is None else mono_s - self._moved_s
+        self._moved_s = mono_s
+        self._bank.advance(min(max(passed_s, LEAST_S), CATCH_UP_S))
         slot, half = self._slot, self._slot % (SLOTS // 2)
         joined = self._bank.joined()
         for index, node in enumerate(self.nodes):

@@ -14,7 +14,7 @@ import numpy as np
 
 from agents.fleet import registers as fleet_registers
 from agents.fleet.fault_desk import FaultDesk
-from agents.fleet.fleet import GPUS_PER_ENGINE, SLOT_S, Fleet, build
+from agents.fleet.fleet import CATCH_UP_S, GPUS_PER_ENGINE, SLOT_S, Fleet, build
 from agents.fleet.trace import recorded_workload
 from agents.fleet.training import TrainingJobs
 from agents.node import exporter
@@ -34,7 +34,6 @@ from streams.observe.own_cost import OwnCost
 
 log = logging.getLogger("eo.fleet")
 WARM_UP_S = 30.0  # the engines start with their load in flight, not empty
-CATCH_UP_S = 2.0  # a loop that fell behind further than this drops the lost time instead of racing after it
 
 
 @dataclass(frozen=True, slots=True)

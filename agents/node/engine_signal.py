@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from agents.node.misses import above, total
 from models.control.types import EngineState, Observed, Targets
+from models.control.types import Window as Span
 from streams.contract.histogram import pool, quantile
 from streams.contract.records import EngineReading, Histogram, NodeTelemetry
 
 MOST_MS: Final = 1e9  # a bound beyond eleven days is none
+USUAL: Final = 31  # windows from which is known what they usually are apart
+KNOWN: Final = 8  # of them at least
+NEAR: Final = (0.8, 1.25)
 
 
 class Columns:
@@ -66,25 +71,65 @@ def state_of(engine: EngineReading, age_s: float) -> EngineState:
     return EngineState(age_s, engine.running, engine.waiting, engine.waiting_tokens, engine.kv_tokens)
 
 
+class Pace:
+    """Whether an engine's readings carry the right time: its own tokens are a second clock.
+
+    So many tokens, so long apart, by so many sequences at once take so many seconds. Engines that count gaps per step
+    or per request are off by a factor that stays: what they usually are off by is no news.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, float]] = deque(maxlen=USUAL)  # seconds by the engine, by the stamps
+
+    def engine_s(self, before: EngineReading, now: EngineReading, mean_ms: float, stamped_s: float) -> float | None:
+        """How long the window was by the engine's own clock; None where it does not say."""
+        made = _delta(before.generation_tokens_total, now.generation_tokens_total)
+        running = (before.running or 0, now.running or 0)
+        if not made or not min(running) > 0 or not mean_ms > 0.0:
+            return None
+        found = made * mean_ms / 1e3 / (sum(running) / 2.0)
+        usual = self._usual()
+        self._recent.append((found, stamped_s))
+        return found / usual
+
+    def _usual(self) -> float:
+        """Sums, because what one stamp is late the next window is short of. Near one it is the load, no other unit."""
+        own_s, stamped_s = sum(own for own, _ in self._recent), sum(stamped for _, stamped in self._recent)
+        if len(self._recent) < KNOWN or not stamped_s > 0.0 or NEAR[0] < own_s / stamped_s < NEAR[1]:
+            return 1.0
+        return own_s / stamped_s
+
+
 class Window:
     """What one engine showed between two of its readings; asked again about the same one, it repeats only the load."""
 
     def __init__(self) -> None:
         self._before: EngineReading | None = None
         self._rate: float | None = None
+        self._pace = Pace()
 
     def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int], targets: Targets) -> Observed:
         """What the controller learns from, once per reading of the engine."""
         if self._before is not None and engine.ts_ns == self._before.ts_ns:
             return Observed(None, None, None, self._rate)
-        self._rate, self._before = _tokens_per_s(self._before, engine), engine
+        before, self._before = self._before, engine
         tbt = engine.tbt
         count = 0 if tbt is None else sum(tbt.count)
         mean_ms, p99_ms = None, None
         if tbt is not None and count > 0:
             mean_ms, p99_ms = tbt.sum_ms / count, quantile(pool([tbt]), 0.99, tbt.scale)
+        span = None if before is None or mean_ms is None else self._span(before, engine, mean_ms)
+        self._rate = _tokens_per_s(before, engine)
         first, whole = _late(engine.ttft, targets.ttft_ms), _late(engine.e2e, targets.e2e_ms)
-        return Observed(mean_ms, columns.sm_mhz(rows), columns.power_w(rows), self._rate, p99_ms, *first, *whole)
+        watts = columns.power_w(rows)
+        return Observed(mean_ms, columns.sm_mhz(rows), watts, self._rate, p99_ms, *first, *whole, window=span)
+
+    def _span(self, before: EngineReading, now: EngineReading, mean_ms: float) -> Span | None:
+        passed_s, tokens = (now.ts_ns - before.ts_ns) / 1e9, _delta(before.prompt_tokens_total, now.prompt_tokens_total)
+        own_s = self._pace.engine_s(before, now, mean_ms, passed_s)
+        stamped_s = passed_s if passed_s > 0.0 else None
+        known = tokens is not None and (stamped_s is not None or own_s is not None)
+        return Span(float(tokens or 0), stamped_s, own_s) if known else None
 
 
 def _late(histogram: Histogram | None, bound_ms: float | None) -> tuple[float | None, float | None]:
@@ -97,7 +142,12 @@ def _late(histogram: Histogram | None, bound_ms: float | None) -> tuple[float | 
 
 def _tokens_per_s(before: EngineReading | None, now: EngineReading) -> float | None:
     """Prefill rate between two readings; None when unknown or when the counter began again."""
-    if before is None or before.prompt_tokens_total is None or now.prompt_tokens_total is None:
+    if before is None or (tokens := _delta(before.prompt_tokens_total, now.prompt_tokens_total)) is None:
         return None
-    seconds, tokens = (now.ts_ns - before.ts_ns) / 1e9, now.prompt_tokens_total - before.prompt_tokens_total
-    return tokens / seconds if seconds > 0 and tokens >= 0 else None
+    seconds = (now.ts_ns - before.ts_ns) / 1e9
+    return tokens / seconds if seconds > 0 else None
+
+
+def _delta(before: int | None, now: int | None) -> int | None:
+    """What a counter has counted; None when unknown or when it began again."""
+    return None if before is None or now is None or now < before else now - before

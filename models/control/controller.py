@@ -18,12 +18,14 @@ from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 from models.control.release import MOST, heat_or_brake, no_signal, no_target
-from models.control.residual import Residual, predict
+from models.control.residual import Residual, doubtful, predict, time_of
 from models.control.steady import steady
 from models.control.types import ClockBounds, Decision, EngineState, Health, Observed, Targets
 
 __all__ = ["ClockBounds", "Decision", "EngineState", "LocalController", "Observed", "Targets"]
 
+SLACK_S: Final = 1e-9
+STEP: Final = 0.05  # of the highest clock: a walk down in small steps must not blind who judges
 UNKNOWN_STACK_FLOOR: Final = 0.95  # of default: without a profile nothing lower is tried
 E2E_SLACK: Final = 1.05  # on the prediction at default clocks, where that already misses the end-to-end target
 STATE_CHUNK: Final = Tuning(react_s=0.35)
@@ -42,6 +44,8 @@ class LocalController:
         self._memory = [0.0] * memory.S_SIZE
         self._begun, self._now_s = False, 0.0
         self._mean_s: float | None = None
+        self._read_s = self._since_s = -inf  # when gaps were last heard of, and the time before: a window lies between
+        self._moved_s = -inf  # when lock or chunk last moved so far that what ran then says little about the model
         self._residual = Residual()
 
     @property
@@ -104,15 +108,16 @@ class LocalController:
         plant, own = plant_of(self._profile), self._memory
         load = self._load(now_s, plant, state, observed, bounds=bounds)
         load = load._replace(x=min(1.0, max(self._share(clock, bounds), plant.x_min)))
-        self._judge(now_s, plant, load)
+        self._judge(now_s, plant, load, observed)
         if own[memory.S_STARTED] > 0.0:
-            learn(plant, self._tune, own, load, now_s, now_s - own[memory.S_TIME])
+            learn(plant, self._tuning(observed), own, load, now_s, now_s - own[memory.S_TIME])
         follow(own, load, now_s)
 
     def _begin(self, bounds: ClockBounds, now_s: float) -> None:
         if self._begun and not now_s >= self._now_s:
             # The clock went back: what was remembered lies in the future and would hold everything still until then.
             self._begun, self._memory, self._mean_s = False, [0.0] * memory.S_SIZE, None
+            self._read_s = self._since_s = self._moved_s = -inf
         self._now_s = now_s
         if self._begun:
             return
@@ -144,6 +149,8 @@ class LocalController:
     ) -> Decision:
         plant = plant_of(profile)._replace(x_step=self._share(bounds.step_mhz, bounds))
         load = self._load(now_s, plant, state, observed, bounds=bounds)
+        if isfinite(load.mean_s):
+            self._since_s, self._read_s = self._read_s, now_s
         to = Bounds(
             _seconds(targets.tbt_ms),
             _seconds(targets.ttft_ms),
@@ -153,27 +160,40 @@ class LocalController:
             self._share(bounds.default_mhz, bounds),
         )
         before = self._memory[memory.S_X]
-        if now_s - self._memory[memory.S_UNQUIET] >= 2.0 * self._tune.react_s:
-            self._judge(now_s, plant, load)
-        x, chunk, why = core.decide(plant, self._tune, self._memory, load, to, now_s)
+        # A late window may begin before the lock moved: it is judged when all of it lies in quiet time.
+        if self._moved_s + 2.0 * self._tune.react_s <= self._since_s + SLACK_S:
+            self._judge(now_s, plant, load, observed)
+        x, chunk, why = core.decide(plant, self._tuning(observed), self._memory, load, to, now_s)
+        if abs(x - before) > STEP or (self._tune.chunk_max > 0.0 and self._memory[memory.S_UNQUIET] >= now_s):
+            self._moved_s = now_s
         lock = None if x >= to.default_x - 1e-9 else self._mhz(x, bounds)
         takes = self._tune.chunk_max > 0.0
         return Decision(
             lock, self._words(why, before, x, targets=targets, bounds=bounds), int(chunk) if takes else None
         )
 
-    def _judge(self, now_s: float, plant: Plant, load: Load) -> None:
+    def _judge(self, now_s: float, plant: Plant, load: Load, observed: Observed | None) -> None:
         """Compares the last window with the model before it learns from it. On drift: default clocks, learn fast."""
         own = self._memory
         if own[memory.S_STARTED] <= 0.0:
             return
-        seen = predict(plant, own, load, now_s - own[memory.S_TIME])
+        window, span_s = None if observed is None else observed.window, now_s - own[memory.S_TIME]
+        if window is None or not 0.0 <= window.prompt_tokens <= MOST:
+            seen = predict(plant, own, load, span_s)
+        else:
+            load = load._replace(prefilled=window.prompt_tokens)
+            stamped_s = time_of(window.stamped_s) or span_s
+            seen = predict(plant, own, load, stamped_s, time_of(window.engine_s))
         if seen is None:
             return
         settled = now_s - own[memory.S_STARTED] >= RECALIBRATE_S and now_s >= own[memory.S_RECALIBRATE]
         self._residual.observe(seen, load, settled=settled)
         if self._residual.drifted:
             own[memory.S_BAD], own[memory.S_RECALIBRATE] = 0.0, now_s + RECALIBRATE_S
+
+    def _tuning(self, observed: Observed | None) -> Tuning:
+        """Nothing is learned from a window of which nobody knows how long it was; decisions take it as it is."""
+        return self._tune._replace(learns=0.0) if observed is not None and doubtful(observed.window) else self._tune
 
     def _load(
         self, now_s: float, plant: Plant, state: EngineState, observed: Observed | None, *, bounds: ClockBounds
@@ -237,6 +257,8 @@ class LocalController:
 
     def _release(self, now_s: float, bounds: ClockBounds, why: str) -> Decision:
         default = self._share(bounds.default_mhz, bounds)
+        if abs(default - self._memory[memory.S_X]) > STEP:
+            self._moved_s = self._memory[memory.S_UNQUIET] = now_s
         core.release(self._memory, Bounds(inf, inf, inf, 0.0, default, default), now_s)
         return Decision(None, why)
 

@@ -36,6 +36,15 @@ class ClockBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """What was prefilled between two readings of an engine, and how long that was by each of two clocks."""
+
+    prompt_tokens: float
+    stamped_s: float | None  # by the readings' time stamps, which a machine short of time sets late; None = cannot be
+    engine_s: float | None  # by the engine's own tokens and gaps; None where it does not say
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What was measured since the step before; feeds the learned ratios. Unknown is None."""
 
@@ -48,6 +57,7 @@ class Observed:
     late_first_tokens: float | None = None
     answers: float | None = None  # and those of them longer than the end-to-end target
     long_answers: float | None = None
+    window: Window | None = None  # the same prefill as a count, and how long it took
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ def promote(
     for group in sorted(sizes.keys() - held, key=lambda g: (share_of(salt, g), g)):
         if missing <= 0:
             break
-        added.add(group)
-        missing -= sizes[group]
+        if sizes[group] > 0:  # of an absent group nothing can be measured
+            added.add(group)
+            missing -= sizes[group]
     return promoted | added

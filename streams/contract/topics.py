@@ -132,7 +132,7 @@ INTENT: Final = Topic(
 )
 STATE: Final = Topic(
     "energy.state.job.v1",
-    "job/partition",
+    "cluster/job/partition",
     "compact",
     None,
     r.JobState,

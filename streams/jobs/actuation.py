@@ -190,16 +190,16 @@ class ActuationJob:
             return None  # seen: at least once means twice now and then
         node.boot_id, node.seq, node.window_end_ns = record.boot_id, record.seq, record.window_end_ns
         node.uuid, node.name, node.device, node.engines = record.uuid, record.name, record.device, record.engines
-        part.enrol(node)
-        self.slow.take(part, node, record)
+        now_s = self._ctx.monotonic()
+        part.enrol(node, now_s)
+        sides = [part.side(node, engine, self._options, now_s) for engine in record.engines]
+        self.slow.take(node, record, sides)
         # A clock that runs ahead must not age everybody's latency away, nor keep its own for ever.
         event_s = min(record.window_end_ns, self._ctx.wall_ns()) / 1e9
         self._event_s = max(self._event_s, event_s)
-        for engine in record.engines:
-            if any(part.held_out(uuid, self._options) for uuid in engine.gpu_uuid):
-                self._pools.add(event_s, "holdout", engine)
-            elif node.granted.issuperset(engine.gpu_uuid):
-                self._pools.add(event_s, "controlled", engine)
+        for engine, side in zip(record.engines, sides, strict=True):
+            if side != "default":
+                self._pools.add(event_s, side, engine)
         return node
 
     def _drafts(self, part: PartitionState, nodes: Iterable[NodeState]) -> list[PowerDesired]:
@@ -210,6 +210,8 @@ class ActuationJob:
             return []
         if part.roster_changed and part.fill_holdout(self._options):
             self._save(part)
+            for node in part.nodes.values():
+                node.urgent |= not part.held.isdisjoint(node.granted)  # it joined the hold-out: its grant ends now
         fresh_ns = now_ns - int(self._options.oldest_sample_s * 1e9)
         due = [node for node in nodes if node.window_end_ns >= fresh_ns and self._due(node, now_s, now_ns)]
         return [self._draft(part, node, now_s, now_ns) for node in due]
@@ -228,9 +230,8 @@ class ActuationJob:
             self._trace(node, draft, begun_ns)
         node.issued_s, node.urgent = turn_s(node.node, now_s, self._options.interval_s), False
         node.silenced = self._book.pause(node.node, now_ns) is not None
-        active = self._options.mode in ("canary", "on")
-        clocks = zip(draft.gpu.uuid, draft.gpu.max_sm_mhz, strict=True)
-        node.granted = frozenset(uuid for uuid, mhz in clocks if active and mhz is not None)
+        if self._options.mode in ("canary", "on"):
+            part.note_grants(node, draft.gpu, now_s)
         return draft
 
     def _trace(self, node: NodeState, draft: PowerDesired, begun_ns: int) -> None:
@@ -278,6 +279,8 @@ class ActuationJob:
             part.dirty |= part.restraints.expire(now_ns, self._book.resumed_ns)
         if self._ctx.monotonic() - self._guard_at_s >= self._options.guard_every_s:
             self._guard(now_ns)
+            for part in self._parts.values():
+                part.leave(self._options.absent_s)
         self._slow(now_ns)
         for part in self._parts.values():
             if part.dirty or self._ctx.state.due(NAME, part.partition):

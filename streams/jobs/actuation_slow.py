@@ -7,7 +7,7 @@ stops one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -87,16 +87,13 @@ class SlowStep:
 
     # --- what comes in ---
 
-    def take(self, part: PartitionState, node: NodeState, record: NodeFeatures) -> None:
-        """A node's newest features: power by GPU, counters by engine."""
+    def take(self, node: NodeState, record: NodeFeatures, sides: Sequence[Side]) -> None:
+        """A node's newest features: power by GPU, counters by engine; `sides` says what each engine is measured for."""
         columns = next((record.features[name] for name in POWER if name in record.features), ())
         node.power_w = tuple(w if w is None or (isfinite(w) and 0.0 <= w < 1e5) else None for w in columns)
         watts = dict(zip(record.uuid, node.power_w, strict=False))
         seen_s = min(record.window_end_ns, self._ctx.wall_ns()) / 1e9
-        for engine in record.engines:
-            held = any(part.held_out(uuid, self._options) for uuid in engine.gpu_uuid)
-            ours = node.granted.issuperset(engine.gpu_uuid)
-            side: Side = "holdout" if held else "controlled" if ours else "default"
+        for engine, side in zip(record.engines, sides, strict=True):
             mine = [watts.get(uuid) for uuid in engine.gpu_uuid]
             self._loads.take(node.node, engine, seen_s, side=side, watts=mine, quality=record.quality)
 

@@ -11,11 +11,22 @@ from typing import Final
 import msgspec
 
 from models.policy.holdout import DEFAULT_CANARY_RATIO, in_holdout, promote
-from streams.contract.records import DeviceColumns, EngineReading, Mode, OnExpiry, OperatorIntent, Texts
+from streams.contract.records import (
+    DeviceColumns,
+    EngineReading,
+    EnvelopeColumns,
+    Mode,
+    OnExpiry,
+    OperatorIntent,
+    Texts,
+)
+from streams.jobs.actuation_load import Side
 from streams.jobs.actuation_restraints import Block, Freeze, Restraints
 from streams.settings import WorkerSettings
 
 SNAPSHOT_VERSION: Final = 1
+ABSENT_S: Final = 900.0
+LONGEST_STEP_S: Final = 5.0  # a longer silence of a whole partition tells nothing about who has left it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,8 @@ class Options:
     latency_window_s: float = 120.0
     guard_every_s: float = 10.0
     freeze_s: float = 120.0  # how long an anomaly keeps a GPU at default after its last verdict
-    settle_s: float = 3.0  # the roster of a new partition must be known before anything is granted in it
+    settle_s: float = 3.0  # after a new partition's first report: who is there must be known before anything is granted
+    absent_s: float = ABSENT_S  # a GPU that others outlast by this is gone, and the hold-out must not rest on it
     retry_s: float = 600.0  # after a GPU did not obey; a foreign change has no such end
     oldest_sample_s: float = 30.0  # older telemetry decides nothing: the leases run out instead
 
@@ -55,7 +67,9 @@ class Snapshot(msgspec.Struct, kw_only=True):
     epoch: int = 0
     promoted: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
+    chosen: bool = True  # false: saved before the roster was known, so that nobody was promoted yet
     groups: dict[str, str] = {}
+    absent: tuple[str, ...] = ()
     ceilings: dict[str, dict[str, float]] = {}  # node -> GPU -> watts that its row granted
     frozen: dict[str, Freeze] = {}
     blocked: dict[str, Block] = {}
@@ -89,9 +103,16 @@ class PartitionState:
     partition: int
     since_s: float
     recovered: bool = False
+    chosen: bool = False  # whether the hold-out was ever chosen from a whole roster
     nodes: dict[str, NodeState] = field(default_factory=dict)
     group_of: dict[str, str] = field(default_factory=dict)  # GPU -> engine, kept when the engine falls silent
     sizes: dict[str, int] = field(default_factory=dict)  # group -> GPUs
+    gone: dict[str, int] = field(default_factory=dict)  # group -> those of them that are absent
+    seen_s: dict[str, float] = field(default_factory=dict)  # GPU -> `heard_s` of its last report
+    absent: set[str] = field(default_factory=set)  # GPUs that are gone; each keeps its group and whether it is held
+    heard_s: float = 0.0  # time in which the partition reported, so that a pause of all telemetry ages nobody
+    heard_at_s: float | None = None  # when it last reported
+    granted_s: dict[str, float] = field(default_factory=dict)  # GPU -> when it was last granted anything
     promoted: frozenset[str] = frozenset()
     held: set[str] = field(default_factory=set)  # GPUs that were ever held out: they stay so under any engine's name
     held_groups: set[str] = field(default_factory=set)  # groups with such a GPU
@@ -105,16 +126,49 @@ class PartitionState:
         """Whether the roster is known well enough to choose the hold-out from it."""
         return self.recovered or now_s - self.since_s >= settle_s
 
-    def enrol(self, node: NodeState) -> None:
+    def enrol(self, node: NodeState, now_s: float) -> None:
         """Brings the groups up to date with a node's GPUs and engines. An engine that falls silent keeps its GPUs:
         otherwise a failed scrape would move them in or out of the hold-out."""
+        self._hear(now_s)
         for engine in node.engines:
             for uuid in engine.gpu_uuid:
+                self._see(uuid)
                 if self.group_of.get(uuid) != engine.engine:
                     self._move(uuid, engine.engine)
         for uuid in node.uuid:
+            self._see(uuid)
             if uuid not in self.group_of:
                 self._move(uuid, uuid)
+
+    def _hear(self, now_s: float) -> None:
+        if self.heard_at_s is None:
+            self.since_s = self.heard_at_s = now_s  # before anybody reported there was no roster to know
+        self.heard_s += min(max(0.0, now_s - self.heard_at_s), LONGEST_STEP_S)
+        self.heard_at_s = now_s
+
+    def _see(self, uuid: str) -> None:
+        self.seen_s[uuid] = self.heard_s
+        if uuid in self.absent:
+            self.absent.discard(uuid)
+            self._absentees(self.group_of[uuid], -1)
+
+    def leave(self, absent_s: float) -> None:
+        """Stops counting GPUs that did not report for `absent_s` while others did: the hold-out is a share of those
+        that are there."""
+        last = self.heard_s - absent_s
+        for uuid in [uuid for uuid, seen_s in self.seen_s.items() if seen_s <= last]:
+            self._miss(uuid)
+
+    def _miss(self, uuid: str) -> None:
+        del self.seen_s[uuid]
+        self.absent.add(uuid)
+        self._absentees(self.group_of[uuid], 1)
+
+    def _absentees(self, group: str, change: int) -> None:
+        self.gone[group] = self.gone.get(group, 0) + change
+        if self.gone[group] == 0:
+            del self.gone[group]
+        self.roster_changed = True
 
     def _move(self, uuid: str, group: str) -> None:
         old = self.group_of.get(uuid)
@@ -136,11 +190,12 @@ class PartitionState:
 
     def fill_holdout(self, options: Options) -> bool:
         """Promotes groups where the hash left too few and remembers who is held out; true when there are more."""
-        self.roster_changed = False
+        self.roster_changed, self.chosen = False, True
         before, known = self.promoted, len(self.held)
         counted = before | self.held_groups
+        there = {group: size - self.gone.get(group, 0) for group, size in self.sizes.items()}
         self.promoted = before | (
-            promote(self.sizes, options.cluster, ratio=options.holdout_ratio, promoted=counted) - counted
+            promote(there, options.cluster, ratio=options.holdout_ratio, promoted=counted) - counted
         )
         self._remember(options)
         return self.promoted != before or len(self.held) > known
@@ -155,12 +210,30 @@ class PartitionState:
         known = group in self.held_groups or group in self.promoted
         return known or in_holdout(options.cluster, group, options.holdout_ratio)
 
+    def side(self, node: NodeState, engine: EngineReading, options: Options, now_s: float) -> Side:
+        """The group that an engine's reading is measured for. One that joined the hold-out while it was granted
+        something shows what default clocks cost only when its last lease is over."""
+        if not any(self.held_out(uuid, options) for uuid in engine.gpu_uuid):
+            return "controlled" if node.granted.issuperset(engine.gpu_uuid) else "default"
+        over_s = now_s - options.ttl_ms / 1e3
+        leased = any(self.granted_s.get(uuid, over_s) > over_s for uuid in engine.gpu_uuid)
+        return "default" if leased else "holdout"
+
+    def note_grants(self, node: NodeState, gpu: EnvelopeColumns, now_s: float) -> None:
+        """Remembers what a node's newest envelope grants for real."""
+        node.granted = frozenset(uuid for uuid, mhz in zip(gpu.uuid, gpu.max_sm_mhz, strict=True) if mhz is not None)
+        for uuid, mhz, watts in zip(gpu.uuid, gpu.max_sm_mhz, gpu.max_power_w, strict=True):
+            if mhz is not None or watts is not None:
+                self.granted_s[uuid] = now_s
+
     def snapshot(self, epoch: int, intents: tuple[OperatorIntent, ...]) -> Snapshot:
         return Snapshot(
             epoch=epoch,
             promoted=tuple(sorted(self.promoted)),
             held=tuple(sorted(self.held)),
+            chosen=self.chosen,
             groups=dict(self.group_of),
+            absent=tuple(sorted(self.absent)),
             ceilings=self.ceilings,
             frozen=dict(self.restraints.frozen),
             blocked=dict(self.restraints.blocked),
@@ -172,7 +245,10 @@ class PartitionState:
         self.promoted, self.held = frozenset(snapshot.promoted), set(snapshot.held)
         self.ceilings = snapshot.ceilings
         for uuid, group in snapshot.groups.items():
+            self._see(uuid)
             self._move(uuid, group)
+        for uuid in self.seen_s.keys() & set(snapshot.absent):
+            self._miss(uuid)
         self._remember(options)
         self.restraints = Restraints(dict(snapshot.frozen), dict(snapshot.blocked))
-        self.recovered = bool(snapshot.groups)
+        self.recovered = self.chosen = bool(snapshot.groups) and snapshot.chosen

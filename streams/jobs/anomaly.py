@@ -18,7 +18,7 @@ from models.anomaly.confirm import verdict_id
 from models.anomaly.half_space import ALONE, BESIDE_PEERS, Forest
 from models.anomaly.metrics import METRICS, Action
 from models.efficiency import regression
-from models.efficiency.model_drift import KEPT, ModelDrift
+from models.efficiency.model_drift import STAYED_S, ModelDrift
 from models.efficiency.regression import EfficiencyRegression
 from streams.contract import codec
 from streams.contract.errors import ContractError
@@ -246,7 +246,9 @@ def _by_model(part: PartitionState, node: NodeFeatures) -> Iterator[AnomalyVerdi
         seen = engine.control
         if seen is None or seen.time_error_ratio is None:
             continue
-        found = part.drifts.setdefault(engine.engine, ModelDrift()).observe(seen.time_error_ratio)
+        found = part.drifts.setdefault(engine.engine, ModelDrift()).observe(
+            seen.time_error_ratio, node.window_end_ns / 1e9
+        )
         if found is None or not part.drifting.speak(engine.engine, node.window_end_ns):
             continue
         evidence = {
@@ -257,7 +259,7 @@ def _by_model(part: PartitionState, node: NodeFeatures) -> Iterator[AnomalyVerdi
         for uuid in engine.gpu_uuid:
             yield _made(
                 node, uuid, metric="model_drift", score=100.0 * found.score, threshold=100.0 * found.threshold,
-                model="adwin", action="freeze", evidence=evidence, began_ns=node.window_end_ns - KEPT * 10**9,
+                model="adwin", action="freeze", evidence=evidence, began_ns=node.window_end_ns - int(STAYED_S * 1e9),
             )  # fmt: skip
 
 

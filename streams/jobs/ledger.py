@@ -46,6 +46,7 @@ class _Partition:
     windows: dict[str, NodeWindow] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)  # topic -> last offset not yet covered by a snapshot
+    unmeasured: bool = False  # the last snapshot has lines without the power before: features may come after commands
 
 
 class LedgerJob:
@@ -174,13 +175,15 @@ class LedgerJob:
             for node, book in part.books.items():
                 if book.open:
                     self._send(book.due(part.windows.setdefault(node, NodeWindow()), now_s))
-            if part.held and self._ctx.state.due(NAME, number):
+            if (part.held or part.unmeasured) and self._ctx.state.due(NAME, number):
                 self._save(number, part)
         durable, self._durable = self._durable, []
         return durable
 
     def _save(self, number: int, part: _Partition) -> None:
         """A snapshot on the broker, then the offsets that it covers. Raises DeliveryFailed when it is not taken."""
+        known = [book.measure(part.windows.setdefault(node, NodeWindow())) for node, book in part.books.items()]
+        part.unmeasured = not all(known)
         self._ctx.state.save(NAME, number, self._snapshot(number, part), part.offsets, VERSION)
         if self._ctx.publisher.flush(FLUSH_S):
             raise DeliveryFailed(f"the ledger's snapshot of partition {number} was not acknowledged in {FLUSH_S:.0f} s")

@@ -152,6 +152,17 @@ class NodeBook(msgspec.Struct):
                 del self.open[uuid]
                 yield self._close(line, window)
 
+    def measure(self, window: NodeWindow) -> bool:
+        """Brings what open lines know of the time before their command up to date; false where power is still unknown.
+
+        A snapshot must have it: after a restart those features are not read again.
+        """
+        for line in self.open.values():
+            span = (line.issued_at_ns - WINDOW_NS, line.issued_at_ns)
+            line.power_before_w = _known(window.mean_w(line.uuid, *span), line.power_before_w)
+            line.tbt_before_ms = _known(window.tbt_p99_ms(line.uuid, *span), line.tbt_before_ms)
+        return all(line.power_before_w is not None for line in self.open.values())
+
     def _close(self, line: Line, window: NodeWindow) -> LedgerEntry:
         issued = line.issued_at_ns
         before = _known(window.mean_w(line.uuid, issued - WINDOW_NS, issued), line.power_before_w)

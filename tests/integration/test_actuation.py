@@ -74,7 +74,7 @@ class Site:
         import logging
 
         publisher = Publisher(self.bootstrap, f"eo-{self.cluster}")
-        state = StateStore(self.bootstrap, publisher, client_id=f"eo-{self.cluster}")
+        state = StateStore(self.bootstrap, publisher, cluster=self.cluster, client_id=f"eo-{self.cluster}")
         return JobContext(
             settings=chosen,
             publisher=publisher,

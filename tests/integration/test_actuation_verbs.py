@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from agents.cli.kafka_read import Reader
 from agents.cli.main import main
+from streams.contract.records import PowerDesired
 from streams.contract.topics import INTENT
 from tests.integration.test_actuation import Running, Site, until
 
@@ -73,11 +74,11 @@ def test_a_cap_is_set_shown_explained_and_cleared(site: Site, capsys: Out) -> No
     )
     assert (said["kind"], said["scope"], said["max_power_w"], said["sent"]) == ("cap", f"gpu/{target}", 450.0, True)
 
-    for _ in range(40):
+    def now_capped() -> float | None:
         running.beat(0.1)
-        if capped(site, target) == 450.0:
-            break
-    assert capped(site, target) == 450.0
+        return capped(site, target)
+
+    until(lambda: now_capped() == 450.0)
     assert "hot aisle" in told(capsys, "cap", "show")
     explained = told(capsys, "explain", target)
     assert "A human's cap of 450 W: hot aisle" in explained and said["intent_id"] in explained
@@ -90,23 +91,24 @@ def test_a_cap_is_set_shown_explained_and_cleared(site: Site, capsys: Out) -> No
         assert "belongs to the hold-out" in told(capsys, "cap", "set", mine_held, "450", "--yes", code=3)
 
     assert told(capsys, "cap", "clear", target, "--yes").startswith("Ended the cap")
-    for _ in range(40):
-        running.beat(0.1)
-        if capped(site, target) != 450.0:
-            break
-    assert capped(site, target) != 450.0
+    until(lambda: now_capped() != 450.0)
     running.stop()
 
 
 def test_pause_and_resume(site: Site, capsys: Out) -> None:
     running = Running(site)
-    for _ in range(6):
-        running.beat()
+
+    def newest() -> dict[str, PowerDesired]:
+        running.beat(0.5)
+        return {c.node: c for c in site.commands()}
+
+    def granted(commands: Iterable[PowerDesired]) -> bool:
+        return any(1980 in c.gpu.max_sm_mhz for c in commands)
+
+    until(lambda: granted(newest().values()))
     assert told(capsys, "pause", "--for", "10m", "--reason", "driver update", "--yes").startswith("Paused the cluster")
-    for _ in range(40):
-        running.beat(0.1)
-        if all(mhz is None for c in {c.node: c for c in site.commands()}.values() for mhz in c.gpu.max_sm_mhz):
-            break
+    until(lambda: all(c.cause for c in newest().values()))  # the pause is the only cause there is
+    assert not granted(newest().values())
     # Commands are told apart by their identity: the topic is compacted, so that their number may fall at any time.
     silent = {(c.node, c.epoch, c.seq) for c in site.commands()}
     running.beat(6.0)
@@ -114,11 +116,7 @@ def test_pause_and_resume(site: Site, capsys: Out) -> None:
     assert "pause" in told(capsys, "cap", "show")
     assert told(capsys, "resume", "--yes") == f"Resumed the cluster ({site.cluster}).\n"
 
-    def granted_again() -> bool:
-        running.beat(0.2)
-        return any(1980 in c.gpu.max_sm_mhz for c in site.commands() if (c.node, c.epoch, c.seq) not in silent)
-
-    until(granted_again)
+    until(lambda: granted(newest().values()))
     running.stop()
 
 

@@ -41,7 +41,8 @@ def verdicts(site: Site) -> list[AnomalyVerdict]:
 
 def saved(site: Site) -> bool:
     needle = f"GPU-{site.nodes[0]}-0".encode()
-    values = (v for k, v in read_all(site.bootstrap, STATE) if k is not None and k.startswith(b"anomaly/"))
+    own = f"{site.cluster}/anomaly/".encode()
+    values = (v for k, v in read_all(site.bootstrap, STATE) if k is not None and k.startswith(own))
     return any(needle in bytes(codec.decode(JobState, v).data) for v in values if v is not None)
 
 

@@ -44,7 +44,7 @@ def open_lines(site: Site) -> int:
     """Lines with a known power before, in the newest snapshot."""
     newest = 0
     for key, value in read_all(site.bootstrap, STATE):
-        if key is not None and key.startswith(b"ledger/") and value is not None:
+        if key is not None and key.startswith(f"{site.cluster}/ledger/".encode()) and value is not None:
             books = msgspec.json.decode(codec.decode(JobState, value).data)["books"]
             ours = [b for b in books if b["cluster"] == site.cluster]
             newest = sum(line[11] is not None for b in ours for line in b["open"].values()) if ours else newest

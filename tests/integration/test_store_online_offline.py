@@ -45,7 +45,7 @@ def context(bootstrap: str, folder: Path, publisher: Publisher) -> JobContext:
     return JobContext(
         settings=WorkerSettings(cluster="online-offline", bootstrap=bootstrap, data_dir=folder),
         publisher=publisher,
-        state=StateStore(bootstrap, publisher, client_id="online-offline"),
+        state=StateStore(bootstrap, publisher, cluster="online-offline", client_id="online-offline"),
         layout=Layout(folder),
         wall_ns=time.time_ns,
         monotonic=time.monotonic,

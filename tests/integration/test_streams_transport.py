@@ -173,14 +173,14 @@ class Taken(msgspec.Struct):
 
 def test_the_newest_readable_snapshot_of_a_partition_is_found(topics: str) -> None:
     publisher = Publisher(topics, "test-state")
-    store = StateStore(topics, publisher, client_id="test-state", interval_s=30.0)
+    store = StateStore(topics, publisher, cluster="c1", client_id="test-state", interval_s=30.0)
     job = f"job{uuid.uuid4().hex[:6]}"
     assert store.load(job, 3) is None
     for number in range(400):  # more than the first look holds
         store.save(job, 3, Taken(number), {TELEMETRY.name: number}, 7)
         store.save(job, 4 + number % 9, Taken(-number), {}, 1)
     for _ in range(300):
-        publisher.send_raw(STATE.name, f"{job}/3".encode(), b"not json")
+        publisher.send_raw(STATE.name, f"c1/{job}/3".encode(), b"not json")
     assert publisher.flush(30) == 0
     found = store.load(job, 3)
     assert found is not None
@@ -188,12 +188,14 @@ def test_the_newest_readable_snapshot_of_a_partition_is_found(topics: str) -> No
     assert msgspec.json.decode(found.data, type=Taken) == Taken(399)
     other = store.load(job, 4)
     assert other is not None and other.partition == 4
+    neighbour = StateStore(topics, publisher, cluster="c2", client_id="test-state")
+    assert neighbour.load(job, 3) is None  # another cluster on the same broker
 
 
 def test_snapshots_are_due_once_per_interval() -> None:
     now = [100.0]
     publisher = Publisher("127.0.0.1:1", "test-due", producer=_Nowhere())
-    store = StateStore("127.0.0.1:1", publisher, client_id="t", interval_s=30.0, monotonic=lambda: now[0])
+    store = StateStore("127.0.0.1:1", publisher, cluster="c1", client_id="t", interval_s=30.0, monotonic=lambda: now[0])
     assert not store.due("j", 0)
     now[0] += 30
     assert store.due("j", 0)

@@ -9,7 +9,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Protocol
 from uuid import uuid4
 
 import msgspec
@@ -26,6 +29,10 @@ from tests.fakes.otlp_receiver import Receiver, SpanSeen
 pytestmark = pytest.mark.integration
 NODE = "sim-001"
 WATTS = 500.0
+SERVICES = {"eo-agent", "eo-capper", "eo-worker-features", "eo-worker-actuation", "eo-worker-ledger"}
+ANSWER = ["ledger.answer", "node.receive", "actuation.commit", "actuation.decide", "features.process", "agent.sample"]
+SETTING = ["capper.set", "capper.grant", "node.receive"]
+WHOLE = {*ANSWER, *SETTING, "capper.readback", "capper.verify"}
 
 
 class Site:
@@ -125,13 +132,38 @@ def chain(span: SpanSeen, by_id: dict[str, SpanSeen]) -> list[str]:
     return names
 
 
-def whole_traces(receiver: Receiver) -> list[dict[str, SpanSeen]]:
-    """Traces in which a limit was set and the ledger has heard of it."""
+class Arrived(Protocol):
+    """Where spans come in."""
+
+    @property
+    def spans(self) -> list[SpanSeen]: ...
+
+
+def whole_traces(receiver: Arrived) -> list[dict[str, SpanSeen]]:
+    """Traces of which every span has come in: each process sends its own once a second, parents after children too."""
     traces: dict[str, dict[str, SpanSeen]] = {}
     for span in list(receiver.spans):
         traces.setdefault(span.trace_id, {})[span.span_id] = span
-    wanted = {"capper.set", "ledger.answer", "agent.sample", "actuation.commit", "node.receive", "capper.grant"}
-    return [spans for spans in traces.values() if wanted <= {span.name for span in spans.values()}]
+    return [spans for spans in traces.values() if {span.name for span in spans.values()} >= WHOLE]
+
+
+@pytest.mark.parametrize("late", sorted(WHOLE))
+def test_a_trace_is_whole_only_when_its_last_span_has_come_in(late: str) -> None:
+    """Whichever process sends last, under load the features job too: what counts as whole can be walked to its root."""
+    parents = dict(pairwise(ANSWER)) | dict(pairwise(SETTING))
+    spans = {
+        name: SpanSeen(
+            service="s", pid=1, name=name, trace_id="t", span_id=name,
+            parent_id=parents.get(name, "" if name == ANSWER[-1] else "capper.grant"),
+            start_ns=1, end_ns=2, attributes={},
+        )
+        for name in WHOLE
+    }  # fmt: skip
+    seen = SimpleNamespace(spans=[span for name, span in spans.items() if name != late])
+    assert whole_traces(seen) == []
+    seen.spans.append(spans[late])
+    assert whole_traces(seen) == [spans]
+    assert chain(spans["ledger.answer"], spans) == ANSWER
 
 
 def test_one_commands_trace_joins_five_processes(
@@ -146,17 +178,14 @@ def test_one_commands_trace_joins_five_processes(
 
     processes = {(span.service, span.pid) for span in spans.values()}
     services = {service for service, _ in processes}
-    expected = {"eo-agent", "eo-capper", "eo-worker-features", "eo-worker-actuation", "eo-worker-ledger"}
-    assert services == expected and len({pid for _, pid in processes}) == 5
+    assert services == SERVICES and len({pid for _, pid in processes}) == 5
     assert {pid for _, pid in processes} == {child.pid for child in site.children}
 
     answer = next(span for span in spans.values() if span.name == "ledger.answer")
-    path = ["ledger.answer", "node.receive", "actuation.commit", "actuation.decide", "features.process", "agent.sample"]
-    assert chain(answer, spans) == path
+    assert chain(answer, spans) == ANSWER
     setting = next(span for span in spans.values() if span.name == "capper.set")
-    assert chain(setting, spans)[:3] == ["capper.set", "capper.grant", "node.receive"]
+    assert chain(setting, spans)[:3] == SETTING
     assert setting.attributes["eo.value"] == f"{WATTS:g}"
-    assert {"capper.readback", "capper.verify"} <= {span.name for span in spans.values()}
     assert all(span.end_ns >= span.start_ns > 0 for span in spans.values())
     assert float(site.registers.limit_w.min()) == WATTS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,8 +126,11 @@ def bench(tmp_path: Path) -> Bench:
     return make_bench(tmp_path)
 
 
-def make_bench(root: Path) -> Bench:
-    """A bench over `root`; calling it again on the same root is a restart of the fleet's process."""
+def make_bench(root: Path, workload: Callable[[int], Workload] | None = None) -> Bench:
+    """A bench over `root`; calling it again on the same root is a restart of the fleet's process.
+
+    workload: of so many replicas; None = `steady`.
+    """
     layout = Layout(root)
     signer = (
         signing.Signer.load(layout.actuation_key)
@@ -137,7 +141,11 @@ def make_bench(root: Path) -> Bench:
     registers = fleet_registers.create(layout.fleet, cluster="test", nodes=NODES, gpus_per_node=GPUS)
     replicas = NODES * GPUS // GPUS_PER_ENGINE
     twin = TwinCluster(
-        replicas=replicas, gpus_per_replica=GPUS_PER_ENGINE, workload=steady(replicas), params=TwinParams(), seed=3
+        replicas=replicas,
+        gpus_per_replica=GPUS_PER_ENGINE,
+        workload=(workload or steady)(replicas),
+        params=TwinParams(),
+        seed=3,
     )
     clock = {"s": 100.0}
     spool, acks_spool = Spool(root / "spool"), Spool(root / "acks")

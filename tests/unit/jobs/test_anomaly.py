@@ -214,6 +214,15 @@ def test_a_controller_that_goes_on_missing_freezes_its_engine_and_says_so_again(
     assert found[0].stack and found[0].quality == "simulated"
 
 
+def test_records_that_come_twice_or_in_a_bunch_do_not_make_a_drift_of_seconds(tmp_path: Path) -> None:
+    """A node short of time: the broker gets its records late and some of them twice; their own times say how long."""
+    calm, bad = missing_by([0.01] * 300), missing_by([0.01] * 300 + [0.4] * 9)[300:]
+    assert Bench(tmp_path).feed([*calm, *(bad * 5)]) == []
+    whole = missing_by([0.01] * 300 + [0.4] * 60)[300:]
+    late = [[record for beat in whole for record in beat]]  # a minute in one batch
+    assert {v.metric for v in Bench(tmp_path / "b").feed([*calm, *late])} == {"model_drift"}
+
+
 def test_a_controller_that_learns_within_seconds_is_left_alone(tmp_path: Path) -> None:
     assert Bench(tmp_path).feed(missing_by([0.01] * 300 + [0.5] * 6 + [0.01] * 200)) == []
     assert Bench(tmp_path / "b").feed(missing_by([0.05] * 400)) == []

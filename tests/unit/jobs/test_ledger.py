@@ -245,6 +245,24 @@ def test_open_lines_survive(bench: Bench, tmp_path: Path, end: Callable[[Bench, 
     assert (line.power_before_w, line.power_after_w) == (500.0, 420.0)
 
 
+@pytest.mark.parametrize("end", [_killed, _revoked])
+def test_a_command_that_overtakes_its_features_knows_the_power_before_after_a_kill(
+    bench: Bench, tmp_path: Path, end: Callable[[Bench, Path], Bench]
+) -> None:
+    """Two topics have no order between them: the command is read first, then the twenty seconds before it."""
+    bench.clock.now_s += 25
+    bench.state.always_due = True
+    bench.feed(DESIRED, bench.command(1))
+    list(bench.job.tick())
+    bench.clock.now_s -= 25
+    bench.samples(25, power_w=500.0)
+    again = end(bench, tmp_path)
+    again.answer(bench.command(1))
+    again.samples(25, power_w=420.0)
+    (line,) = again.lines()
+    assert (line.power_before_w, line.power_after_w) == (500.0, 420.0)
+
+
 def test_what_no_snapshot_covers_is_not_acknowledged(bench: Bench) -> None:
     bench.feed(DESIRED, bench.command(1))
     assert list(bench.job.tick()) == []

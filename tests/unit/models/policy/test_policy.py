@@ -212,6 +212,15 @@ def test_every_partition_holds_out_a_tenth_and_promotions_are_for_ever(
     assert later >= first
 
 
+def test_a_group_that_is_gone_is_not_promoted() -> None:
+    away = {f"away{i}": 0 for i in range(20)}
+    sizes = {**away, "a": 4, "b": 4}
+    for salt in map(str, range(50)):
+        promoted = holdout.promote(sizes, salt, ratio=0.1, promoted=frozenset())
+        assert promoted.isdisjoint(away)
+        assert any(g in promoted or holdout.in_holdout(salt, g, 0.1) for g in ("a", "b"))
+
+
 @given(st.lists(st.text(min_size=1), unique=True, min_size=2), st.randoms())
 def test_promotion_does_not_depend_on_the_order_of_arrival(names: list[str], random: object) -> None:
     sizes = dict.fromkeys(names, 4)
