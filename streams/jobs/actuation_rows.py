@@ -257,11 +257,12 @@ class RowOrders:
         """The node's own rows of the brake table; None where its row has none or nothing was granted to it."""
         row = self._row(node.node)
         plan = None if row is None else self.plans.get(row.settings.name)
-        if plan is None or not plan.brakes or all(self.ceiling(uuid) is None for uuid in node.uuid):
+        if row is None or plan is None or not plan.brakes or all(self.ceiling(uuid) is None for uuid in node.uuid):
             return None
         return BrakeColumns(
             row=plan.name,
-            budget_w=plan.budget_w,
+            # Of the whole row: a meter sees all of it, whatever share of it this worker keeps.
+            budget_w=row.settings.budget_w,
             from_ratio=tuple(brake.from_ratio for brake in plan.brakes),
             max_power_w=tuple(
                 tuple(_step(brake.ceilings_w.get(uuid), self.ceiling(uuid)) for uuid in node.uuid)
