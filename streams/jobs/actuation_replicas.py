@@ -45,7 +45,7 @@ class ReplicaOptions:
 @dataclass(slots=True)
 class _Planned:
     planner: ReplicaPlanner
-    decode_ratio: float = 1.0
+    decode_ratio: float = 1.0  # from the hold-out's gaps: used while no node tells its own
 
 
 class ReplicaPlans:
@@ -80,7 +80,7 @@ class ReplicaPlans:
         planned = self._plan(pool, load)
         seen = self._seen(planned, pool, load, tariff)
         decision = planned.planner.step(now_s, span_s, seen)
-        return base | self._told(planned.planner, decision, seen, tariff)
+        return base | self._told(planned.planner, decision, seen, tariff, load)
 
     def _plan(self, pool: Pool, load: PoolLoad) -> _Planned:
         if pool not in self._plans:
@@ -88,17 +88,19 @@ class ReplicaPlans:
             assert profile is not None
             plant = plant_of(profile)
             per_node = max(1, round(load.serving / max(load.nodes, 1)))
-            wishes = self._wishes(pool, plant, load)
+            wishes = self._wishes(pool, plant, load, 1.0)
             planner = ReplicaPlanner(plant, self._packing(), wishes, NodeCost(replicas=per_node))
             planner.forecast.recall(self._memory.get(_key(pool), {}))
             self._plans[pool] = _Planned(planner)
         return self._plans[pool]
 
-    def _wishes(self, pool: Pool, plant: Plant, load: PoolLoad) -> Wishes:
+    def _wishes(self, pool: Pool, plant: Plant, load: PoolLoad, decode_ratio: float) -> Wishes:
         """The bounds in the model's own seconds: what it expects of default clocks, as densely packed as the strategy
         allows, times how far the hold-out's p99 may be passed. Nothing may be passed where that is unknown."""
         prompt, output, kv = load.prompt_tokens or 1.0, load.output_tokens or 0.0, load.kv_each or 0.0
-        idle = Flow(0.0, 0.0, kv or prompt * 1.2, 1.0, 1.0)
+        prefill_ratio = 1.0 if load.learned.prefill_ratio is None else load.learned.prefill_ratio
+        # With what is learned of the stack, or a slow one would miss its own bounds at default clocks.
+        idle = Flow(0.0, 0.0, kv or prompt * 1.2, decode_ratio, prefill_ratio)
         prompts = self._packing().busy_upper * top_rate(plant, idle, plant.chunk_tokens, CROWD)
         flow = idle._replace(prompt_rate=prompts, output_rate=prompts / prompt * output)
         dense = steady(plant, flow, 1.0, plant.chunk_tokens)
@@ -117,8 +119,10 @@ class ReplicaPlans:
         return Packing(busy_upper=BUSY_UPPER.get(self._strategy.name, 0.65), min_warm=self._options.min_warm)
 
     def _seen(self, planned: _Planned, pool: Pool, load: PoolLoad, tariff: Now) -> Seen:
-        planned.planner.aim(self._wishes(pool, planned.planner.plant, load))
         self._learn(planned, pool, load)
+        told = load.learned
+        decode_ratio = planned.decode_ratio if told.decode_ratio is None else told.decode_ratio
+        planned.planner.aim(self._wishes(pool, planned.planner.plant, load, decode_ratio))
         total = max(self._options.replicas_max or load.ever, load.serving, 1)
         return Seen(
             rate=nan if load.rate is None else load.rate,
@@ -127,7 +131,10 @@ class ReplicaPlans:
             kv_each=nan if load.kv_each is None else load.kv_each,
             serving=load.serving,
             total=total,
-            decode_ratio=planned.decode_ratio,
+            decode_ratio=decode_ratio,
+            prefill_ratio=1.0 if told.prefill_ratio is None else told.prefill_ratio,
+            slack=1.0 if told.slack is None else told.slack,
+            trim=1.0 if told.trim is None else told.trim,
             weight=tariff.weight,
         )
 
@@ -144,11 +151,17 @@ class ReplicaPlans:
         found = min(RATIO[1], max(RATIO[0], gap_ms / 1e3 / expected)) if expected > 0.0 else 1.0
         planned.decode_ratio += LEARN_SHARE * (found - planned.decode_ratio)
 
-    def _told(self, planner: ReplicaPlanner, decision: Decision, seen: Seen, tariff: Now) -> dict[str, Any]:
+    def _told(
+        self, planner: ReplicaPlanner, decision: Decision, seen: Seen, tariff: Now, load: PoolLoad
+    ) -> dict[str, Any]:
         fields: dict[str, float | None] = {k: v if isfinite(v) else None for k, v in decision.fields.items()}
         wall_w = fields.get("wall_w")
         fields |= {
             "decode_ratio": seen.decode_ratio,
+            "prefill_ratio": load.learned.prefill_ratio,
+            "slack": load.learned.slack,
+            "trim": load.learned.trim,
+            "learned_engines": float(load.learned.engines),
             "weight": tariff.weight,
             "price_per_kwh": tariff.price_per_kwh,
             "g_per_kwh": tariff.g_per_kwh,

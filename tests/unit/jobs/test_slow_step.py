@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from models.control.profiles import TWIN_STACK
-from streams.contract.records import EngineReading, NodeFeatures, PowerDesired
+from streams.contract.records import EngineControl, EngineReading, NodeFeatures, PowerDesired
 from streams.contract.topics import APPLIED, FEATURES
 from streams.errors import StreamsError
 from streams.jobs.actuation import ActuationJob
@@ -124,6 +124,62 @@ def test_a_clock_that_goes_back_does_not_stop_the_plan(tmp_path: Path) -> None:
     object.__setattr__(bench.ctx, "wall_ns", lambda: back() - 3600 * 10**9)
     bench.run(20)
     assert plan_of(bench)["pools"][0]["recommended"] is not None
+
+
+# --- what the nodes have learned ---
+
+
+def with_control(bench: Loaded, seconds: int, *controls: EngineControl | None) -> dict[str, Any]:
+    """The pool's plan when the engines report these, one after the other."""
+    for _ in range(seconds):
+        bench.clock.now_s += 1.0
+        bench.tick()
+        records, number = bench.reports(), 0
+        for k, record in enumerate(records):
+            engines = []
+            for engine in record.engines:
+                engines.append(msgspec.structs.replace(engine, control=controls[number % len(controls)]))
+                number += 1
+            records[k] = msgspec.structs.replace(record, engines=tuple(engines))
+        bench.feed(FEATURES, *records)
+    (pool,) = plan_of(bench)["pools"]
+    return dict(pool["fields"])
+
+
+def test_ratios_and_slack_of_the_nodes_decide_how_many_are_enough(tmp_path: Path) -> None:
+    plain = EngineControl(state="controlled", decode_ratio=1.0, prefill_ratio=1.0, slack_ratio=1.0, trim_ratio=1.0)
+    found = {}
+    for name, change in {
+        "plain": {},
+        "slow": {"prefill_ratio": 1.5, "decode_ratio": 1.5},
+        "late": {"slack_ratio": 0.5},
+        "early": {"slack_ratio": 2.0},
+    }.items():
+        bench = Loaded(tmp_path / name, mode="observe", slow_interval_s=5.0, replicas_max=60)
+        bench.per_s = 12.0
+        found[name] = with_control(bench, 25, msgspec.structs.replace(plain, **change))
+    assert found["slow"]["least"] > 1.3 * found["plain"]["least"] and found["slow"]["prefill_ratio"] == 1.5
+    assert found["late"]["least"] > 1.3 * found["plain"]["least"] and found["late"]["slack"] == 0.5
+    assert found["early"]["least"] == found["plain"]["least"]  # room given back is not packed into
+    # A slow stack has bounds in its own seconds: it still has a number that keeps them.
+    assert found["slow"]["wall_w"] is not None
+
+
+def test_what_no_controller_can_have_learned_is_left_out(tmp_path: Path) -> None:
+    good = EngineControl(state="controlled", decode_ratio=1.2, prefill_ratio=1.1, slack_ratio=0.9, trim_ratio=0.95)
+    bad = [
+        EngineControl(state="recalibrating", decode_ratio=2.9, prefill_ratio=2.9),
+        EngineControl(state="unknown_stack", decode_ratio=2.9),
+        EngineControl(state="controlled", decode_ratio=-5.0, prefill_ratio=1e9, slack_ratio=0.0, trim_ratio=1e300),
+        EngineControl(state="watched", slack_ratio=0.3, trim_ratio=0.4),
+        None,
+    ]
+    bench = Loaded(tmp_path, mode="observe", slow_interval_s=5.0)
+    fields = with_control(bench, 25, good, *bad)
+    told = (fields["decode_ratio"], fields["prefill_ratio"], fields["slack"], fields["trim"])
+    assert told == pytest.approx((1.2, 1.1, 0.9, 0.95))
+    none = with_control(Loaded(tmp_path / "none", mode="observe", slow_interval_s=5.0), 25, *bad)
+    assert (none["prefill_ratio"], none["slack"], none["trim"]) == (None, None, None)
 
 
 # --- rows ---
