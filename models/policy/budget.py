@@ -34,6 +34,7 @@ class Member:
     wanted_w: float
     priority: Priority = "normal"
     curve: Curve = ()  # (watts, latency in any unit), falling; empty = unknown
+    found_w: float = 0.0  # its own limit, which holds until it has answered its first ceiling
 
 
 @dataclass(frozen=True, slots=True)

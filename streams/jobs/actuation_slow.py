@@ -21,6 +21,7 @@ from models.policy.strategies import Strategy
 from models.policy.tariff import CARBON, PRICES, Series, Tariff, parse
 from streams.contract.records import BrakeColumns, NodeFeatures, PowerApplied
 from streams.errors import StreamsError
+from streams.jobs.actuation_handover import Plans
 from streams.jobs.actuation_latency import LatencyPools, Pool
 from streams.jobs.actuation_learning import Learning
 from streams.jobs.actuation_load import LoadBook, Side
@@ -49,6 +50,7 @@ class SlowStep:
 
     Args:
         partitions: how many the cluster has, asked once and only where a row's budget must be shared.
+        plans: the newest plans of the cluster's workers, asked after partitions have moved.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SlowStep:
         strategy: Strategy,
         latency: LatencyPools,
         partitions: Callable[[], int],
+        plans: Plans,
     ) -> None:
         s = ctx.settings
         self._ctx, self._options, self._strategy, self._partitions = ctx, options, strategy, partitions
@@ -71,6 +74,11 @@ class SlowStep:
             floor_w=s.power_floor_w,
             ceiling_w=s.power_ceiling_w,
             assumed_s=None if real else options.ttl_ms / 1e3,
+            handover_s=s.session_s
+            + s.rebalance_s
+            + max(options.ttl_ms / 1e3, options.oldest_sample_s)
+            + 2.0 * s.slow_interval_s,
+            plans=plans,
         )
         self._tariff = Tariff(
             _series("EO_PRICE_FILE", s.price_file, tuple(PRICES)),
@@ -80,6 +88,7 @@ class SlowStep:
         self._pids: dict[str, PowerPid] = {}
         self._at_s: float | None = None
         self._row_at_s = self._memory_at_s = 0.0
+        self._moved = False  # partitions came or went: rows are due at once
         self._count: int | None = None
         self._remembered, self._recalled = 0, False
         self._last_wall_s: float | None = None
@@ -106,7 +115,13 @@ class SlowStep:
 
     def recover(self, part: PartitionState) -> None:
         """A partition that is ours now, with what its GPUs were granted."""
-        self._rows.recover(self._ctx.wall_ns() / 1e9, part.ceilings)
+        self._rows.recover(self._ctx.wall_ns() / 1e9, part.ceilings, part.unsettled, part.outside)
+        self._moved = True
+
+    def release(self, part: PartitionState) -> None:
+        """A partition that is not ours any more; its snapshot has what its GPUs were granted."""
+        self._rows.release(part.nodes.keys() | part.ceilings.keys() | part.outside.keys())
+        self._moved = True
 
     def recall(self, partition: int) -> None:
         """Once, before the first step: what took days to see."""
@@ -125,12 +140,15 @@ class SlowStep:
         if self._learning is not None:
             self._learning.recall(memory.learning)
 
-    def note(self, parts: Mapping[int, PartitionState]) -> None:
+    def note(self, parts: Mapping[int, PartitionState], *, always: bool = False) -> None:
         """Leaves what is granted with each partition, whose snapshot is then due: a new process must know it."""
-        if self._rows.rows and self._rows.changed:
-            self._rows.changed = False
+        if self._rows.rows and (self._rows.changed or always):
+            self._rows.changed = self._rows.changed and always
+            now_s = self._ctx.wall_ns() / 1e9
             for part in parts.values():
-                part.ceilings = self._rows.granted(part.nodes.keys() | part.ceilings.keys())
+                nodes = part.nodes.keys() | part.ceilings.keys() | part.outside.keys()
+                part.ceilings, part.unsettled = self._rows.granted(nodes), self._rows.unsettled(now_s, nodes)
+                part.outside = self._rows.outside(nodes)
                 part.dirty = True
 
     # --- the step ---
@@ -144,8 +162,9 @@ class SlowStep:
             return set()
         interval, hurried = self._ctx.settings.slow_interval_s, set[str]()
         whole = now_s - self._at_s >= interval
-        if self._rows.rows and (whole or (self._rows.oversubscribed and now_s - self._row_at_s >= ROW_S)):
-            self._row_at_s = now_s
+        often = self._rows.oversubscribed and now_s - self._row_at_s >= ROW_S
+        if self._rows.rows and (whole or often or self._moved):
+            self._row_at_s, self._moved = now_s, False
             if not whole:
                 hurried |= self._step_rows(parts, facts_of, {})
         if whole:
@@ -186,8 +205,7 @@ class SlowStep:
         except StreamsError as error:
             self._ctx.log.warning("rows wait, nothing is granted for them: %s", error)
             return set()
-        share = min(1.0, len(parts) / self._count)
-        return self._rows.step(now_ns / 1e9, parts, loads, facts_of, fresh_ns=fresh_ns, share=share)
+        return self._rows.step(now_ns / 1e9, parts, loads, facts_of, fresh_ns=fresh_ns, partitions=self._count)
 
     def _step_pid(self, parts: Mapping[int, PartitionState], now_s: float) -> None:
         target = self._ctx.settings.power_target_w

@@ -282,6 +282,34 @@ def test_several_workers_each_keep_their_share(tmp_path: Path) -> None:
     assert row["budget_w"] == pytest.approx(12_000.0) and "keeps 33% of the row" in row["reason"]
 
 
+def test_a_partition_that_moves_takes_its_ceilings_along_and_its_new_worker_waits(tmp_path: Path) -> None:
+    state = FakeState()
+    old = Loaded(tmp_path, row_budget_w=12_000.0, state=state)
+    old.run(40)
+    before = {u: w for u, w in old.ceilings().items() if w is not None}
+    held = old.holdout()
+    old.job.revoke(frozenset({0}))
+    saved = msgspec.json.decode(state.saved["actuation", 0].data)
+    assert {u for gpus in saved["outside"].values() for u in gpus} == held
+    assert old.job.slow.row("GPU-n1-0") == (None, "")  # nothing of it is kept where it was
+
+    new = Loaded(tmp_path, row_budget_w=36_000.0, state=state)  # half of it is more than all that was
+    new.job._count_partitions = lambda _: 2
+    new.clock.now_s, new.seq = old.clock.now_s, 10_000
+    others: list[dict[str, Any]] = []
+    new.job._read_plans = lambda _: others
+    new.run(20)
+    assert {u: w for u, w in new.ceilings().items() if w is not None} == before
+    (row,) = plan_of(new)["rows"]
+    assert "Partitions have moved: nothing rises for" in row["reason"] and row["share_w"] == 18_000.0
+    new.run(80)
+    assert {u: w for u, w in new.ceilings().items() if w is not None} == before
+    assert "nothing rises, because no newer plan tells of partitions 1" in plan_of(new)["rows"][0]["reason"]
+    others.append({"ts_ns": new.clock.wall_ns(), "partitions": [1], "rows": [{"committed_w": 9e3, "share_w": 18e3}]})
+    new.run(30)
+    assert sum(w for w in new.ceilings().values() if w is not None) > 1.1 * sum(before.values())
+
+
 def test_rows_wait_while_the_partitions_cannot_be_counted(tmp_path: Path) -> None:
     bench = Loaded(tmp_path, row_budget_w=12_000.0)
 
