@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Final, Literal
 
 from models.control.forecast import LoadNow
+from models.policy.parking import Replica
 from streams.contract.records import EngineReading
 from streams.jobs.actuation_latency import Pool
 
@@ -34,6 +35,7 @@ class _Track:
     first: EngineReading
     last: EngineReading
     seen_s: float
+    side: Side = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class PoolLoad:
     gpus: int
     quality: str
     learned: Learned = field(default_factory=lambda: Learned())
+    replicas: tuple[Replica, ...] = ()  # all that were seen within a day
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ class LoadBook:
             self._tracks[pool][engine.engine] = _Track(node, engine, engine, seen_s)
         else:
             track.last, track.seen_s, track.node = engine, seen_s, node
+        self._tracks[pool][engine.engine].side = side
         self._quality[pool].add(quality)
         for one in watts:
             if one is not None and isfinite(one) and one >= 0.0:
@@ -143,7 +147,15 @@ class LoadBook:
             gpus=sum(len(t.last.gpu_uuid) for t in live),
             quality="simulated" if "simulated" in kinds else min(kinds, default="measured"),
             learned=learned([t.last for t in live]),
+            replicas=tuple(_replica(t, now_s - t.seen_s <= fresh_s) for t in tracks.values()),
         )
+
+
+def _replica(track: _Track, live: bool) -> Replica:
+    last = track.last
+    busy = None if not _known(last.running) else (last.running or 0) + (last.waiting or 0) > 0
+    idle = None if busy is None else not busy
+    return Replica(last.engine, track.node, live, idle, track.side == "holdout", last.gpu_uuid)
 
 
 def learned(readings: Iterable[EngineReading]) -> Learned:

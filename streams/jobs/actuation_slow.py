@@ -25,7 +25,7 @@ from streams.jobs.actuation_handover import Plans
 from streams.jobs.actuation_latency import LatencyPools, Pool
 from streams.jobs.actuation_learning import Learning
 from streams.jobs.actuation_load import LoadBook, Side
-from streams.jobs.actuation_replicas import ReplicaOptions, ReplicaPlans
+from streams.jobs.actuation_replicas import LEASE_STEPS, ReplicaOptions, ReplicaPlans
 from streams.jobs.actuation_rows import FactsOf, RowOrders, rows_of
 from streams.jobs.actuation_state import NodeState, Options, PartitionState
 from streams.jobs.base import JobContext
@@ -34,6 +34,8 @@ from streams.plan import MEMORY, MEMORY_VERSION, PLAN, PLAN_VERSION
 POWER: Final = ("power_w_last", "power_w_mean_60s")
 ROW_S: Final = 5.0  # an oversubscribed row leans on its brakes, so it is looked at this often
 MEMORY_S: Final = 600.0
+MOST_NODES: Final = 500  # named at once
+PARKED_BYTES: Final = 100_000
 MOST_BYTES: Final = 400_000  # of each half of a message; brokers take 1 MB
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ class Memory(msgspec.Struct, kw_only=True):
 
     rates: dict[str, dict[str, Any]] = {}
     learning: dict[str, list[list[Any]]] = {}
+    parked: dict[str, list[list[Any]]] = {}
 
 
 class SlowStep:
@@ -91,6 +94,7 @@ class SlowStep:
         self._moved = False  # partitions came or went: rows are due at once
         self._count: int | None = None
         self._remembered, self._recalled = 0, False
+        self._parked: dict[str, list[list[Any]]] = {}
         self._last_wall_s: float | None = None
         self.plan: dict[str, Any] | None = None
 
@@ -136,7 +140,7 @@ class SlowStep:
         except msgspec.MsgspecError as error:
             self._ctx.log.warning("the slow step's memory is not readable (%s); starting without", error)
             return
-        self._replicas.recall(memory.rates)
+        self._replicas.recall(memory.rates, memory.parked)
         if self._learning is not None:
             self._learning.recall(memory.learning)
 
@@ -178,8 +182,10 @@ class SlowStep:
         self._last_wall_s = wall_s
         loads = self._loads.step(wall_s, fresh_s=self._options.oldest_sample_s)
         tariff = self._tariff.now(wall_s)
+        lease_s = LEASE_STEPS * self._ctx.settings.slow_interval_s
         pools = [
-            self._replicas.step(wall_s, max(span, 0.0), pool, load, tariff) for pool, load in sorted(loads.items())
+            self._replicas.step(wall_s, max(span, 0.0), pool, load, tariff, lease_s=lease_s)
+            for pool, load in sorted(loads.items())
         ]
         changed: set[Pool] = set()
         if self._learning is not None:
@@ -192,7 +198,7 @@ class SlowStep:
             for node in part.nodes.values()
             if any(Pool(engine.stack, engine.workload) in changed for engine in node.engines)
         }
-        self._publish(parts, pools)
+        self._publish(parts, pools, self._replicas.gpus_off(loads))
         return hurried
 
     def _step_rows(self, parts: Mapping[int, PartitionState], facts_of: FactsOf, loads: Mapping[Pool, Any]) -> set[str]:
@@ -246,7 +252,7 @@ class SlowStep:
 
     # --- what is written down ---
 
-    def _publish(self, parts: Mapping[int, PartitionState], pools: list[dict[str, Any]]) -> None:
+    def _publish(self, parts: Mapping[int, PartitionState], pools: list[dict[str, Any]], off: set[str]) -> None:
         s, now_ns = self._ctx.settings, self._ctx.wall_ns()
         limits = [pid.limit_w for pid in self._pids.values()]
         tariff = self._tariff.now(now_ns / 1e9)
@@ -260,6 +266,7 @@ class SlowStep:
             "strategy": self._strategy.name,
             "partitions": sorted(parts),
             "pools": shown,
+            "nodes_off": _nodes_off(parts, off),
             "rows": self._rows.told(),
             "learning": more,
             "left_out": len(pools) - len(shown) + len(learning) - len(more),
@@ -283,15 +290,24 @@ class SlowStep:
 
     def _remember(self, partition: int) -> None:
         rows = 0 if self._learning is None else self._learning.rows
-        if self._ctx.monotonic() - self._memory_at_s < MEMORY_S and rows == self._remembered:
+        parked = self._replicas.parked()
+        same = rows == self._remembered and parked == self._parked
+        if self._ctx.monotonic() - self._memory_at_s < MEMORY_S and same:
             return
-        self._memory_at_s, self._remembered = self._ctx.monotonic(), rows
+        self._memory_at_s, self._remembered, self._parked = self._ctx.monotonic(), rows, parked
         learning = {} if self._learning is None else self._learning.remember()
         memory = {
             "rates": dict(fitting(self._replicas.remember().items(), MOST_BYTES)),
             "learning": dict(fitting(learning.items(), MOST_BYTES)),
+            "parked": dict(fitting(parked.items(), PARKED_BYTES)),
         }
         self._ctx.state.save(MEMORY, partition, memory, {}, MEMORY_VERSION)
+
+
+def _nodes_off(parts: Mapping[int, PartitionState], off: set[str]) -> list[str]:
+    """Nodes all of whose GPUs belong to engines that may be off: nothing else is known to run there."""
+    nodes = (node for part in parts.values() for node in part.nodes.values())
+    return sorted(node.node for node in nodes if node.uuid and off.issuperset(node.uuid))[:MOST_NODES]
 
 
 def fitting(parts: Iterable[T], most_bytes: int) -> list[T]:

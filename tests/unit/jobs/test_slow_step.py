@@ -33,6 +33,7 @@ class Loaded(Bench):
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.per_s, self.power_w, self.stack, self.holdout_w = 2.0, 450.0, TWIN_STACK, 600.0
+        self.running: int | None = 8
         super().__init__(folder, **settings)
         self.job._count_partitions = lambda _: 1
 
@@ -51,6 +52,7 @@ class Loaded(Bench):
         return msgspec.structs.replace(
             engine,
             stack=self.stack,
+            running=self.running,
             requests_total=served,
             prompt_tokens_total=served * 1600,
             generation_tokens_total=served * 100,
@@ -124,6 +126,53 @@ def test_a_clock_that_goes_back_does_not_stop_the_plan(tmp_path: Path) -> None:
     object.__setattr__(bench.ctx, "wall_ns", lambda: back() - 3600 * 10**9)
     bench.run(20)
     assert plan_of(bench)["pools"][0]["recommended"] is not None
+
+
+# --- who may leave ---
+
+
+def test_engines_that_are_not_needed_are_named_one_by_one_and_nothing_is_sent(tmp_path: Path) -> None:
+    state = FakeState()
+    bench = Loaded(tmp_path, mode="observe", state=state)
+    bench.per_s = 0.4
+    for _ in range(80):
+        bench.beat(10.0)
+    (pool,) = plan_of(bench)["pools"]
+    held = {
+        e.engine
+        for r in bench.reports()
+        for e in r.engines
+        if bench.job._parts[0].held_out(e.gpu_uuid[0], bench.job._options)
+    }
+    intent = pool["intent"]
+    assert pool["recommended"] == intent["serve"] < pool["serving"] == 6 and pool["executed"] is False
+    assert [one["do"] for one in intent["engines"]] == ["drain"]  # they still have requests: one at a time
+    assert not {one["engine"] for one in intent["engines"]} & held and held
+    assert intent["serve"] >= pool["fields"]["least"] and intent["serve"] >= 2
+    assert intent["lease_until_ns"] == pytest.approx(bench.clock.wall_ns() + 30 * 10**9, abs=11 * 10**9)
+    assert plan_of(bench)["nodes_off"] == [] and bench.wire.written == []
+
+    bench.running = 0  # drained: an orchestrator that follows
+    for _ in range(60):
+        bench.beat(10.0)
+    plan = plan_of(bench)
+    off = {one["engine"] for one in plan["pools"][0]["intent"]["engines"] if one["do"] == "off"}
+    assert len(off) == 6 - plan["pools"][0]["intent"]["serve"] and not off & held
+    assert all({f"{node}-e0", f"{node}-e1"} <= off for node in plan["nodes_off"])
+
+    new = Loaded(tmp_path, mode="observe", state=state)
+    new.clock.now_s, new.seq, new.per_s = bench.clock.now_s, 10_000, 0.4
+    new.run(15)
+    again = {one["engine"] for one in plan_of(new)["pools"][0]["intent"]["engines"]}
+    assert again == off
+
+
+def test_an_unknown_rate_names_nobody(tmp_path: Path) -> None:
+    blind = Bench(tmp_path, mode="observe")
+    for _ in range(15):
+        blind.beat()
+    (pool,) = plan_of(blind)["pools"]
+    assert pool["intent"] is None
 
 
 # --- what the nodes have learned ---
