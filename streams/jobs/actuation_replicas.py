@@ -49,6 +49,7 @@ class ReplicaOptions:
 class _Planned:
     planner: ReplicaPlanner
     parking: Parking
+    target: int | None = None  # what was decided last: replicas leave one by one, so it takes a while to come true
     decode_ratio: float = 1.0  # from the hold-out's gaps: used while no node tells its own
 
 
@@ -96,18 +97,19 @@ class ReplicaPlans:
         seen = self._seen(planned, pool, load, tariff)
         decision = planned.planner.step(now_s, span_s, seen)
         told = self._told(planned.planner, decision, seen, tariff, load)
-        return base | told | {"intent": self._intent(now_s, planned.parking, decision, load, lease_s)}
+        return base | told | {"intent": self._intent(now_s, planned, decision, load, lease_s)}
 
     def _intent(
-        self, now_s: float, parking: Parking, decision: Decision, load: PoolLoad, lease_s: float
+        self, now_s: float, planned: _Planned, decision: Decision, load: PoolLoad, lease_s: float
     ) -> dict[str, Any]:
         """Which engines may drain or go off, and until when that holds: to be followed, never executed here."""
-        planned = decision.fields.get("least")
-        least = max(self._options.min_warm, ceil(planned)) if planned is not None and isfinite(planned) else None
+        parking, floor = planned.parking, decision.fields.get("least")
+        least = max(self._options.min_warm, ceil(floor)) if floor is not None and isfinite(floor) else None
+        planned.target = None if least is None else max(least, decision.replicas)
         parking.step(now_s, load.replicas, None if least is None else decision.replicas, least or 0)
         held = parking.held_until_s if parking.held_until_s > now_s else None
         return {
-            "serve": None if least is None else max(least, decision.replicas),
+            "serve": planned.target,
             "lease_until_ns": int((now_s + max(lease_s, LEAST_LEASE_S)) * 1e9),
             "hold_off_until_ns": None if held is None else int(held * 1e9),
             "changed_ns": None if parking.changed_s is None else int(parking.changed_s * 1e9),
@@ -167,8 +169,7 @@ class ReplicaPlans:
             prompt_tokens=nan if load.prompt_tokens is None else load.prompt_tokens,
             output_tokens=nan if load.output_tokens is None else load.output_tokens,
             kv_each=nan if load.kv_each is None else load.kv_each,
-            # What was asked to leave counts as gone, or the planner would ask for it again and again.
-            serving=load.serving - planned.parking.away(load.replicas),
+            serving=self._intended(planned, load),
             total=total,
             decode_ratio=decode_ratio,
             prefill_ratio=1.0 if told.prefill_ratio is None else told.prefill_ratio,
@@ -176,6 +177,12 @@ class ReplicaPlans:
             trim=1.0 if told.trim is None else told.trim,
             weight=tariff.weight,
         )
+
+    @staticmethod
+    def _intended(planned: _Planned, load: PoolLoad) -> int:
+        """Replicas as decided: who was asked to leave counts as gone, or the planner would decide it anew each time."""
+        left = load.serving - planned.parking.away(load.replicas)
+        return left if planned.target is None else min(planned.target, load.serving)
 
     def _learn(self, planned: _Planned, pool: Pool, load: PoolLoad) -> None:
         """How long a gap of the hold-out, at default clocks, is over what the profile expects of it."""

@@ -153,11 +153,11 @@ def test_engines_that_are_not_needed_are_named_one_by_one_and_nothing_is_sent(tm
     assert plan_of(bench)["nodes_off"] == [] and bench.wire.written == []
 
     bench.running = 0  # drained: an orchestrator that follows
-    for _ in range(60):
+    for _ in range(30):
         bench.beat(10.0)
     plan = plan_of(bench)
     off = {one["engine"] for one in plan["pools"][0]["intent"]["engines"] if one["do"] == "off"}
-    assert len(off) == 6 - plan["pools"][0]["intent"]["serve"] and not off & held
+    assert len(off) == 6 - plan["pools"][0]["intent"]["serve"] >= 3 and not off & held and plan["nodes_off"]
     assert all({f"{node}-e0", f"{node}-e1"} <= off for node in plan["nodes_off"])
 
     new = Loaded(tmp_path, mode="observe", state=state)
