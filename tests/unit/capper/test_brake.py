@@ -111,6 +111,15 @@ def test_a_renewal_does_not_lift_the_brake_and_its_answer_says_why(row: Row) -> 
     assert row.power is not None and row.power.set_calls == 4  # two grants, two brakes, no more
 
 
+def test_a_brake_that_a_grant_has_told_of_is_not_told_again(tmp_path: Path) -> None:
+    row = Row(tmp_path)
+    ack = row.renew()  # the agent has not spoken yet
+    assert ack.gpu.status == ("clamped", "clamped") and "the power of row r1 is unknown" in ack.gpu.reason[0]
+    row.live(12, lambda _: (None, 0.0))
+    assert row.acks == [] and row.capper.status()["counts"]["brake.braked"] == 2  # type: ignore[index]
+    row.capper.close()
+
+
 # --- the meter's faults, by name ---
 
 
@@ -206,6 +215,32 @@ def test_it_ends_with_its_lease_and_the_value_found_comes_back(row: Row) -> None
     assert row.untouched() and row.acks[-1].event == "expiry"
     row.live(5, at(1.5), renew=False)
     assert row.untouched()  # without a lease the meter decides nothing
+    row.live(0.5, at(0.5), renew=False)
+    row.renew()
+    assert row.limits() == (500.0, 500.0)  # and what it had decided is forgotten
+
+
+def test_a_lease_that_is_over_is_not_braked_before_it_is_ended(row: Row) -> None:
+    assert row.power is not None
+    before = row.power.set_calls
+    row.advance(10.0)
+    row.capper.row_load(1.2 * BUDGET_W, 0.0)
+    assert row.power.set_calls == before
+
+
+def test_a_device_that_takes_its_time_is_told_once_and_waited_for(tmp_path: Path) -> None:
+    row = Row(tmp_path)
+    assert row.power is not None
+    row.power.latency_s = 8.0  # type: ignore[misc]  # a BMC
+    row.capper.row_load(5_000.0, 0.0)
+    row.renew()
+    row.live(10, at(0.5))
+    before = row.power.set_calls
+    row.live(10, at(0.98))
+    assert row.limits() == (250.0, 350.0) and row.power.set_calls == before + 2
+    row.live(200, at(0.5))
+    assert row.limits() == (500.0, 500.0)
+    row.capper.close()
 
 
 def test_a_protected_breaker_holds_the_last_brake_when_the_stream_is_away(tmp_path: Path) -> None:

@@ -394,6 +394,10 @@ def test_rows_from_a_file_have_nodes_classes_and_overheads(tmp_path: Path) -> No
     bench.run(40)
     rows = {row["name"]: row for row in plan_of(bench)["rows"]}
     assert set(rows) == {"r1", "r2"} and rows["r2"]["outside_w"] >= 1000.0
+    held = [uuid for uuid in bench.holdout() if not uuid.startswith("GPU-n1")]
+    assert rows["r2"]["outside_w"] == 1000.0 + 700.0 * len(held)
+    bench.run(60, nodes=("n1", "n2"))  # a silent node's host and hold-outs still draw
+    assert {row["name"]: row for row in plan_of(bench)["rows"]}["r2"]["outside_w"] == rows["r2"]["outside_w"]
     first = sum(w for u, w in bench.ceilings().items() if w is not None and u.startswith("GPU-n1"))
     assert first <= 6000.0
 
