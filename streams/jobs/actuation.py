@@ -219,7 +219,7 @@ class ActuationJob:
         now_s, now_ns = self._ctx.monotonic(), self._ctx.wall_ns()
         if self._writer is None or not self._writer.ready(part.partition) or not self._intents.caught_up:
             return []
-        if not part.settled(now_s, self._options.settle_s):
+        if not part.settled(now_s, self._options.settle_s) or self.slow.waits:
             return []
         if part.roster_changed and part.fill_holdout(self._options):
             self._save(part)

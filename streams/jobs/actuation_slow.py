@@ -92,6 +92,7 @@ class SlowStep:
         self._at_s: float | None = None
         self._row_at_s = self._memory_at_s = 0.0
         self._moved = False  # partitions came or went: rows are due at once
+        self._stepped: frozenset[int] = frozenset()
         self._count: int | None = None
         self._remembered, self._recalled = 0, False
         self._parked: dict[str, list[list[Any]]] = {}
@@ -166,9 +167,10 @@ class SlowStep:
             return set()
         interval, hurried = self._ctx.settings.slow_interval_s, set[str]()
         whole = now_s - self._at_s >= interval
+        self._moved |= parts.keys() != self._stepped
         often = self._rows.oversubscribed and now_s - self._row_at_s >= ROW_S
         if self._rows.rows and (whole or often or self._moved):
-            self._row_at_s, self._moved = now_s, False
+            self._row_at_s, self._moved, self._stepped = now_s, False, frozenset(parts)
             if not whole:
                 hurried |= self._step_rows(parts, facts_of, {})
         if whole:
@@ -246,6 +248,11 @@ class SlowStep:
     def pid_w(self, uuid: str) -> float | None:
         pid = self._pids.get(uuid)
         return None if pid is None else pid.limit_w
+
+    @property
+    def waits(self) -> bool:
+        """Partitions have come and their rows are not planned yet: envelopes without a brake table would release."""
+        return self._moved and bool(self._rows.rows)
 
     def brake(self, node: NodeState) -> BrakeColumns | None:
         return self._rows.brake(node)

@@ -305,6 +305,20 @@ def test_a_new_process_goes_on_with_the_ceilings_of_the_old_one(tmp_path: Path) 
     }
 
 
+def test_a_new_process_sends_nothing_without_the_brake_table(tmp_path: Path) -> None:
+    state = FakeState()
+    old = Loaded(tmp_path, row_budget_w=12_000.0, state=state)
+    old.run(40)
+    old.job.stop()
+    new = Loaded(tmp_path, row_budget_w=12_000.0, state=state)
+    new.clock.now_s, new.seq = old.clock.now_s + 1.0, 10_000
+    new.feed(FEATURES, *new.reports())
+    assert new.wire.written == []  # its rows are not planned yet, and a node may be braking
+    new.run(8)
+    granted = [c for c in new.wire.written if any(w is not None for w in c.gpu.max_power_w)]
+    assert granted and all(c.brake is not None for c in granted)
+
+
 def test_a_rollback_keeps_the_row_although_it_frees_the_clocks(tmp_path: Path) -> None:
     bench = Loaded(tmp_path, row_budget_w=12_000.0)
     bench.run(40)
