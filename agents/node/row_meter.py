@@ -25,7 +25,7 @@ class RowMeter:
 
     Args:
         names: domains whose power is added, e.g. the two feeds of a rack; all must be known.
-        stuck_s: a sum that has not moved by a hair for so long is no reading any more; 0 = never.
+        stuck_s: a feed that draws and has not moved by a hair for so long gives no reading any more; 0 = never.
         monotonic: seconds; the clock of ages.
     """
 
@@ -37,61 +37,65 @@ class RowMeter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.names, self._stuck_s, self._monotonic = tuple(names), stuck_s, monotonic
-        self._watts: float | None = None
+        self._feeds: tuple[float, ...] = ()
+        self._moved_s: list[float] = []  # per feed
         self._at_s = 0.0
         self._read_ns: int | None = None
-        self._moved_s = 0.0
         self._problem: str | None = None
         self.faults: Counter[str] = Counter()  # kind -> how often it began
 
     def take(self, record: NodeTelemetry, read_ns: Mapping[str, int]) -> None:
         """The newest record; `read_ns` says per source when it was really read (a slow one repeats itself)."""
         now_s = self._monotonic()
-        watts, when_ns, fault, text = self._sum(record, read_ns)
+        feeds, when_ns, fault, text = self._read(record, read_ns)
         if fault:
             self._tell(fault, text)
             return
         if when_ns == self._read_ns:
             return  # the same reading once more: it only grows older
-        if self._watts is None or watts != self._watts:
-            self._moved_s = now_s
-        self._watts, self._read_ns = watts, when_ns
+        before = zip(self._feeds, self._moved_s, strict=True) if self._feeds else [(None, now_s)] * len(feeds)
+        self._moved_s = [at if watts == old else now_s for watts, (old, at) in zip(feeds, before, strict=True)]
+        self._feeds, self._read_ns = feeds, when_ns
         self._at_s = now_s - max(0.0, (record.ts_ns - when_ns) / 1e9)
-        if self._stuck(now_s):
-            self._tell("stuck", f"it has said {watts:g} W for {self._stuck_s:g} s without moving")
+        if (stuck := self._stuck(now_s)) is not None:
+            self._tell("stuck", f"{stuck} has not moved by a hair for {self._stuck_s:g} s")
         else:
             self._tell("", "")
 
     def load(self) -> tuple[float | None, float]:
         """Watts of the row and their age in seconds; None = nothing sound."""
         now_s = self._monotonic()
-        if self._watts is None or self._stuck(now_s):
+        if not self._feeds or self._stuck(now_s) is not None:
             return None, 0.0
-        return self._watts, max(0.0, now_s - self._at_s)
+        return sum(self._feeds), max(0.0, now_s - self._at_s)
 
-    def _stuck(self, now_s: float) -> bool:
-        return 0.0 < self._stuck_s <= now_s - self._moved_s
+    def _stuck(self, now_s: float) -> str | None:
+        """The first feed that stands still; one that gives nothing may: the other carries all."""
+        feeds = zip(self.names, self._feeds, self._moved_s, strict=False)
+        return next((n for n, watts, at in feeds if watts > 0.0 and 0.0 < self._stuck_s <= now_s - at), None)
 
-    def _sum(self, record: NodeTelemetry, read_ns: Mapping[str, int]) -> tuple[float, int, str, str]:
-        """Watts, the oldest reading's time, and what is wrong with it: (kind, sentence)."""
+    def _read(self, record: NodeTelemetry, read_ns: Mapping[str, int]) -> tuple[tuple[float, ...], int, str, str]:
+        """Watts of each feed, the oldest reading's time, and what is wrong with it: (kind, sentence)."""
         domains = record.domains
         names = () if domains is None else domains.name
-        total, oldest_ns = 0.0, record.ts_ns
+        feeds, oldest_ns = list[float](), record.ts_ns
         for name in self.names:
             if domains is None or name not in names:
                 near = ", ".join(names[:6]) or "none"
-                return 0.0, 0, "missing", f"domain {name!r} is not in the node's record; it has {near}"
+                return (), 0, "missing", f"domain {name!r} is not in the node's record; it has {near}"
             index = names.index(name)
             watts = None if domains.power_w is None else domains.power_w[index]
             if watts is None or not isfinite(watts):
-                return 0.0, 0, "unknown", f"domain {name!r} gives no power now"
-            total += watts
+                return (), 0, "unknown", f"domain {name!r} gives no power now"
+            if watts < 0.0:
+                return (), 0, "implausible", f"domain {name!r} says {watts:g} W, less than nothing"
+            feeds.append(watts)
             oldest_ns = min(oldest_ns, read_ns.get(domains.source[index], record.ts_ns))
-        least_w = OWN_SHARE * _own_w(record)
+        total, least_w = sum(feeds), OWN_SHARE * _own_w(record)
         if total <= 0.0 or total < least_w:
             text = f"it says {total:g} W, and this node's GPUs alone draw {least_w / OWN_SHARE:.0f} W"
-            return total, oldest_ns, "implausible", text
-        return total, oldest_ns, "", ""
+            return (), 0, "implausible", text
+        return tuple(feeds), oldest_ns, "", ""
 
     def _tell(self, fault: str, text: str) -> None:
         """Each change once."""

@@ -64,7 +64,7 @@ class NodeSettings:
     slo_tbt_ms: float = 100.0
     training_slowdown: float = 0.05  # how much longer a step of a training job may take than at default clocks
     row_meter: tuple[str, ...] = ()  # power domains of this node's record that together are its row, e.g. pdu-a,pdu-b
-    row_meter_stuck_s: float = 60.0  # a sum that does not move for so long is no reading; 0 = it may
+    row_meter_stuck_s: float = 60.0  # a feed that does not move for so long is no reading; 0 = it may
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:

@@ -27,14 +27,16 @@ TABLE = BrakeColumns(row="r1", budget_w=10_000.0, from_ratio=(0.90, 0.97), max_p
 
 
 class Pdu:
-    """A source of two feeds and the node's GPUs. Faults: `silent` (raises), `stuck` (repeats), `halved` (one feed has
-    no number), `frozen` (a cached reading with its old time), `gone` (no such domain), `factor` (a wrong unit)."""
+    """A source of two feeds and the node's GPUs. Faults: `silent` (raises), `stuck` (repeats), `one-stuck` (one feed
+    stands still), `halved` (one feed has no number), `backwards` (one is below nothing), `frozen` (a cached reading with
+    its old time), `gone` (no such domain), `factor` (a wrong unit)."""
 
     name = "redfish"
 
     def __init__(self) -> None:
         self.feeds_w, self.fault, self.factor, self.reads = [2_000.0, 3_000.0], "", 1.0, 0
         self.kept: Reading | None = None
+        self.read_zero = False
 
     def probe(self) -> Probe:
         return Probe(True)
@@ -46,7 +48,13 @@ class Pdu:
         if self.fault == "frozen" and self.kept is not None:
             return self.kept
         ripple = 0.0 if self.fault == "stuck" else self.reads % 7
-        watts: list[float | None] = [self.feeds_w[0] * self.factor + ripple, self.feeds_w[1] * self.factor]
+        watts: list[float | None] = [self.feeds_w[0] * self.factor + ripple, self.feeds_w[1] * self.factor + ripple]
+        if self.read_zero:
+            watts[1] = 0.0
+        if self.fault == "one-stuck":
+            watts[1] = 2_999.0
+        if self.fault == "backwards":
+            watts = [8_000.0 + ripple, -3_000.0]
         if self.fault == "halved":
             watts[1] = None
         names = ("elsewhere", "pdu-b") if self.fault == "gone" else ("pdu-a", "pdu-b")
@@ -140,6 +148,8 @@ def test_a_full_row_brakes_within_the_next_sample_and_the_answer_is_spooled(node
         ("gone", 8, "missing"),
         ("frozen", 8, ""),
         ("stuck", 64, "stuck"),
+        ("one-stuck", 64, "stuck"),
+        ("backwards", 8, "implausible"),
     ],
 )
 def test_a_meter_that_cannot_be_believed_brakes(node: Node, fault: str, within_s: float, counted: str) -> None:
@@ -209,3 +219,11 @@ def test_settings_name_the_domains_once() -> None:
         NodeSettings(row_meter=("a", "a"))
     with pytest.raises(SettingsError, match="row_meter_stuck_s is -1; give 0 to 3600"):
         NodeSettings(row_meter_stuck_s=-1)
+
+
+def test_a_feed_that_gives_nothing_may_stand_still(node: Node) -> None:
+    node.pdu.feeds_w = [5_000.0, 0.0]
+    node.pdu.read_zero = True
+    node.live(150)
+    assert node.limits() == (500.0, 500.0) and not node.meter.faults
+    node.close()
