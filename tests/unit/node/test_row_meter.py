@@ -28,7 +28,7 @@ TABLE = BrakeColumns(row="r1", budget_w=10_000.0, from_ratio=(0.90, 0.97), max_p
 
 class Pdu:
     """A source of two feeds and the node's GPUs. Faults: `silent` (raises), `stuck` (repeats), `one-stuck` (one feed
-    stands still), `halved` (one feed has no number), `backwards` (one is below nothing), `frozen` (a cached reading with
+    stands still), `halved` (one feed has no number), `backwards` (one is below nothing), `frozen` (a cached reading,
     its old time), `gone` (no such domain), `factor` (a wrong unit)."""
 
     name = "redfish"
