@@ -19,6 +19,7 @@ from agents.capper.acks import AckWriter
 from agents.capper.actuators.base import Actuator
 from agents.capper.actuators.errors import ActuatorError
 from agents.capper.bounds import NotAllowed, snap
+from agents.capper.braking import RowBrake
 from agents.capper.errors import CapperError
 from agents.capper.folder_lock import FolderLock
 from agents.capper.gpu import Gpu, Lease, Row
@@ -70,6 +71,7 @@ class Capper:
             settings=settings, holdings=self._holdings, writer=self._writer, mark=self._mark, wall_ns=wall_ns
         )
         self._counts = self._keeper.counts
+        self._brake = RowBrake(settings=settings, holdings=self._holdings, keeper=self._keeper, writer=self._writer)
         self._gpus: dict[str, Gpu] = {}
         self._answers: OrderedDict[tuple[int, int], PowerApplied] = OrderedDict()
         self._started = False
@@ -233,7 +235,7 @@ class Capper:
         if gpu is None:
             return refused(ask, f"unknown_gpu: {ask.uuid} is none of the {len(self._gpus)} GPUs of this node")
         try:
-            return plan(gpu, ask, settings=self.settings, now_s=now_s, wall_ns=self._wall_ns())
+            return plan(gpu, ask, settings=self.settings, brake=self._brake, now_s=now_s, wall_ns=self._wall_ns())
         except NotAllowed as error:
             return refused(ask, str(error), gpu)
         except ForeignFound as error:
@@ -261,8 +263,17 @@ class Capper:
         gpu.shunned = ""
         ends_s = now_s + command.ttl_ms / 1000
         gpu.lease = Lease(
-            ends_s, command.on_expiry, command.epoch, command.seq, command.mode, command.strategy, item.clocks
+            ends_s,
+            command.on_expiry,
+            command.epoch,
+            command.seq,
+            command.mode,
+            command.strategy,
+            item.clocks,
+            item.ceiling_w,
+            item.table,
         )
+        self._brake.granted(gpu, item.braked_w)
 
     # -- the fast loop -------------------------------------------------------------------------------------------------
 
@@ -317,9 +328,21 @@ class Capper:
             return None
         return None if value is None else round(value)
 
+    def row_load(self, watts: float | None, age_s: float) -> bool:
+        """What the row's meter says (None = nothing) and its age; brakes at once. False = no meter is set up here."""
+        now_s = self._monotonic()
+        if not self._brake.active:
+            self._counts["brake.unused"] += 1
+            return False
+        self._brake.load.say(watts, age_s, now_s)
+        self._brake.tick(now_s)
+        return True
+
     def tick(self) -> None:
         """Ends leases that are over, repeats failed restores, looks for foreign changes. Call it 4 times a second."""
-        self._keeper.tick(self._monotonic())
+        now_s = self._monotonic()
+        self._keeper.tick(now_s)
+        self._brake.tick(now_s)
 
     # -- giving back and telling ---------------------------------------------------------------------------------------
 
@@ -343,6 +366,7 @@ class Capper:
             "max_mode": self.settings.max_mode,
             "mark": list(self._mark.value),
             "counts": dict(self._counts),
+            "row": self._brake.status(now_s),
             "gpus": {gpu.uuid: _gpu_status(gpu, now_s) for gpu in self._gpus.values()},
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.capper.bounds import ClockWindow
+from agents.capper.brake import Held, Table
 from agents.capper.knob import Knob, PutBack
 from streams.contract.records import AckStatus, Mode, OnExpiry
 
@@ -20,6 +21,8 @@ class Lease:
     mode: Mode
     strategy: str
     clocks: ClockWindow | None
+    ceiling_w: float | None = None  # the limit that was granted, whatever the brake makes of it
+    table: Table | None = None
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class Gpu:
     shunned_until_s: float = 0.0
     restoring: bool = False  # a put-back failed: the save is kept, the next try is due at retry_at_s
     retry_at_s: float = 0.0
+    brake: Held = field(default_factory=Held)
     knobs: tuple[Knob, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +53,7 @@ class Gpu:
         results = [knob.put_back(now_s) for knob in self.knobs if knob.claim is not None]
         self.restoring = any(result.state in {"failed", "pending"} for result in results)
         self.retry_at_s = now_s + retry_s
-        self.lease = None
+        self.lease, self.brake = None, Held()
         return results
 
 

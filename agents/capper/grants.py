@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from agents.capper.actuators.errors import ActuatorError
 from agents.capper.bounds import ClockWindow, NotAllowed, allowed_clocks, allowed_power, snap
+from agents.capper.brake import Table, table_of
+from agents.capper.braking import RowBrake
 from agents.capper.gpu import Gpu, Row
 from agents.capper.knob import Claim, Knob
 from agents.capper.settings import CapperSettings
@@ -26,6 +28,7 @@ class Ask:
     high_mhz: int | None
     watts: float | None
     holdout: bool
+    table: Table | None = None
 
     @property
     def clocks(self) -> bool:
@@ -43,6 +46,9 @@ class Plan:
     gpu: Gpu
     row: Row
     watts: float | None = None
+    ceiling_w: float | None = None
+    braked_w: float | None = None  # below the ceiling, for the row's sake
+    table: Table | None = None
     clocks: ClockWindow | None = None
     claims: list[tuple[Knob, Claim]] = field(default_factory=list)
     drop: list[Knob] = field(default_factory=list)
@@ -52,15 +58,15 @@ def asks(command: PowerDesired) -> Iterator[Ask]:
     """The envelope, line by line."""
     gpu = command.gpu
     columns = zip(gpu.uuid, gpu.min_sm_mhz, gpu.max_sm_mhz, gpu.max_power_w, gpu.holdout, strict=True)
-    for uuid, low, high, watts, holdout in columns:
-        yield Ask(uuid, low, high, watts, holdout)
+    for index, (uuid, low, high, watts, holdout) in enumerate(columns):
+        yield Ask(uuid, low, high, watts, holdout, table_of(command.brake, index))
 
 
 def refused(ask: Ask, reason: str, gpu: Gpu | None = None) -> Row:
     return Row(ask.uuid, "refused", reason[:400], gpu, limit_w=ask.watts, sm_mhz=ask.high_mhz)
 
 
-def plan(gpu: Gpu, ask: Ask, *, settings: CapperSettings, now_s: float, wall_ns: int) -> Plan:
+def plan(gpu: Gpu, ask: Ask, *, settings: CapperSettings, brake: RowBrake, now_s: float, wall_ns: int) -> Plan:
     """What this line means for this GPU now.
 
     Raises:
@@ -75,7 +81,7 @@ def plan(gpu: Gpu, ask: Ask, *, settings: CapperSettings, now_s: float, wall_ns:
             raise ForeignFound(_changed(knob))
     if ask.holdout and ask.anything:
         raise NotAllowed("holdout: this GPU stays at its own value, it is the meter of savings")
-    notes = [_plan_power(made, ask, settings, now_s, wall_ns), _plan_clocks(made, ask, settings, wall_ns)]
+    notes = [_plan_power(made, ask, settings, brake, now_s, wall_ns), _plan_clocks(made, ask, settings, wall_ns)]
     made.row.reason = "; ".join(filter(None, notes))
     if not ask.anything:
         made.row.reason = "hold-out: left at its own value" if ask.holdout else "nothing granted: at its own value"
@@ -103,7 +109,7 @@ def _check_state(gpu: Gpu, now_s: float) -> None:
         raise NotAllowed(f"not_actuatable: {gpu.shunned}; next try in {gpu.shunned_until_s - now_s:.0f} s")
 
 
-def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, now_s: float, wall_ns: int) -> str:
+def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, brake: RowBrake, now_s: float, wall_ns: int) -> str:
     """Fills the power part; returns a note for the row."""
     knob = made.gpu.power
     if knob is None:
@@ -121,14 +127,21 @@ def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, now_s: float, wa
     made.row.previous_w = previous
     bounds = knob.bounds()
     allowed = allowed_power(ask.watts, bounds=bounds, settings=settings, previous=previous, current=current)
-    if not knob.exactly(allowed.value, current) and not knob.exactly(allowed.value, claim.asked):
+    value = round(brake.under(made.gpu, allowed.value, ask.table, now_s), 3)
+    made.ceiling_w, made.table = allowed.value, ask.table
+    made.braked_w = value if value < allowed.value else None
+    if brake.active and ask.table is not None and knob.claim is None:
+        made.claims.append((knob, claim))  # a brake must not wait for a disk
+    if not knob.exactly(value, current) and not knob.exactly(value, claim.asked):
         if (since := now_s - knob.changed_at_s) < settings.min_power_interval_s:
             raise NotAllowed(
                 f"rate: the limit changed {since:.2f} s ago, {settings.min_power_interval_s:g} s must pass"
             )
-        made.watts = allowed.value
-        made.claims += [(knob, claim)] if knob.claim is None else []
-    made.row.status = "clamped" if allowed.clamped else "applied"
+        made.watts = value
+        made.claims += [(knob, claim)] if knob.claim is None and not made.claims else []
+    made.row.status = "clamped" if allowed.clamped or made.braked_w is not None else "applied"
+    if made.braked_w is not None:
+        return brake.note(allowed.value, value, ask.table, now_s)
     return allowed.clamped or f"limit {allowed.value:g} W"
 
 

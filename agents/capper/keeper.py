@@ -100,20 +100,30 @@ class Keeper:
         if lease.on_expiry == "restore" or not self._settings.breaker_protected:
             note = "" if lease.on_expiry == "restore" else f" ({lease.on_expiry} needs breaker_protected on this node)"
             return self.put_back(gpu, f"the lease ended: put back{note}", now_s)
-        if lease.on_expiry == "floor" and (problem := self._to_floor(gpu, now_s)):
+        if lease.on_expiry == "floor" and (problem := self._lower(gpu, 0.0, now_s)):
             return Row(gpu.uuid, "expired", f"the lease ended: held, the floor could not be set ({problem})"[:400], gpu)
+        if lease.on_expiry == "hold" and lease.table is not None and self._settings.row_meter:
+            return self._braked_row(gpu, lease.table.deepest_w, now_s)
         return Row(gpu.uuid, "expired", f"the lease ended: {lease.on_expiry}, a breaker is protected", gpu)
 
-    def _to_floor(self, gpu: Gpu, now_s: float) -> str | None:
-        """Lowers the limit to the floor, for a breaker's sake; returns the problem."""
+    def _braked_row(self, gpu: Gpu, watts: float, now_s: float) -> Row:
+        """A limit that is held without a lease can brake no more, so it is held where the highest load puts it."""
+        if problem := self._lower(gpu, watts, now_s):
+            text = f"the lease ended: held, its last brake could not be set ({problem})"
+            return Row(gpu.uuid, "expired", text[:400], gpu)
+        gpu.brake.watts = min(watts, math.inf if gpu.brake.watts is None else gpu.brake.watts)
+        return Row(gpu.uuid, "expired", "the lease ended: held at its last brake, a breaker is protected", gpu)
+
+    def _lower(self, gpu: Gpu, watts: float, now_s: float) -> str | None:
+        """Lowers the limit, to the floor at most, for a breaker's sake; returns the problem."""
         if (knob := gpu.power) is None:
             return "no power limit can be set here"
         try:
             if knob.claim is None:
                 self._holdings.claim([(knob, knob.find(self._wall_ns()))])
             current = knob.read()
-            floor = power_floor(knob.bounds(), self._settings)
-            return None if current is not None and current <= floor else knob.apply(floor, now_s)
+            goal = max(watts, power_floor(knob.bounds(), self._settings))
+            return None if current is not None and current <= goal else knob.apply(goal, now_s)
         except (ActuatorError, OSError) as error:
             return str(error)
 

@@ -42,6 +42,9 @@ class CapperSettings:
     retry_s: float = 60.0  # a GPU that did not obey is left alone for so long
     restore_retry_s: float = 1.0  # between two tries to put a value back
     breaker_protected: bool = False  # true = limits protect a breaker: `hold` and `floor` on expiry are obeyed
+    row_meter: bool = False  # true = the agent tells what this node's row draws; the signed brake table is obeyed
+    row_budget_w: float | None = None  # what the meter is held against; None = the table's own budget
+    row_meter_max_age_s: float = 5.0  # an older reading counts as the highest load
     allow_uids: tuple[int, ...] = ()  # users besides root and our own who may talk to the socket
     max_request_bytes: int = 262_144
     redfish_url: str = ""  # the BMC that the actuator "redfish" sets, e.g. https://bmc-17
@@ -77,6 +80,10 @@ def _check(s: CapperSettings) -> None:
     for name in ("min_power_interval_s", "min_clock_interval_s", "issued_window_s", "retry_s", "restore_retry_s"):
         if not 0 <= getattr(s, name) <= 3600:
             raise SettingsError(f"{name} is {getattr(s, name):g}; give 0 to 3600 seconds")
+    if s.row_budget_w is not None and not 0 < s.row_budget_w <= 1e9:
+        raise SettingsError(f"row_budget_w is {s.row_budget_w:g}; give a number above 0 up to 1e9, or leave it out")
+    if not 1 <= s.row_meter_max_age_s <= 60:
+        raise SettingsError(f"row_meter_max_age_s is {s.row_meter_max_age_s:g}; give 1 to 60 seconds")
     if s.redfish_target not in TARGETS:
         raise SettingsError(f"redfish_target is {s.redfish_target!r}; one of {', '.join(TARGETS)}")
     if not 1 <= s.redfish_latency_s <= 300:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import typing
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
@@ -90,6 +91,8 @@ class _View:
     def __init__(self, record: r.NodeTelemetry) -> None:
         self.last, self.recent, self.failures, self.control = record, (record.engines,), {"nvml": 0}, self
 
+        self.row: Any = SimpleNamespace(faults={"stuck": 1})
+
     def remaining_s(self, now_mono_s: float) -> float:
         return 1.0
 
@@ -101,6 +104,7 @@ class _Spool:
 CAPPER: Final[dict[str, Any]] = {
     "counts": {"applied": 1},
     "gpus": {"u": {"held": {}, "yielded": "", "not_actuatable": "", "restoring": "", "set_calls": 0}},
+    "row": {"row": "r1", "load_ratio": 0.5, "age_s": 1.0, "braked": {}},
     "cpu_s": 1.0,
     "rss_bytes": 1,
 }

@@ -49,7 +49,21 @@ def _pool_name(pool: Mapping[str, Any]) -> str:
 def _replicas(pool: Mapping[str, Any]) -> str:
     want = pool.get("recommended")
     asked = "no number can be recommended" if want is None else f"{want} recommended"
-    return f"{pool.get('serving')} serve, {asked}. {pool.get('reason', '')}"
+    return f"{pool.get('serving')} serve, {asked}. {pool.get('reason', '')}{_intent(pool.get('intent'))}"
+
+
+def _intent(intent: object) -> str:
+    """Which engines may leave, a few of them by name."""
+    if not isinstance(intent, Mapping):
+        return ""
+    words = {"drain": "to drain", "off": "may be off", "start": "to start"}
+    told = []
+    for do, word in words.items():
+        names = [str(one.get("engine")) for one in _list(intent, "engines") if one.get("do") == do]
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            told.append(f"{word}: {', '.join(names[:4])}{more}")
+    return f" Intent: {'; '.join(told)}." if told else ""
 
 
 def _gate(one: Mapping[str, Any]) -> str:

@@ -87,6 +87,8 @@ class NodeAgent:
             self.tracing.observe(record)
             if span is not None:
                 self.tracing.sampled(span, number, record)
+        if self.control is not None and self.control.row is not None:
+            self.control.row.take(record, {reading.source: reading.ts_ns for reading in readings})
         self.last = record
         if record.engines:
             self.recent.append(record.engines)

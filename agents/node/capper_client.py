@@ -39,8 +39,12 @@ class CapperPort(Protocol):
         """Sets clock locks (MHz; None clears) inside the live lease and returns what is in force, by UUID."""
         ...
 
+    def row_load(self, watts: float | None, age_s: float) -> bool:
+        """What the row's meter says (None = nothing sound) and its age; False = this capper does not brake by it."""
+        ...
+
     def events(self) -> list[PowerApplied]:
-        """What happened unasked since the last call: expiry, restore, foreign change, not actuatable."""
+        """What happened unasked since the last call: expiry, restore, foreign change, not actuatable, brake."""
         ...
 
     def status(self) -> dict[str, object]: ...
@@ -79,6 +83,9 @@ class SocketCapper:
 
     def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
         return cast("dict[str, int | None]", self._call({"op": "clocks", "wanted": dict(wanted)})["effective"])
+
+    def row_load(self, watts: float | None, age_s: float) -> bool:
+        return bool(self._call({"op": "row", "watts": watts, "age_s": age_s})["used"])
 
     def events(self) -> list[PowerApplied]:
         return msgspec.convert(self._call({"op": "events"})["events"], list[PowerApplied])

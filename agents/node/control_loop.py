@@ -18,6 +18,7 @@ from agents.node.engine_signal import Columns
 from agents.node.envelope import GRANTED, NO_TARGETS, LiveEnvelope, granted
 from agents.node.errors import CapperSilent, CapperUnavailable
 from agents.node.misses import SLO, Slo
+from agents.node.row_meter import RowMeter
 from models.control.profiles import profile_for
 from streams.contract import codec, records
 from streams.contract.failpoints import hit
@@ -69,6 +70,7 @@ class ControlLoop:
         chunks: where chunk sizes go; None = no engine of this node takes one.
         training_slowdown: how much longer a step of a training job may take than at default clocks.
         training_steps: engine -> length of its run in steps, where it is known.
+        row: the meter of this node's row, which the capper brakes by; None = there is none.
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class ControlLoop:
         chunks: ChunkPort | None = None,
         training_slowdown: float = 0.05,
         training_steps: Mapping[str, int] | None = None,
+        row: RowMeter | None = None,
     ) -> None:
         self.node, self.cluster = node, cluster
         self._capper, self._make, self._step_mhz = capper, controllers, step_mhz
         self._monotonic, self.wall_ns = monotonic, wall_ns
-        self._slo, self._chunks = slo, chunks
+        self._slo, self._chunks, self.row = slo, chunks, row
+        self._row_problem = ""
         self._slowdown, self._run_steps = training_slowdown, dict(training_steps or {})
         self._drives: dict[str, tuple[str, Drive]] = {}
         self._chosen: Clocks = {}  # engine -> the clock of its last decision
@@ -169,6 +173,7 @@ class ControlLoop:
         """
         try:
             self._hear()
+            self._tell_row()
             if self.live is not None and now_mono_s >= self.live.expires_s:
                 self.live = None
             wanted = {} if telemetry is None else self._wanted(telemetry, fresh, now_mono_s, only=only)
@@ -181,6 +186,19 @@ class ControlLoop:
             if self._unavailable:
                 self._unavailable = False
                 log.warning("the capper answers again")
+
+    def _tell_row(self) -> None:
+        """Hands the row's load on. A capper that cannot take it brakes by itself or not at all: said once."""
+        if self.row is None:
+            return
+        try:
+            used = self._capper.row_load(*self.row.load())
+            problem = "" if used else "the capper has row_meter = false, so the brake table is not obeyed here"
+        except CapperUnavailable as error:
+            problem = str(error)
+        if problem and problem != self._row_problem:
+            log.warning("row meter: %s", problem)
+        self._row_problem = problem
 
     def report(self, engine: str) -> records.EngineControl | None:
         """What is learned of an engine and how well it is predicted; None for one that was never seen."""

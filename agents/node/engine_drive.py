@@ -172,6 +172,8 @@ class ServingDrive:
             power_error_ratio=self._power.take(),
             missed_ratio=_rounded(self._misses.missed_ratio),
             chunk_tokens=self._chunk,
+            slack_ratio=_rounded(health.slack) if self._state == "controlled" else None,
+            trim_ratio=_rounded(health.trim) if self._state == "controlled" else None,
         )
 
 

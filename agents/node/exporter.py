@@ -18,10 +18,12 @@ from prometheus_client.registry import Collector
 from agents.node import families
 from agents.node.errors import SettingsError
 from agents.node.families_engine import Recent, of_engines
+from agents.node.row_meter import RowMeter
 from streams.contract.records import NodeTelemetry
 
 OWN_LABELS: Final = ("node", "quality")
 CAPPER_LABELS: Final = ("node", "code")
+ROW_LABELS: Final = ("node", "fault")
 
 
 class SpoolView(Protocol):
@@ -40,6 +42,7 @@ class ControlView(Protocol):
     """What the exporter shows of the control loop."""
 
     refusals_total: int
+    row: RowMeter | None
 
     def remaining_s(self, now_mono_s: float) -> float | None: ...
 
@@ -136,7 +139,15 @@ class AgentCollector(Collector):
                 refused.add_metric(labels, control.refusals_total)
                 if (remaining := control.remaining_s(now_s)) is not None:
                     lease.add_metric(labels, remaining)
-        yield from (samples, age, lease, refused)
+        yield from (samples, age, lease, refused, self._row_faults())
+
+    def _row_faults(self) -> Metric:
+        faults = families.make("eo_row_meter_faults_total", "How often the row's meter was not believed.", ROW_LABELS)
+        for agent in self._agents:
+            row = None if agent.control is None else agent.control.row
+            for fault, count in ({} if row is None else row.faults).items():
+                faults.add_metric((agent.node, fault), count)
+        return faults
 
 
 def of_cappers(statuses: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
@@ -163,6 +174,25 @@ def of_cappers(statuses: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
             if status.get(name) is not None:
                 family.add_metric((node,), status[name])
     yield from (up, acks, held, sets, bad, cpu, rss)
+    yield from _of_rows(statuses)
+
+
+def _of_rows(statuses: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """The row as each capper sees it; nothing where no meter is set up or nothing is known."""
+    text = "Share of its budget that the node's row draws (0 to above 1)."
+    load = families.make("eo_row_load_ratio", text, ("node", "row"))
+    age = families.make("eo_row_meter_age_seconds", "Age of the row meter's reading (in s).", ("node", "row"))
+    braked = families.make("eo_row_braked_gpus", "GPUs whose limit the row's brake holds down.", ("node", "row"))
+    for node, status in statuses.items():
+        row = status.get("row")
+        if not row:
+            continue
+        labels = (node, str(row.get("row") or ""))
+        for family, name in ((load, "load_ratio"), (age, "age_s")):
+            if row.get(name) is not None:
+                family.add_metric(labels, row[name])
+        braked.add_metric(labels, len(row.get("braked", {})))
+    yield from (load, age, braked)
 
 
 def serve(

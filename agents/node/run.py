@@ -25,6 +25,7 @@ from agents.node.control_loop import ControlLoop
 from agents.node.errors import CapperUnavailable, SettingsError
 from agents.node.kafka_side import KafkaSide
 from agents.node.misses import Slo
+from agents.node.row_meter import RowMeter
 from agents.node.settings import NodeSettings
 from agents.node.sources import registry
 from agents.node.sources.background import BackgroundSource
@@ -83,6 +84,7 @@ class AgentProcess:
             slo=slo,
             training_slowdown=settings.training_slowdown,
             training_steps={e.name: int(e.steps) for e in settings.engine if e.steps},
+            row=RowMeter(settings.row_meter, stuck_s=settings.row_meter_stuck_s) if settings.row_meter else None,
         )
         self.agent = NodeAgent(
             settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing

@@ -63,6 +63,8 @@ class NodeSettings:
     slo_ttft_ms: float = 2000.0  # over 1 % of an hour's requests above these: default clocks
     slo_tbt_ms: float = 100.0
     training_slowdown: float = 0.05  # how much longer a step of a training job may take than at default clocks
+    row_meter: tuple[str, ...] = ()  # power domains of this node's record that together are its row, e.g. pdu-a,pdu-b
+    row_meter_stuck_s: float = 60.0  # a feed that does not move for so long is no reading; 0 = it may
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ def _check(s: NodeSettings) -> None:
         ("slo_ttft_ms", 1, 3_600_000),
         ("slo_tbt_ms", 1, 3_600_000),
         ("training_slowdown", 0, 1),
+        ("row_meter_stuck_s", 0, 3600),
     )
     for name, low, high in bounds:
         value = getattr(s, name)
@@ -140,6 +143,8 @@ def _check(s: NodeSettings) -> None:
             raise SettingsError(f"sources names the engine {name!r}; give its address in a table [[node.engine]]")
     if "replay" in s.sources and not s.replay_path:
         raise SettingsError("source replay needs a recording; give its path with EO_NODE_REPLAY_PATH")
+    if len(set(s.row_meter)) != len(s.row_meter):
+        raise SettingsError(f"row_meter is {','.join(s.row_meter)}; name each domain once, their power is added")
     if s.log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError(f"log_level is {s.log_level!r}; one of DEBUG, INFO, WARNING, ERROR")
 

@@ -75,6 +75,8 @@ class LocalController:
             time_error=seen.time_error,
             power_error=seen.power_error,
             recalibrating=self.recalibrating,
+            slack=self._memory[memory.S_SLACK],
+            trim=self._memory[memory.S_TRIM] * self._memory[memory.S_ANSWER],
         )
 
     def step(

@@ -79,3 +79,5 @@ class Health:
     time_error: float | None = None  # of the newest window
     power_error: float | None = None
     recalibrating: bool = False
+    slack: float | None = None  # factors of the first token's slack and of the mean gap's target
+    trim: float | None = None

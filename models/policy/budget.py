@@ -34,6 +34,7 @@ class Member:
     wanted_w: float
     priority: Priority = "normal"
     curve: Curve = ()  # (watts, latency in any unit), falling; empty = unknown
+    found_w: float = 0.0  # its own limit, which holds until it has answered its first ceiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def allocate(budget_w: float, members: Sequence[Member], *, oversubscribe: float
     total = sum(ceilings.values())
     cut = cut or "; everybody gets what it wants"
     reason = f"Ceilings of {total:.0f} W under a budget of {budget_w:.0f} W, by class{cut}."
-    return Allocation(ceilings, brake_table(members, ceilings), reason)
+    return Allocation(ceilings, brake_table(members, ceilings, budget_w), reason)
 
 
 def _known(group: Sequence[Member]) -> bool:
@@ -137,8 +138,8 @@ def latency_at(curve: Curve, watts: float) -> float:
     return before[1]
 
 
-def brake_table(members: Sequence[Member], ceilings_w: dict[str, float]) -> tuple[Brake, ...]:
-    """What each member falls to at SOFT and at HARD; a node keeps its own rows."""
+def brake_table(members: Sequence[Member], ceilings_w: dict[str, float], budget_w: float) -> tuple[Brake, ...]:
+    """What each member falls to at SOFT and at HARD; a node keeps its own rows. At HARD the sum keeps the budget."""
 
     def level(m: Member, low: float, normal: float) -> float:
         keep = {"high": 1.0, "normal": normal, "low": low}[m.priority]
@@ -146,8 +147,22 @@ def brake_table(members: Sequence[Member], ceilings_w: dict[str, float]) -> tupl
 
     return (
         Brake(SOFT, {m.name: level(m, 0.5, 1.0) for m in members}),
-        Brake(HARD, {m.name: level(m, 0.0, 0.5) for m in members}),
+        Brake(HARD, _fitted(members, {m.name: level(m, 0.0, 0.5) for m in members}, budget_w)),
     )
+
+
+def _fitted(members: Sequence[Member], levels_w: dict[str, float], budget_w: float) -> dict[str, float]:
+    """Levels whose sum keeps the budget: where halving one class was not enough, the lower classes give way first."""
+    over = sum(levels_w.values()) - budget_w
+    for priority in reversed(ORDER):
+        group = [m for m in members if m.priority == priority]
+        span = sum(levels_w[m.name] - m.floor_w for m in group)
+        if over <= 0.0 or span <= 0.0:
+            continue
+        keep = max(0.0, 1.0 - over / span)
+        levels_w = levels_w | {m.name: m.floor_w + keep * (levels_w[m.name] - m.floor_w) for m in group}
+        over -= span * (1.0 - keep)
+    return levels_w
 
 
 def ceiling_now(allocation: Allocation, name: str, load_ratio: float, held_w: float | None = None) -> float:

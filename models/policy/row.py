@@ -52,9 +52,14 @@ class _Held:
     seen_s: float
     lowered_s: float = 0.0
     older: list[tuple[float, float]] = field(default_factory=list)  # (until_s, watts) of ceilings not yet replaced
+    found: tuple[float, float] = (0.0, 0.0)  # (until_s, watts): its own limit, until the first answer
 
     def most_w(self) -> float:
         return max(self.granted_w, max((watts for _, watts in self.older), default=0.0))
+
+    def drawn_w(self, now_s: float) -> float:
+        """The most that it may draw. Its own limit takes no room from others: granting it anything lowers it."""
+        return max(self.most_w(), self.found[1] if now_s < self.found[0] else 0.0)
 
 
 class RowBook:
@@ -72,15 +77,40 @@ class RowBook:
         self._allocation: Allocation | None = None
         self._braked: dict[str, float] = {}
 
-    def recover(self, now_s: float, ceilings_w: Mapping[str, float]) -> None:
-        """What an earlier process granted: it may be in force."""
+    def recover(
+        self, now_s: float, ceilings_w: Mapping[str, float], unsettled_w: Mapping[str, float] | None = None
+    ) -> None:
+        """What an earlier process granted: it may be in force, and so may a higher one that was not yet replaced."""
         for name, watts in ceilings_w.items():
             if isfinite(watts) and watts > 0.0 and name not in self._held:
-                self._held[name] = _Held(watts, now_s)
+                self._held[name] = held = _Held(watts, now_s)
+                most_w = (unsettled_w or {}).get(name, 0.0)
+                if isfinite(most_w) and most_w > watts:
+                    held.older.append((now_s + self._wait_s, most_w))
+                    held.lowered_s = now_s
 
     def granted(self) -> dict[str, float]:
         """Ceilings last issued, for the next process."""
         return {name: held.granted_w for name, held in self._held.items()}
+
+    def holds(self, name: str) -> bool:
+        """Whether it was granted anything."""
+        return name in self._held
+
+    def unsettled(self, now_s: float) -> dict[str, float]:
+        """The highest limit that may be in force, where that is above the one last issued."""
+        found = ((name, held.drawn_w(now_s), held.granted_w) for name, held in self._held.items())
+        return {name: most_w for name, most_w, granted_w in found if most_w > granted_w}
+
+    def in_force_w(self, now_s: float) -> float:
+        """The highest sum of limits that may be in force."""
+        return sum(held.drawn_w(now_s) for held in self._held.values())
+
+    def release(self, names: Collection[str]) -> None:
+        """Members that are another book's from now on."""
+        for name in self._held.keys() & set(names):
+            del self._held[name]
+            self._braked.pop(name, None)
 
     def confirmed(self, name: str, watts: float | None, issued_s: float | None) -> None:
         """A node says which limit is in force, answering a command of `issued_s` (None: unasked).
@@ -91,7 +121,7 @@ class RowBook:
         if held is None:
             return
         if issued_s is not None and issued_s >= held.lowered_s:
-            held.older = []
+            held.older, held.found = [], (0.0, 0.0)
         if watts is not None and isfinite(watts) and watts > held.granted_w + SLACK_W:
             held.older.append((inf, watts))
 
@@ -102,6 +132,7 @@ class RowBook:
         *,
         outside_w: float = 0.0,
         drawn_w: float | None = None,
+        load_budget_w: float | None = None,
         gone: Collection[str] = (),
     ) -> RowPlan:
         """What may be issued now.
@@ -110,6 +141,7 @@ class RowBook:
             members: those that report and may be granted a ceiling.
             outside_w: sum of the limits of GPUs that no ceiling reaches (hold-out, paused, foreign), and overheads.
             drawn_w: measured power of the row; None = unknown.
+            load_budget_w: what `drawn_w` is a share of; None = the budget.
             gone: members that now count in `outside_w`: what was granted to them is not counted twice.
         """
         self._forget(now_s, {m.name for m in members}, gone)
@@ -120,10 +152,11 @@ class RowBook:
         except BudgetTooLow as low:
             least = low.least_w + outside_w + silent_w
             return self._refused(now_s, members, least, outside_w, drawn_w)
-        load = None if drawn_w is None or not isfinite(drawn_w) else drawn_w / self.settings.budget_w
+        whole_w = self.settings.budget_w if load_budget_w is None else load_budget_w
+        load = None if drawn_w is None or not isfinite(drawn_w) else drawn_w / whole_w
         goals = self._calmed({m.name: self._goal(m, load) for m in members}, room_w)
         issued = self._issue(now_s, members, goals, self.settings.budget_w * self.settings.oversubscribe - outside_w)
-        return self._plan(issued, sum(m.floor_w for m in members) + outside_w + silent_w, outside_w, load)
+        return self._plan(now_s, issued, sum(m.floor_w for m in members) + outside_w + silent_w, outside_w, load)
 
     def _forget(self, now_s: float, present: set[str], gone: Collection[str]) -> None:
         for name in [n for n, held in self._held.items() if n in gone or now_s - held.seen_s > FORGET_S]:
@@ -166,7 +199,8 @@ class RowBook:
             held, goal = self._held.get(m.name), goals[m.name]
             if held is None:
                 if m.floor_w <= min(goal, free):
-                    self._held[m.name] = _Held(min(goal, free), now_s)
+                    found = (now_s + self._wait_s, m.found_w)
+                    self._held[m.name] = _Held(min(goal, free), now_s, lowered_s=now_s, found=found)
                     free -= self._held[m.name].granted_w
             elif goal > held.granted_w:
                 before = held.most_w()
@@ -174,7 +208,9 @@ class RowBook:
                 free -= held.most_w() - before
         return {m.name: self._held[m.name].granted_w for m in members if m.name in self._held}
 
-    def _plan(self, issued: dict[str, float], least_w: float, outside_w: float, load: float | None) -> RowPlan:
+    def _plan(
+        self, now_s: float, issued: dict[str, float], least_w: float, outside_w: float, load: float | None
+    ) -> RowPlan:
         assert self._allocation is not None
         waiting = len(self._allocation.ceilings_w) - len(issued)
         reason = f"Row {self.settings.name}: {self._allocation.reason}"
@@ -194,7 +230,7 @@ class RowBook:
             self.settings.budget_w,
             least_w,
             outside_w,
-            outside_w + sum(held.most_w() for held in self._held.values()),
+            outside_w + self.in_force_w(now_s),
             load,
         )
 
@@ -209,6 +245,6 @@ class RowBook:
             f"Row {s.name}: a budget of {s.budget_w:.0f} W cannot be kept: floors, and what is outside its reach, take "
             f"{least_w:.0f} W; give at least {least_w:.0f} W or power something off."
         )
-        committed = outside_w + sum(held.most_w() for held in self._held.values())
+        committed = outside_w + self.in_force_w(now_s)
         load = None if drawn_w is None or not isfinite(drawn_w) else drawn_w / s.budget_w
         return RowPlan(s.name, floors, (), reason, True, s.budget_w, least_w, outside_w, committed, load)

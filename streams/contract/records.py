@@ -149,6 +149,8 @@ class EngineControl(Record, frozen=True, kw_only=True):
     chunk_tokens: Int64 | None = None  # chunk size that we set, where the engine takes one while it runs
     slowdown_ratio: float | None = None  # of a training job against its own default clocks: upper end of the interval
     saving_ratio: float | None = None  # the same for its energy, estimate
+    slack_ratio: float | None = None  # learned: below 1 more first tokens came late than may, above 1 fewer
+    trim_ratio: float | None = None  # learned: what the mean gap's target is corrected by, so that answers end in time
 
 
 class EngineReading(Record, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -41,6 +41,7 @@ from streams.jobs.actuation_state import SNAPSHOT_VERSION, NodeState, Options, P
 from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.observe.trace import Value, of_headers
+from streams.plan import read_plans
 from streams.replay import Replay
 
 NAME: Final = "actuation"
@@ -59,11 +60,13 @@ class ActuationJob:
         open_intents: Callable[[JobContext], Intents] | None = None,
         writers: Callable[[JobContext, Options], Callable[[int], Writer]] | None = None,
         partitions: Callable[[JobContext], int] | None = None,
+        plans: Callable[[JobContext], list[dict[str, Any]]] | None = None,
     ) -> None:
         """The ways to Kafka besides the runtime's may be replaced, for tests."""
         self._open_intents = open_intents or _intent_reader
         self._writers = writers or _writer_factory
         self._count_partitions = partitions or _partitions
+        self._read_plans = plans or _plans
 
     def start(self, ctx: JobContext) -> None:
         """Opens the intents and, unless the mode is observe, the way out. Raises StreamsError naming a missing key."""
@@ -73,7 +76,14 @@ class ActuationJob:
         self._pools = LatencyPools(chosen, window_s=self._options.latency_window_s)
         self._book = IntentBook(self._options.cluster, lambda: _keyring(ctx))
         self._decider = Decider(self._options, chosen, self._pools, self._book)
-        self.slow = SlowStep(ctx, self._options, chosen, self._pools, lambda: self._count_partitions(ctx))
+        self.slow = SlowStep(
+            ctx,
+            self._options,
+            chosen,
+            self._pools,
+            lambda: self._count_partitions(ctx),
+            lambda: self._read_plans(ctx),
+        )
         self._decider.orders = self.slow
         self._parts: dict[int, PartitionState] = {}
         self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
@@ -120,7 +130,10 @@ class ActuationJob:
         """Saves what must be remembered and lets go; leases run out unless the next owner renews them."""
         for number in partitions:
             if number in self._parts:
-                self._save(self._parts.pop(number))
+                part = self._parts.pop(number)
+                self.slow.note({number: part}, always=True)
+                self._save(part)
+                self.slow.release(part)
             if self._writer is not None:
                 self._writer.drop(number)
         if self._writer is not None:
@@ -206,7 +219,7 @@ class ActuationJob:
         now_s, now_ns = self._ctx.monotonic(), self._ctx.wall_ns()
         if self._writer is None or not self._writer.ready(part.partition) or not self._intents.caught_up:
             return []
-        if not part.settled(now_s, self._options.settle_s):
+        if not part.settled(now_s, self._options.settle_s) or self.slow.waits:
             return []
         if part.roster_changed and part.fill_holdout(self._options):
             self._save(part)
@@ -351,6 +364,16 @@ def _partitions(ctx: JobContext) -> int:
             return replay.partitions(FEATURES.name)
     except KafkaException as error:
         raise StreamsError(f"the partitions of {FEATURES.name} cannot be counted: {error}") from error
+
+
+def _plans(ctx: JobContext) -> list[dict[str, Any]]:
+    from confluent_kafka import KafkaException
+
+    try:
+        with Replay(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-plans", timeout_s=5.0) as replay:
+            return read_plans(replay, ctx.settings.cluster, now_ns=ctx.wall_ns())
+    except KafkaException as error:
+        raise StreamsError(f"the newest plans cannot be read: {error}") from error
 
 
 def _intent_reader(ctx: JobContext) -> Intents:

@@ -13,12 +13,17 @@ from math import isfinite
 from typing import Final, Literal
 
 from models.control.forecast import LoadNow
+from models.policy.parking import Replica
 from streams.contract.records import EngineReading
 from streams.jobs.actuation_latency import Pool
 
 MOST_RATE: Final = 1e5  # requests/s of one engine: a counter of something else
 MOST_TOKENS: Final = 1e8  # tokens/s, the same
 FORGET_S: Final = 86_400.0  # an engine that is silent for a day has gone; until then it can be started again
+LEARNS: Final = frozenset({"controlled", "watched", "rolled_back"})
+RATIO: Final = (0.3, 3.0)  # what a node's controller can have learned; beyond it is noise or another unit
+SLACK: Final = (0.1, 10.0)
+TRIM: Final = (0.3, 3.0)
 Side = Literal["controlled", "holdout", "default"]
 
 
@@ -30,6 +35,18 @@ class _Track:
     first: EngineReading
     last: EngineReading
     seen_s: float
+    side: Side = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the nodes' controllers have learned of a pool's engines, means; None = no node says. `engines`: how many."""
+
+    engines: int = 0
+    decode_ratio: float | None = None
+    prefill_ratio: float | None = None
+    slack: float | None = None  # of controlled engines only: the others' answers keep no bound of ours
+    trim: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,8 @@ class PoolLoad:
     power_w: dict[Side, float]  # mean of one GPU
     gpus: int
     quality: str
+    learned: Learned = field(default_factory=lambda: Learned())
+    replicas: tuple[Replica, ...] = ()  # all that were seen within a day
 
 
 @dataclass(slots=True)
@@ -81,6 +100,7 @@ class LoadBook:
             self._tracks[pool][engine.engine] = _Track(node, engine, engine, seen_s)
         else:
             track.last, track.seen_s, track.node = engine, seen_s, node
+        self._tracks[pool][engine.engine].side = side
         self._quality[pool].add(quality)
         for one in watts:
             if one is not None and isfinite(one) and one >= 0.0:
@@ -126,7 +146,34 @@ class LoadBook:
             power_w={side: p.total_w / p.count for side, p in self._power[pool].items() if p.count},
             gpus=sum(len(t.last.gpu_uuid) for t in live),
             quality="simulated" if "simulated" in kinds else min(kinds, default="measured"),
+            learned=learned([t.last for t in live]),
+            replicas=tuple(_replica(t, now_s - t.seen_s <= fresh_s) for t in tracks.values()),
         )
+
+
+def _replica(track: _Track, live: bool) -> Replica:
+    last = track.last
+    busy = None if not _known(last.running) else (last.running or 0) + (last.waiting or 0) > 0
+    idle = None if busy is None else not busy
+    return Replica(last.engine, track.node, live, idle, track.side == "holdout", last.gpu_uuid)
+
+
+def learned(readings: Iterable[EngineReading]) -> Learned:
+    """Means over engines that a model follows; what no controller can have learned is left out."""
+    told = [r.control for r in readings if r.control is not None and r.control.state in LEARNS]
+    ours = [one for one in told if one.state == "controlled"]
+    return Learned(
+        engines=sum(one.decode_ratio is not None for one in told),
+        decode_ratio=_mean_of([one.decode_ratio for one in told], RATIO),
+        prefill_ratio=_mean_of([one.prefill_ratio for one in told], RATIO),
+        slack=_mean_of([one.slack_ratio for one in ours], SLACK),
+        trim=_mean_of([one.trim_ratio for one in ours], TRIM),
+    )
+
+
+def _mean_of(values: Iterable[float | None], bounds: tuple[float, float]) -> float | None:
+    known = [v for v in values if v is not None and bounds[0] <= v <= bounds[1]]
+    return sum(known) / len(known) if known else None
 
 
 def _went_back(last: EngineReading, new: EngineReading) -> bool:

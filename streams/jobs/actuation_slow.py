@@ -21,10 +21,11 @@ from models.policy.strategies import Strategy
 from models.policy.tariff import CARBON, PRICES, Series, Tariff, parse
 from streams.contract.records import BrakeColumns, NodeFeatures, PowerApplied
 from streams.errors import StreamsError
+from streams.jobs.actuation_handover import Plans
 from streams.jobs.actuation_latency import LatencyPools, Pool
 from streams.jobs.actuation_learning import Learning
 from streams.jobs.actuation_load import LoadBook, Side
-from streams.jobs.actuation_replicas import ReplicaOptions, ReplicaPlans
+from streams.jobs.actuation_replicas import LEASE_STEPS, ReplicaOptions, ReplicaPlans
 from streams.jobs.actuation_rows import FactsOf, RowOrders, rows_of
 from streams.jobs.actuation_state import NodeState, Options, PartitionState
 from streams.jobs.base import JobContext
@@ -33,6 +34,8 @@ from streams.plan import MEMORY, MEMORY_VERSION, PLAN, PLAN_VERSION
 POWER: Final = ("power_w_last", "power_w_mean_60s")
 ROW_S: Final = 5.0  # an oversubscribed row leans on its brakes, so it is looked at this often
 MEMORY_S: Final = 600.0
+MOST_NODES: Final = 500  # named at once
+PARKED_BYTES: Final = 100_000
 MOST_BYTES: Final = 400_000  # of each half of a message; brokers take 1 MB
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class Memory(msgspec.Struct, kw_only=True):
 
     rates: dict[str, dict[str, Any]] = {}
     learning: dict[str, list[list[Any]]] = {}
+    parked: dict[str, list[list[Any]]] = {}
 
 
 class SlowStep:
@@ -49,6 +53,7 @@ class SlowStep:
 
     Args:
         partitions: how many the cluster has, asked once and only where a row's budget must be shared.
+        plans: the newest plans of the cluster's workers, asked after partitions have moved.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class SlowStep:
         strategy: Strategy,
         latency: LatencyPools,
         partitions: Callable[[], int],
+        plans: Plans,
     ) -> None:
         s = ctx.settings
         self._ctx, self._options, self._strategy, self._partitions = ctx, options, strategy, partitions
@@ -71,6 +77,11 @@ class SlowStep:
             floor_w=s.power_floor_w,
             ceiling_w=s.power_ceiling_w,
             assumed_s=None if real else options.ttl_ms / 1e3,
+            handover_s=s.session_s
+            + s.rebalance_s
+            + max(options.ttl_ms / 1e3, options.oldest_sample_s)
+            + 2.0 * s.slow_interval_s,
+            plans=plans,
         )
         self._tariff = Tariff(
             _series("EO_PRICE_FILE", s.price_file, tuple(PRICES)),
@@ -80,8 +91,11 @@ class SlowStep:
         self._pids: dict[str, PowerPid] = {}
         self._at_s: float | None = None
         self._row_at_s = self._memory_at_s = 0.0
+        self._moved = False  # partitions came or went: rows are due at once
+        self._stepped: frozenset[int] = frozenset()
         self._count: int | None = None
         self._remembered, self._recalled = 0, False
+        self._parked: dict[str, list[list[Any]]] = {}
         self._last_wall_s: float | None = None
         self.plan: dict[str, Any] | None = None
 
@@ -103,7 +117,13 @@ class SlowStep:
 
     def recover(self, part: PartitionState) -> None:
         """A partition that is ours now, with what its GPUs were granted."""
-        self._rows.recover(self._ctx.wall_ns() / 1e9, part.ceilings)
+        self._rows.recover(self._ctx.wall_ns() / 1e9, part.ceilings, part.unsettled, part.outside)
+        self._moved = True
+
+    def release(self, part: PartitionState) -> None:
+        """A partition that is not ours any more; its snapshot has what its GPUs were granted."""
+        self._rows.release(part.nodes.keys() | part.ceilings.keys() | part.outside.keys())
+        self._moved = True
 
     def recall(self, partition: int) -> None:
         """Once, before the first step: what took days to see."""
@@ -118,16 +138,19 @@ class SlowStep:
         except msgspec.MsgspecError as error:
             self._ctx.log.warning("the slow step's memory is not readable (%s); starting without", error)
             return
-        self._replicas.recall(memory.rates)
+        self._replicas.recall(memory.rates, memory.parked)
         if self._learning is not None:
             self._learning.recall(memory.learning)
 
-    def note(self, parts: Mapping[int, PartitionState]) -> None:
+    def note(self, parts: Mapping[int, PartitionState], *, always: bool = False) -> None:
         """Leaves what is granted with each partition, whose snapshot is then due: a new process must know it."""
-        if self._rows.rows and self._rows.changed:
-            self._rows.changed = False
+        if self._rows.rows and (self._rows.changed or always):
+            self._rows.changed = self._rows.changed and always
+            now_s = self._ctx.wall_ns() / 1e9
             for part in parts.values():
-                part.ceilings = self._rows.granted(part.nodes.keys() | part.ceilings.keys())
+                nodes = part.nodes.keys() | part.ceilings.keys() | part.outside.keys()
+                part.ceilings, part.unsettled = self._rows.granted(nodes), self._rows.unsettled(now_s, nodes)
+                part.outside = self._rows.outside(nodes)
                 part.dirty = True
 
     # --- the step ---
@@ -141,8 +164,10 @@ class SlowStep:
             return set()
         interval, hurried = self._ctx.settings.slow_interval_s, set[str]()
         whole = now_s - self._at_s >= interval
-        if self._rows.rows and (whole or (self._rows.oversubscribed and now_s - self._row_at_s >= ROW_S)):
-            self._row_at_s = now_s
+        self._moved |= parts.keys() != self._stepped
+        often = self._rows.oversubscribed and now_s - self._row_at_s >= ROW_S
+        if self._rows.rows and (whole or often or self._moved):
+            self._row_at_s, self._moved, self._stepped = now_s, False, frozenset(parts)
             if not whole:
                 hurried |= self._step_rows(parts, facts_of, {})
         if whole:
@@ -156,8 +181,10 @@ class SlowStep:
         self._last_wall_s = wall_s
         loads = self._loads.step(wall_s, fresh_s=self._options.oldest_sample_s)
         tariff = self._tariff.now(wall_s)
+        lease_s = LEASE_STEPS * self._ctx.settings.slow_interval_s
         pools = [
-            self._replicas.step(wall_s, max(span, 0.0), pool, load, tariff) for pool, load in sorted(loads.items())
+            self._replicas.step(wall_s, max(span, 0.0), pool, load, tariff, lease_s=lease_s)
+            for pool, load in sorted(loads.items())
         ]
         changed: set[Pool] = set()
         if self._learning is not None:
@@ -170,7 +197,7 @@ class SlowStep:
             for node in part.nodes.values()
             if any(Pool(engine.stack, engine.workload) in changed for engine in node.engines)
         }
-        self._publish(parts, pools)
+        self._publish(parts, pools, self._replicas.gpus_off(loads))
         return hurried
 
     def _step_rows(self, parts: Mapping[int, PartitionState], facts_of: FactsOf, loads: Mapping[Pool, Any]) -> set[str]:
@@ -183,8 +210,7 @@ class SlowStep:
         except StreamsError as error:
             self._ctx.log.warning("rows wait, nothing is granted for them: %s", error)
             return set()
-        share = min(1.0, len(parts) / self._count)
-        return self._rows.step(now_ns / 1e9, parts, loads, facts_of, fresh_ns=fresh_ns, share=share)
+        return self._rows.step(now_ns / 1e9, parts, loads, facts_of, fresh_ns=fresh_ns, partitions=self._count)
 
     def _step_pid(self, parts: Mapping[int, PartitionState], now_s: float) -> None:
         target = self._ctx.settings.power_target_w
@@ -220,12 +246,17 @@ class SlowStep:
         pid = self._pids.get(uuid)
         return None if pid is None else pid.limit_w
 
+    @property
+    def waits(self) -> bool:
+        """Partitions have come and their rows are not planned yet: envelopes without a brake table would release."""
+        return self._moved and bool(self._rows.rows)
+
     def brake(self, node: NodeState) -> BrakeColumns | None:
         return self._rows.brake(node)
 
     # --- what is written down ---
 
-    def _publish(self, parts: Mapping[int, PartitionState], pools: list[dict[str, Any]]) -> None:
+    def _publish(self, parts: Mapping[int, PartitionState], pools: list[dict[str, Any]], off: set[str]) -> None:
         s, now_ns = self._ctx.settings, self._ctx.wall_ns()
         limits = [pid.limit_w for pid in self._pids.values()]
         tariff = self._tariff.now(now_ns / 1e9)
@@ -239,6 +270,7 @@ class SlowStep:
             "strategy": self._strategy.name,
             "partitions": sorted(parts),
             "pools": shown,
+            "nodes_off": _nodes_off(parts, off),
             "rows": self._rows.told(),
             "learning": more,
             "left_out": len(pools) - len(shown) + len(learning) - len(more),
@@ -262,15 +294,24 @@ class SlowStep:
 
     def _remember(self, partition: int) -> None:
         rows = 0 if self._learning is None else self._learning.rows
-        if self._ctx.monotonic() - self._memory_at_s < MEMORY_S and rows == self._remembered:
+        parked = self._replicas.parked()
+        same = rows == self._remembered and parked == self._parked
+        if self._ctx.monotonic() - self._memory_at_s < MEMORY_S and same:
             return
-        self._memory_at_s, self._remembered = self._ctx.monotonic(), rows
+        self._memory_at_s, self._remembered, self._parked = self._ctx.monotonic(), rows, parked
         learning = {} if self._learning is None else self._learning.remember()
         memory = {
             "rates": dict(fitting(self._replicas.remember().items(), MOST_BYTES)),
             "learning": dict(fitting(learning.items(), MOST_BYTES)),
+            "parked": dict(fitting(parked.items(), PARKED_BYTES)),
         }
         self._ctx.state.save(MEMORY, partition, memory, {}, MEMORY_VERSION)
+
+
+def _nodes_off(parts: Mapping[int, PartitionState], off: set[str]) -> list[str]:
+    """Nodes all of whose GPUs belong to engines that may be off: nothing else is known to run there."""
+    nodes = (node for part in parts.values() for node in part.nodes.values())
+    return sorted(node.node for node in nodes if node.uuid and off.issuperset(node.uuid))[:MOST_NODES]
 
 
 def fitting(parts: Iterable[T], most_bytes: int) -> list[T]:

@@ -71,6 +71,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     groups: dict[str, str] = {}
     absent: tuple[str, ...] = ()
     ceilings: dict[str, dict[str, float]] = {}  # node -> GPU -> watts that its row granted
+    unsettled: dict[str, dict[str, float]] = {}  # the same, of higher ones that the node has not yet answered away
+    outside: dict[str, dict[str, float]] = {}  # the same, of GPUs that no ceiling reaches, with their own limit
     frozen: dict[str, Freeze] = {}
     blocked: dict[str, Block] = {}
     intents: tuple[OperatorIntent, ...] = ()
@@ -119,6 +121,8 @@ class PartitionState:
     restraints: Restraints = field(default_factory=Restraints)
     offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
     ceilings: dict[str, dict[str, float]] = field(default_factory=dict)  # node -> GPU -> watts that its row granted
+    unsettled: dict[str, dict[str, float]] = field(default_factory=dict)  # the same, not yet answered away
+    outside: dict[str, dict[str, float]] = field(default_factory=dict)  # the same, of GPUs at their own limit
     roster_changed: bool = False
     dirty: bool = False
 
@@ -235,6 +239,8 @@ class PartitionState:
             groups=dict(self.group_of),
             absent=tuple(sorted(self.absent)),
             ceilings=self.ceilings,
+            unsettled=self.unsettled,
+            outside=self.outside,
             frozen=dict(self.restraints.frozen),
             blocked=dict(self.restraints.blocked),
             intents=intents,
@@ -243,7 +249,7 @@ class PartitionState:
     def recover(self, snapshot: Snapshot, options: Options) -> None:
         """Takes a snapshot in. One written before `held` was kept says by its groups who was held out."""
         self.promoted, self.held = frozenset(snapshot.promoted), set(snapshot.held)
-        self.ceilings = snapshot.ceilings
+        self.ceilings, self.unsettled, self.outside = snapshot.ceilings, snapshot.unsettled, snapshot.outside
         for uuid, group in snapshot.groups.items():
             self._see(uuid)
             self._move(uuid, group)

@@ -1,8 +1,8 @@
 """The ledger's rules for one node: which command deserves a line, which answer belongs to it, when the line is closed.
 
 A line is written per GPU when a command changed something for it (the first command seen counts as a change), when the
-answer to an unchanged renewal has another status than the answer before, and when the node expired, restored or left a
-GPU alone by itself. Renewals that change nothing leave no trace. No Kafka here.
+answer to an unchanged renewal has another status than the answer before, when the row's brake begins or ends, and when
+the node expired, restored or left a GPU alone by itself. Renewals that change nothing leave no trace. No Kafka here.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ class NodeBook(msgspec.Struct):
                 _fill(line, ack, i, now_s)
             elif known is None or uuid not in known.gpu.uuid:
                 continue  # the answer to a forged or long forgotten envelope says nothing about ours
-            elif self.status.get(uuid) != _status(ack, i):
+            elif self.status.get(uuid) != _state(ack, i):
                 yield from self._supersede(uuid, known, window)
                 self.open[uuid] = line = _line(known, known.gpu.uuid.index(uuid), window, now_s)
                 _fill(line, ack, i, now_s)
-            self.status[uuid] = _status(ack, i)
+            self.status[uuid] = _state(ack, i)
 
     def _unasked(self, ack: PowerApplied, window: NodeWindow, now_s: float) -> Iterator[LedgerEntry]:
         for i, uuid in enumerate(ack.gpu.uuid):
@@ -129,7 +129,7 @@ class NodeBook(msgspec.Struct):
             _fill(line, ack, i, now_s)
             line.status_reason, line.loop_ms = f"{ack.event}: {ack.gpu.reason[i]}".rstrip(": "), None
             self.open[uuid] = line
-            self.status[uuid] = _status(ack, i)
+            self.status[uuid] = _state(ack, i)
             self.granted.pop(uuid, None)  # whatever is granted next changes something again
 
     def _supersede(self, uuid: str, by: PowerDesired, window: NodeWindow) -> Iterator[LedgerEntry]:
@@ -261,6 +261,12 @@ def _bare(ack: PowerApplied, uuid: str) -> Line:
 def _status(ack: PowerApplied, index: int) -> str:
     """What the answer says of a GPU. A capper that took the command and fell silent may have obeyed it."""
     return UNANSWERED if ack.capper_id == SILENT_CAPPER else ack.gpu.status[index]
+
+
+def _state(ack: PowerApplied, index: int) -> str:
+    """What makes two answers the same: a limit clamped by the row's brake is another matter than a clamped wish."""
+    braked = ack.gpu.reason[index].startswith("brake: ")
+    return f"{_status(ack, index)} braked" if braked else _status(ack, index)
 
 
 def _fill(line: Line, ack: PowerApplied, index: int, now_s: float) -> None:

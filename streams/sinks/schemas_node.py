@@ -122,6 +122,8 @@ ENGINE: Final = Dataset(
         ("control_chunk_tokens", LONG, "chunk size that we set, tokens; null = the engine's own"),
         ("control_slowdown_ratio", FLOAT, "of a training job against default clocks, upper end of the interval"),
         ("control_saving_ratio", FLOAT, "the same for its energy, estimate"),
+        ("control_slack_ratio", FLOAT, "learned: below 1 more first tokens came late than may"),
+        ("control_trim_ratio", FLOAT, "learned: correction of the mean gap's target"),
         *TAIL,
     ),
 )

@@ -248,6 +248,7 @@ class FakeCapper:
         self.locks: dict[str, int | None] = {}
         self.calls: list[dict[str, int | None]] = []
         self.pending: list[PowerApplied] = []
+        self.row_loads: list[tuple[float | None, float]] = []
 
     def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
         self._alive()
@@ -263,6 +264,11 @@ class FakeCapper:
         self._alive()
         out, self.pending = self.pending, []
         return out
+
+    def row_load(self, watts: float | None, age_s: float) -> bool:
+        self._alive()
+        self.row_loads.append((watts, age_s))
+        return True
 
     def status(self) -> dict[str, object]:
         return {}

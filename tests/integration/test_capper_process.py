@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from agents.node.capper_client import SocketCapper
-from streams.contract.records import PowerApplied
+from streams.contract.codec import encode
+from streams.contract.records import BrakeColumns, PowerApplied
 from tests.fakes.capper_process import CapperProcess
-from tests.fakes.capper_rig import columns
+from tests.fakes.capper_rig import columns, command
 from tests.fakes.nvml import FakeNvml
 
 NOTHING = "nothing to do: no limit and no lock of ours is in force\n"
@@ -283,3 +284,45 @@ def test_the_agents_user_may_talk_and_no_other(capper: CapperProcess) -> None:
     assert as_user(agent_uid).stdout.startswith('{"ok":true')
     refused = as_user(other_uid)
     assert refused.returncode != 0 and "PermissionError" in refused.stderr
+
+
+def test_a_full_row_brakes_through_the_socket_and_a_silent_agent_brakes_too(capper: CapperProcess) -> None:
+    """The limits as an independent client sees them; the wait is the bound on the meter's age."""
+    uuids = capper.nvml.uuids
+    step = (250.0,) * len(uuids)
+    table = BrakeColumns(row="r1", budget_w=10_000.0, from_ratio=(0.97,), max_power_w=(step,))
+    signed = command(1, columns(uuids, watts=450.0), issued_at_ns=time.time_ns(), ttl_ms=30_000, brake=table)
+    capper.start(EO_CAPPER_ROW_METER="1", EO_CAPPER_ROW_METER_MAX_AGE_S="1")
+    client = SocketCapper(capper.socket)
+
+    def limits() -> set[float]:
+        return {values["limit_w"] for values in capper.seen_by_others().values()}
+
+    try:
+        assert client.row_load(5_000.0, 0.0)
+        assert client.grant(encode(capper.signer.sign(signed)), received_ns=time.time_ns()).gpu.status[0] == "applied"
+        assert limits() == {450.0}
+        assert client.row_load(9_800.0, 0.0) and limits() == {250.0}
+        (event,) = client.events()
+        assert event.event == "command" and event.gpu.reason[0].startswith(
+            "brake: 250 W instead of 450 W, row r1 draws"
+        )
+        status: Any = client.status()
+        assert status["row"]["load_ratio"] == 0.98 and len(status["row"]["braked"]) == 2
+    finally:
+        client.close()
+    capper.terminate()
+    assert limits() == {700.0}
+    capper.start(EO_CAPPER_ROW_METER="1", EO_CAPPER_ROW_METER_MAX_AGE_S="1")
+    client = SocketCapper(capper.socket)
+    try:
+        again = command(2, columns(uuids, watts=450.0), issued_at_ns=time.time_ns(), ttl_ms=30_000, brake=table)
+        assert client.row_load(5_000.0, 0.0)
+        client.grant(encode(capper.signer.sign(again)), received_ns=time.time_ns())
+        assert limits() == {450.0}
+        deadline = time.monotonic() + 20
+        while limits() != {250.0}:
+            assert time.monotonic() < deadline, "nobody spoke and nothing braked"
+            time.sleep(0.05)
+    finally:
+        client.close()

@@ -82,6 +82,8 @@ def test_every_request_is_answered(rig: Rig) -> None:
             "effective": {"GPU-a": 1200, "GPU-b": None},
         }
         assert peer.ask({"op": "status"})["status"]["mark"] == [1, 1]
+        assert peer.ask({"op": "row", "watts": 5000.0, "age_s": 0.2}) == {"ok": True, "used": False}
+        assert peer.ask({"op": "row", "watts": None}) == {"ok": True, "used": False}
         assert peer.ask({"op": "restore", "reason": "test"})["ack"]["gpu"]["status"] == ["restored", "restored"]
         assert peer.ask({"op": "events"}) == {"ok": True, "events": []}
     assert rig.untouched()

@@ -192,14 +192,14 @@ def features(
 
 
 def ack(
-    command: PowerDesired, *, ts_ns: int, status: str = "applied", event: str = "command", **more: Any
+    command: PowerDesired, *, ts_ns: int, status: str = "applied", event: str = "command", reason: str = "", **more: Any
 ) -> PowerApplied:
     """A node's answer to a command: everything granted is in force."""
     n = len(command.gpu.uuid)
     columns = AckColumns(
         uuid=command.gpu.uuid,
         status=(status,) * n,  # type: ignore[arg-type]  # a literal by the caller's word
-        reason=("",) * n,
+        reason=(reason,) * n,
         requested_limit_w=command.gpu.max_power_w,
         effective_limit_w=command.gpu.max_power_w,
         previous_limit_w=(700.0,) * n,

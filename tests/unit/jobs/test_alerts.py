@@ -396,6 +396,20 @@ def test_a_models_drift_is_told_once_a_node_and_is_no_restore_that_happened(benc
     assert bench.told("model_drift") == ["firing", "resolved"]
 
 
+def test_a_row_s_brake_is_told_once_a_node_and_stays_while_renewals_are_braked(bench: Bench) -> None:
+    why = "brake: 250 W instead of 400 W, row r1 draws 9800 W, 98% of its 10000 W"
+    bench.feed(bench.ack("command", "clamped", why, gpus=4))
+    [alert] = bench.alerts()
+    assert (alert.rule, alert.severity, alert.node, alert.summary) == ("row_brake", "warning", "n1", f"n1: {why}")
+    for _ in range(3):
+        bench.seconds(40, lambda _: [])
+        bench.feed(bench.ack("command", "clamped", why, gpus=4))
+    assert bench.told("row_brake") == ["firing"]
+    bench.feed(bench.ack("command", "clamped", "450 W held to 400 W, the owner's ceiling", gpus=4))
+    bench.seconds(70, lambda _: [])
+    assert bench.told("row_brake") == ["firing", "resolved"]
+
+
 def test_a_drift_whose_lock_did_not_go_back_is_a_failed_restore_too(bench: Bench) -> None:
     why = "restore: the lock is still at 1500 MHz; model drift: the model does not predict n1/r0 any more"
     bench.feed(bench.ack("restore", "refused", why))
@@ -747,7 +761,7 @@ def test_the_brief_s_kinds_are_all_there() -> None:
     assert set(RULES) | {"carbon_budget"} == {
         "high_energy", "low_efficiency", "carbon_budget", "agent_silent", "stream_lag", "restore_failed",
         "not_actuatable", "performance_degradation", "limit_drift", "idle_leak", "sensor_disagreement",
-        "restore_happened", "anomaly", "duplicate_node", "model_drift",
+        "restore_happened", "anomaly", "duplicate_node", "model_drift", "row_brake",
     }  # fmt: skip
 
 

@@ -137,6 +137,29 @@ def test_a_renewal_with_another_answer_gets_a_line(bench: Bench) -> None:
     assert [(line.seq, line.status) for line in bench.lines()] == [(1, "applied"), (2, "refused")]
 
 
+def test_a_row_s_brake_gets_a_line_when_it_begins_and_when_it_ends(bench: Bench) -> None:
+    bench.samples(20, 600.0)
+    first = bench.command(1)
+    bench.feed(DESIRED, first)
+    bench.answer(first, status="clamped", reason="665 W held to 660 W, the owner's ceiling")
+    bench.samples(25, 600.0)
+    brake = {"issued_at_ns": None, "sample_ts_ns": None, "status": "clamped"}
+    bench.answer(first, reason="brake: 250 W instead of 660 W, row r1 draws 98 kW", **brake)
+    bench.samples(25, 250.0)
+    renewal = bench.command(2)
+    bench.feed(DESIRED, renewal)
+    bench.answer(renewal, status="clamped", reason="brake: 255 W instead of 660 W, row r1 draws 50 kW")
+    bench.answer(renewal, reason="brake released: back at 660 W", **{**brake, "status": "applied"})
+    bench.samples(25, 600.0)
+    told = [(line.status, line.status_reason.split(":")[0], line.effect_w) for line in bench.lines()]
+    assert [t[:2] for t in told] == [
+        ("clamped", "665 W held to 660 W, the owner's ceiling"),
+        ("clamped", "brake"),
+        ("applied", "brake released"),
+    ]
+    assert told[1][2] == pytest.approx(-350.0, abs=20) and bench.lines()[1].loop_ms is None
+
+
 def test_an_unanswered_command_is_said_to_be(bench: Bench) -> None:
     bench.feed(DESIRED, bench.command(1))
     bench.samples(25, power_w=400.0)

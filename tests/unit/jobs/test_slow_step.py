@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from models.control.profiles import TWIN_STACK
-from streams.contract.records import EngineReading, NodeFeatures, PowerDesired
+from streams.contract.records import EngineControl, EngineReading, NodeFeatures, PowerDesired
 from streams.contract.topics import APPLIED, FEATURES
 from streams.errors import StreamsError
 from streams.jobs.actuation import ActuationJob
@@ -33,6 +33,7 @@ class Loaded(Bench):
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.per_s, self.power_w, self.stack, self.holdout_w = 2.0, 450.0, TWIN_STACK, 600.0
+        self.running: int | None = 8
         super().__init__(folder, **settings)
         self.job._count_partitions = lambda _: 1
 
@@ -51,6 +52,7 @@ class Loaded(Bench):
         return msgspec.structs.replace(
             engine,
             stack=self.stack,
+            running=self.running,
             requests_total=served,
             prompt_tokens_total=served * 1600,
             generation_tokens_total=served * 100,
@@ -124,6 +126,109 @@ def test_a_clock_that_goes_back_does_not_stop_the_plan(tmp_path: Path) -> None:
     object.__setattr__(bench.ctx, "wall_ns", lambda: back() - 3600 * 10**9)
     bench.run(20)
     assert plan_of(bench)["pools"][0]["recommended"] is not None
+
+
+# --- who may leave ---
+
+
+def test_engines_that_are_not_needed_are_named_one_by_one_and_nothing_is_sent(tmp_path: Path) -> None:
+    state = FakeState()
+    bench = Loaded(tmp_path, mode="observe", state=state)
+    bench.per_s = 0.4
+    for _ in range(80):
+        bench.beat(10.0)
+    (pool,) = plan_of(bench)["pools"]
+    held = {
+        e.engine
+        for r in bench.reports()
+        for e in r.engines
+        if bench.job._parts[0].held_out(e.gpu_uuid[0], bench.job._options)
+    }
+    intent = pool["intent"]
+    assert pool["recommended"] == intent["serve"] < pool["serving"] == 6 and pool["executed"] is False
+    assert [one["do"] for one in intent["engines"]] == ["drain"]  # they still have requests: one at a time
+    assert not {one["engine"] for one in intent["engines"]} & held and held
+    assert intent["serve"] >= pool["fields"]["least"] and intent["serve"] >= 2
+    assert intent["lease_until_ns"] == pytest.approx(bench.clock.wall_ns() + 30 * 10**9, abs=11 * 10**9)
+    assert plan_of(bench)["nodes_off"] == [] and bench.wire.written == []
+
+    bench.running = 0  # drained: an orchestrator that follows
+    for _ in range(30):
+        bench.beat(10.0)
+    plan = plan_of(bench)
+    off = {one["engine"] for one in plan["pools"][0]["intent"]["engines"] if one["do"] == "off"}
+    assert len(off) == 6 - plan["pools"][0]["intent"]["serve"] >= 3 and not off & held and plan["nodes_off"]
+    assert all({f"{node}-e0", f"{node}-e1"} <= off for node in plan["nodes_off"])
+
+    new = Loaded(tmp_path, mode="observe", state=state)
+    new.clock.now_s, new.seq, new.per_s = bench.clock.now_s, 10_000, 0.4
+    new.run(15)
+    again = {one["engine"] for one in plan_of(new)["pools"][0]["intent"]["engines"]}
+    assert again == off
+
+
+def test_an_unknown_rate_names_nobody(tmp_path: Path) -> None:
+    blind = Bench(tmp_path, mode="observe")
+    for _ in range(15):
+        blind.beat()
+    (pool,) = plan_of(blind)["pools"]
+    assert pool["intent"] is None
+
+
+# --- what the nodes have learned ---
+
+
+def with_control(bench: Loaded, seconds: int, *controls: EngineControl | None) -> dict[str, Any]:
+    """The pool's plan when the engines report these, one after the other."""
+    for _ in range(seconds):
+        bench.clock.now_s += 1.0
+        bench.tick()
+        records, number = bench.reports(), 0
+        for k, record in enumerate(records):
+            engines = []
+            for engine in record.engines:
+                engines.append(msgspec.structs.replace(engine, control=controls[number % len(controls)]))
+                number += 1
+            records[k] = msgspec.structs.replace(record, engines=tuple(engines))
+        bench.feed(FEATURES, *records)
+    (pool,) = plan_of(bench)["pools"]
+    return dict(pool["fields"])
+
+
+def test_ratios_and_slack_of_the_nodes_decide_how_many_are_enough(tmp_path: Path) -> None:
+    plain = EngineControl(state="controlled", decode_ratio=1.0, prefill_ratio=1.0, slack_ratio=1.0, trim_ratio=1.0)
+    found = {}
+    for name, change in {
+        "plain": {},
+        "slow": {"prefill_ratio": 1.5, "decode_ratio": 1.5},
+        "late": {"slack_ratio": 0.5},
+        "early": {"slack_ratio": 2.0},
+    }.items():
+        bench = Loaded(tmp_path / name, mode="observe", slow_interval_s=5.0, replicas_max=60)
+        bench.per_s = 12.0
+        found[name] = with_control(bench, 25, msgspec.structs.replace(plain, **change))
+    assert found["slow"]["least"] > 1.3 * found["plain"]["least"] and found["slow"]["prefill_ratio"] == 1.5
+    assert found["late"]["least"] > 1.3 * found["plain"]["least"] and found["late"]["slack"] == 0.5
+    assert found["early"]["least"] == found["plain"]["least"]  # room given back is not packed into
+    # A slow stack has bounds in its own seconds: it still has a number that keeps them.
+    assert found["slow"]["wall_w"] is not None
+
+
+def test_what_no_controller_can_have_learned_is_left_out(tmp_path: Path) -> None:
+    good = EngineControl(state="controlled", decode_ratio=1.2, prefill_ratio=1.1, slack_ratio=0.9, trim_ratio=0.95)
+    bad = [
+        EngineControl(state="recalibrating", decode_ratio=2.9, prefill_ratio=2.9),
+        EngineControl(state="unknown_stack", decode_ratio=2.9),
+        EngineControl(state="controlled", decode_ratio=-5.0, prefill_ratio=1e9, slack_ratio=0.0, trim_ratio=1e300),
+        EngineControl(state="watched", slack_ratio=0.3, trim_ratio=0.4),
+        None,
+    ]
+    bench = Loaded(tmp_path, mode="observe", slow_interval_s=5.0)
+    fields = with_control(bench, 25, good, *bad)
+    told = (fields["decode_ratio"], fields["prefill_ratio"], fields["slack"], fields["trim"])
+    assert told == pytest.approx((1.2, 1.1, 0.9, 0.95))
+    none = with_control(Loaded(tmp_path / "none", mode="observe", slow_interval_s=5.0), 25, *bad)
+    assert (none["prefill_ratio"], none["slack"], none["trim"]) == (None, None, None)
 
 
 # --- rows ---
@@ -200,6 +305,20 @@ def test_a_new_process_goes_on_with_the_ceilings_of_the_old_one(tmp_path: Path) 
     }
 
 
+def test_a_new_process_sends_nothing_without_the_brake_table(tmp_path: Path) -> None:
+    state = FakeState()
+    old = Loaded(tmp_path, row_budget_w=12_000.0, state=state)
+    old.run(40)
+    old.job.stop()
+    new = Loaded(tmp_path, row_budget_w=12_000.0, state=state)
+    new.clock.now_s, new.seq = old.clock.now_s + 1.0, 10_000
+    new.feed(FEATURES, *new.reports())
+    assert new.wire.written == []  # its rows are not planned yet, and a node may be braking
+    new.run(8)
+    granted = [c for c in new.wire.written if any(w is not None for w in c.gpu.max_power_w)]
+    assert granted and all(c.brake is not None for c in granted)
+
+
 def test_a_rollback_keeps_the_row_although_it_frees_the_clocks(tmp_path: Path) -> None:
     bench = Loaded(tmp_path, row_budget_w=12_000.0)
     bench.run(40)
@@ -224,6 +343,34 @@ def test_several_workers_each_keep_their_share(tmp_path: Path) -> None:
     bench.run(30)
     (row,) = plan_of(bench)["rows"]
     assert row["budget_w"] == pytest.approx(12_000.0) and "keeps 33% of the row" in row["reason"]
+
+
+def test_a_partition_that_moves_takes_its_ceilings_along_and_its_new_worker_waits(tmp_path: Path) -> None:
+    state = FakeState()
+    old = Loaded(tmp_path, row_budget_w=12_000.0, state=state)
+    old.run(40)
+    before = {u: w for u, w in old.ceilings().items() if w is not None}
+    held = old.holdout()
+    old.job.revoke(frozenset({0}))
+    saved = msgspec.json.decode(state.saved["actuation", 0].data)
+    assert {u for gpus in saved["outside"].values() for u in gpus} == held
+    assert old.job.slow.row("GPU-n1-0") == (None, "")  # nothing of it is kept where it was
+
+    new = Loaded(tmp_path, row_budget_w=36_000.0, state=state)  # half of it is more than all that was
+    new.job._count_partitions = lambda _: 2
+    new.clock.now_s, new.seq = old.clock.now_s, 10_000
+    others: list[dict[str, Any]] = []
+    new.job._read_plans = lambda _: others
+    new.run(20)
+    assert {u: w for u, w in new.ceilings().items() if w is not None} == before
+    (row,) = plan_of(new)["rows"]
+    assert "Partitions have moved: nothing rises for" in row["reason"] and row["share_w"] == 18_000.0
+    new.run(80)
+    assert {u: w for u, w in new.ceilings().items() if w is not None} == before
+    assert "nothing rises, because no newer plan tells of partitions 1" in plan_of(new)["rows"][0]["reason"]
+    others.append({"ts_ns": new.clock.wall_ns(), "partitions": [1], "rows": [{"committed_w": 9e3, "share_w": 18e3}]})
+    new.run(30)
+    assert sum(w for w in new.ceilings().values() if w is not None) > 1.1 * sum(before.values())
 
 
 def test_rows_wait_while_the_partitions_cannot_be_counted(tmp_path: Path) -> None:
@@ -261,6 +408,10 @@ def test_rows_from_a_file_have_nodes_classes_and_overheads(tmp_path: Path) -> No
     bench.run(40)
     rows = {row["name"]: row for row in plan_of(bench)["rows"]}
     assert set(rows) == {"r1", "r2"} and rows["r2"]["outside_w"] >= 1000.0
+    held = [uuid for uuid in bench.holdout() if not uuid.startswith("GPU-n1")]
+    assert rows["r2"]["outside_w"] == 1000.0 + 700.0 * len(held)
+    bench.run(60, nodes=("n1", "n2"))  # a silent node's host and hold-outs still draw
+    assert {row["name"]: row for row in plan_of(bench)["rows"]}["r2"]["outside_w"] == rows["r2"]["outside_w"]
     first = sum(w for u, w in bench.ceilings().items() if w is not None and u.startswith("GPU-n1"))
     assert first <= 6000.0
 

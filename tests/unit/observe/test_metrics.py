@@ -58,7 +58,7 @@ def test_the_names_that_users_of_dcgm_kepler_and_prometheus_know() -> None:
     counts = {"eo_gpu_ok", "eo_gpu_sm_lock_mhz", "eo_spool_depth", "eo_capper_up", "eo_capper_held", "eo_capper_gpus"}
     counts |= {"eo_engine_requests_running", "eo_engine_requests_waiting", "eo_node_sensor_value", "eo_worker_info"}
     counts |= {"eo_cluster_gpus", "eo_cluster_gpus_power_unknown", "eo_gateway_stream_clients"}
-    counts |= {"eo_engine_chunk_tokens", "eo_engine_control_state"}
+    counts |= {"eo_engine_chunk_tokens", "eo_engine_control_state", "eo_row_braked_gpus"}
     deliver = {"eo_deliver_pending", "eo_deliver_alertmanager_failures"}
     assert odd == counts | {"eo_worker_dead_letters", "eo_worker_outstanding", "eo_alerts_firing"} | deliver
 

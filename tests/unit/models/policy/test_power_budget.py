@@ -62,6 +62,15 @@ def test_oversubscribed_ceilings_still_brake_below_the_budget() -> None:
     assert sum(found.brakes[1].ceilings_w.values()) <= 1_650.0
 
 
+def test_at_the_last_brake_the_lower_class_gives_way_before_the_higher() -> None:
+    members = [Member("a", 200, 700, "high"), Member("b", 200, 700, "normal"), Member("c", 200, 700, "normal")]
+    found = allocate(1_400.0, members, oversubscribe=1.4)
+    hard = found.brakes[1].ceilings_w
+    assert found.ceilings_w["a"] == 700.0 and hard["a"] == 700.0 and sum(hard.values()) <= 1_400.0
+    tight = allocate(1_000.0, members, oversubscribe=2.0).brakes[1].ceilings_w
+    assert tight["b"] == tight["c"] == 200.0 and tight["a"] == pytest.approx(600.0)
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [([MEMBERS[0], MEMBERS[0]], "same name"), ([Member("x", 300, 200)], "give 0 <= floor <= wanted")],
