@@ -20,6 +20,8 @@ class Lease:
     mode: Mode
     strategy: str
     clocks: ClockWindow | None
+    ceiling_w: float | None = None  # highest limit that the node's own loop may set; None = none is granted
+    chosen_w: float | None = None  # what that loop set below it; renewals inside this ceiling leave it
 
 
 @dataclass(slots=True)

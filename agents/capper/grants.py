@@ -44,6 +44,8 @@ class Plan:
     row: Row
     watts: float | None = None
     clocks: ClockWindow | None = None
+    ceiling_w: float | None = None  # granted, whether or not anything has to be set for it
+    chosen_w: float | None = None  # of the lease before, where it still stands
     claims: list[tuple[Knob, Claim]] = field(default_factory=list)
     drop: list[Knob] = field(default_factory=list)
 
@@ -121,6 +123,10 @@ def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, now_s: float, wa
     made.row.previous_w = previous
     bounds = knob.bounds()
     allowed = allowed_power(ask.watts, bounds=bounds, settings=settings, previous=previous, current=current)
+    made.ceiling_w, lease = allowed.value, made.gpu.lease
+    if lease is not None and lease.chosen_w is not None and now_s < lease.expires_s and current < allowed.value:
+        made.chosen_w = lease.chosen_w
+        return f"limit {current:g} W, chosen on the node within {allowed.value:g} W"
     if not knob.exactly(allowed.value, current) and not knob.exactly(allowed.value, claim.asked):
         if (since := now_s - knob.changed_at_s) < settings.min_power_interval_s:
             raise NotAllowed(

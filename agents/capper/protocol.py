@@ -19,10 +19,11 @@ SOCKET_NAME = "capper.sock"
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request. `envelope` is the raw JSON text of a PowerDesired, passed on as it was signed."""
 
-    op: Literal["grant", "clocks", "events", "status", "restore"]
+    op: Literal["grant", "clocks", "limits", "events", "status", "restore"]
     envelope: str = ""
     received_ns: int = 0
     wanted: dict[str, int | None] = {}
+    limits: dict[str, float | None] = {}
     reason: str = ""
     traceparent: str = ""  # of a traced command; its spans are in the answer
 
@@ -52,6 +53,8 @@ def answer(capper: Capper, request: Request, events: list[PowerApplied]) -> byte
             body |= {"spans": spans, "pid": os.getpid()} if spans else {}
         case "clocks":
             body["effective"] = capper.set_clocks(request.wanted)
+        case "limits":
+            body["effective"] = capper.set_limits(request.limits)
         case "events":
             body["events"] = events
         case "status":
