@@ -43,8 +43,16 @@ class ControllerPort(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class InForce:
+    """What the capper last said of each of the engine's GPUs; None = its own clocks, the ceiling of its limit."""
+
+    locks_mhz: tuple[int | None, ...] = ()
+    limits_w: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
-    """One engine at one moment. `bounds`: granted to all of its GPUs; None = nothing is."""
+    """One engine at one moment. `bounds`, `ceiling_w`: granted to all of its GPUs; None = nothing is."""
 
     engine: EngineReading
     columns: Columns
@@ -53,6 +61,8 @@ class Situation:
     bounds: ClockBounds | None
     targets: Targets
     step_mhz: int
+    ceiling_w: float | None = None
+    in_force: InForce = InForce()
 
     @property
     def default(self) -> ClockBounds | None:

@@ -81,8 +81,7 @@ class AgentProcess:
             self._capper,
             cluster=settings.cluster,
             slo=slo,
-            training_slowdown=settings.training_slowdown,
-            training_steps={e.name: int(e.steps) for e in settings.engine if e.steps},
+            training=settings.training,
         )
         self.agent = NodeAgent(
             settings.cluster, node, sources, self.spool, control, events=self.kafka.events, tracing=self.tracing

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from agents.node import engine_settings
 from agents.node.engine_settings import EngineSettings
 from agents.node.errors import SettingsError
+from agents.node.training_rules import KNOBS, TrainingRules
 
 ENV_PREFIX: Final = "EO_NODE_"
 CONFIG_NAME: Final = "EO_NODE_CONFIG"
@@ -63,6 +64,7 @@ class NodeSettings:
     slo_ttft_ms: float = 2000.0  # over 1 % of an hour's requests above these: default clocks
     slo_tbt_ms: float = 100.0
     training_slowdown: float = 0.05  # how much longer a step of a training job may take than at default clocks
+    training_knob: str = "clock"  # or "power": limits below the envelope's ceiling instead of clocks
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -76,6 +78,16 @@ class NodeSettings:
     def source_names(self) -> tuple[str, ...]:
         """The sources to read: those named, and the engines where some are given."""
         return (*self.sources, "engines") if self.engine and "engines" not in self.sources else self.sources
+
+    @property
+    def training(self) -> TrainingRules:
+        """How the training jobs of this node are run."""
+        return TrainingRules(
+            self.training_slowdown,
+            self.training_knob,
+            {e.name: int(e.steps) for e in self.engine if e.steps},
+            {e.name: e.group for e in self.engine if e.group},
+        )
 
     def source_options(self, source: str) -> dict[str, object]:
         """What a source's factory gets."""
@@ -140,6 +152,8 @@ def _check(s: NodeSettings) -> None:
             raise SettingsError(f"sources names the engine {name!r}; give its address in a table [[node.engine]]")
     if "replay" in s.sources and not s.replay_path:
         raise SettingsError("source replay needs a recording; give its path with EO_NODE_REPLAY_PATH")
+    if s.training_knob not in KNOBS:
+        raise SettingsError(f"training_knob is {s.training_knob!r}; one of {', '.join(KNOBS)}")
     if s.log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError(f"log_level is {s.log_level!r}; one of DEBUG, INFO, WARNING, ERROR")
 

@@ -8,14 +8,24 @@ The search is a coroutine: it asks for blocks and is sent what they measured. It
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 
 from models.control.curve import Curve, fit_curve
 from models.control.promise import UPWARDS, Stakes, promise
 from models.control.trials import SPOILED, Block, Candidate, Noise, Rules, Trial, reach_sigma
 
-__all__ = ["Block", "Choice", "Rules", "Search", "Trial", "recheck", "search"]
+__all__ = ["Block", "Choice", "Known", "Rules", "Search", "Trial", "recheck", "search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A setting that was measured, or lies on the curve of those that were; `at_most`: upper end of its slowdown."""
+
+    setting: float
+    slowdown: float
+    at_most: float
+    saving: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class Choice:
     steps: int
     measured: tuple[float, ...]
     reason: str
+    known: tuple[Known, ...] = ()  # all that is known of other settings, for a group that must choose again
 
 
 Search = Generator[Trial, Block, Choice]
@@ -238,8 +249,26 @@ class _Hunt:
         measured = tuple(sorted(one.setting for one in self._tried.values() if one.slower))
         best, curve = self._best(), self._curve_choice(spent, measured) if self._fine else None
         if best is not None and (curve is None or best.saving() >= curve.saving):
-            return self._chosen(best.setting, best.middle(), best.interval(), best.saving(), spent, measured)
-        return curve or self._kept(spent, measured)
+            found = self._chosen(best.setting, best.middle(), best.interval(), best.saving(), spent, measured)
+        else:
+            found = curve or self._kept(spent, measured)
+        return replace(found, known=self._known())
+
+    def _known(self) -> tuple[Known, ...]:
+        least = self._rules.least_pairs
+        sure = [one for one in self._tried.values() if len(one.slower) >= least]
+        found = {
+            one.setting: Known(one.setting, exp(one.middle()) - 1.0, one.interval()[1], one.saving()) for one in sure
+        }
+        curves = self._curves() if self._fine else None
+        if curves is not None:
+            reach, far = self._curve_reach(), max(one.setting_distance(self._reference) for one in self._near())
+            for one in self._order:
+                if abs(one - self._reference) <= far and one not in found:
+                    slower, error = curves[0].at(one), reach * curves[0].error(one) + self._rules.misfit
+                    saving = 1.0 - exp(curves[1].at(one))
+                    found[one] = Known(one, exp(slower) - 1.0, exp(slower + error) - 1.0, saving)
+        return tuple(found[one] for one in sorted(found, reverse=True))
 
     def _curve_choice(self, spent: int, measured: tuple[float, ...]) -> Choice | None:
         setting, curves = self._on_curve(sure=self._curve_reach()), self._curves()

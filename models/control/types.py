@@ -57,6 +57,7 @@ class Decision:
     sm_mhz: int | None
     reason: str
     chunk_tokens: int | None = None  # where the engine takes one
+    limit_w: float | None = None  # wanted power limit of each GPU, for jobs that use that knob; None = the ceiling
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ class Flaky:
         self.sent += 1
         return self.rig.capper.set_clocks(wanted)
 
+    def set_limits(self, wanted: Mapping[str, float | None]) -> dict[str, float | None]:
+        return self.rig.capper.set_limits(wanted)
+
     def events(self) -> list[PowerApplied]:
         if self.gone:
             raise CapperUnavailable("capper at test does not answer (gone)")
