@@ -8,11 +8,15 @@ silent: the default, and what was being measured is measured again. So is what t
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass, replace
+from math import inf
+from statistics import median
 from typing import Final
 
 from agents.node.engine_drive import STALE_S, UNGRANTED, InForce, Situation
 from agents.node.training_rules import TrainingRules
+from models.control.ranks import Option
 from models.control.release import heat_or_brake
 from models.control.training_group import RankGroup
 from models.control.training_session import Session, Unit, clocks, limits
@@ -29,7 +33,9 @@ RELEASED: Final[tuple[int | None, float | None]] = (None, None)
 SAME_W: Final = 1.0  # drivers round limits to their own steps
 LEAST_SHARE: Final = 0.45  # of the ceiling: below it lie clock floors, and no recorded job keeps a bound of 5 % there
 MOST_ROUNDS: Final = 8  # without any move towards what was asked for: it cannot be had
-LEAST_WORD_S, WORD_UNITS = 5.0, 3.0  # how long what a rank said counts
+SEEN: Final = 8
+LEAST_WORD_S: Final = 5.0  # how long what a rank said counts,
+WORD_UNITS: Final = 3.0  # or so many of its units
 
 
 class _Steps:
@@ -130,7 +136,10 @@ class TrainingDrive:
         group: RankGroup | None = None,
     ) -> None:
         self._bound, self._run_steps, self._wanted = bound, run_steps, knob
-        self._rank, self._group = rank, group
+        self._rank = rank
+        self._group = group or RankGroup(bound=bound)
+        self._alone = group is None
+        self._seen: deque[float] = deque(maxlen=SEEN)  # busy seconds of a step while nothing is granted
         self._session: Session | None = None
         self._knob: _Knob | None = None
         self._within: object = None  # bounds that the session belongs to
@@ -152,14 +161,14 @@ class TrainingDrive:
         self._stepped_s = now_s if moved or self._stepped_s is None else self._stepped_s
         why = self._obstacle(now_s, now)
         if why is not None or now.bounds is None:
+            self._at_default(now_s, known=why == UNGRANTED)
             self._set_aside()
-            if self._group is not None:
-                self._group.forget(self._rank)
             self._state = "watched"
             return Decision(None, why or UNGRANTED)
+        self._seen.clear()
         knob, session = self._in_bounds(now, now.bounds)
         if self._obeyed(now):
-            self._feed(session, now_s)
+            self._feed(session, now_s, _pace_s(now))
         else:
             self._set_aside()  # what ran was not what was asked for: nothing is learned of it
             if self._rounds >= MOST_ROUNDS:
@@ -226,7 +235,7 @@ class TrainingDrive:
 
     # --- what ran ---
 
-    def _feed(self, session: Session, now_s: float) -> None:
+    def _feed(self, session: Session, now_s: float, pace_s: float | None) -> None:
         steps = self._steps
         if steps.count < 1.0 or steps.seconds < UNIT_S:
             return
@@ -234,18 +243,34 @@ class TrainingDrive:
         watts = self._watts.mean()
         if watts is not None:
             session.feed(Unit(self._step_s, steps.count, watts, steps.wait_s / steps.count))
-            self._plan(session, now_s, steps.seconds)
+            self._plan(session, now_s, steps.seconds, pace_s)
         steps.clear()
 
-    def _plan(self, session: Session, now_s: float, unit_s: float) -> None:
+    def _plan(self, session: Session, now_s: float, unit_s: float, pace_s: float | None) -> None:
         """As one of a group: the slowest sets the pace, and this one runs as the plan has it."""
-        if self._group is None:
+        if self._alone and pace_s is None:
+            session.allow(None)
             return
         self._group.say(self._rank, session.options(), until_s=now_s + max(LEAST_WORD_S, WORD_UNITS * unit_s))
-        order = self._group.order(self._rank, now_s)
+        order = self._group.order(self._rank, now_s, pace_s=pace_s)
         session.allow(None if order is None else order.room)
         if order is not None:
             session.follow(order.setting, most=order.most)
+
+    def _at_default(self, now_s: float, *, known: bool) -> None:
+        """A rank that nothing is granted to (held out, paused) may be the slowest: its group hears how long it is busy.
+
+        Where its step times are not known it is in no plan.
+        """
+        steps = self._steps
+        if not known:
+            self._group.forget(self._rank)
+            self._seen.clear()
+        elif steps.count >= 1.0:
+            self._seen.append((steps.seconds - steps.wait_s) / steps.count)
+            if len(self._seen) == SEEN:
+                only = Option(0.0, median(self._seen), 1.0)
+                self._group.say(self._rank, (only,), until_s=now_s + max(LEAST_WORD_S, WORD_UNITS * steps.seconds))
 
     def _set_aside(self) -> None:
         self._steps.clear()
@@ -263,6 +288,12 @@ class TrainingDrive:
             slowdown_ratio=round(choice.slowdown_interval[1], 5),
             saving_ratio=round(choice.saving, 5),
         )
+
+
+def _pace_s(now: Situation) -> float | None:
+    """Busy seconds of the slowest rank of its job on any node, where the envelope tells them; else None."""
+    told_ms = now.targets.e2e_ms
+    return told_ms / 1e3 if told_ms is not None and 0.0 < told_ms < inf else None
 
 
 def _clock_knob(bounds: ClockBounds) -> _Knob:

@@ -38,7 +38,12 @@ class RankPlan:
 
 
 def for_ranks(
-    ranks: Mapping[str, Sequence[Option]], *, bound: float = 0.0, guard: float = 0.01, wait_w: float = 0.0
+    ranks: Mapping[str, Sequence[Option]],
+    *,
+    bound: float = 0.0,
+    guard: float = 0.01,
+    wait_w: float = 0.0,
+    pace_s: float = 0.0,
 ) -> RankPlan:
     """Each rank's setting of least energy whose time, plus a guard, keeps the pace of the slowest rank at its fastest.
 
@@ -47,11 +52,12 @@ def for_ranks(
         bound: accepted slowdown of the whole step.
         guard: share of the pace kept free on ranks that are slowed, so that noise makes no new straggler.
         wait_w: watts of a rank that waits.
+        pace_s: of the slowest rank that is not among these; 0 = they are all.
     """
     if not ranks or any(not options for options in ranks.values()):
         raise ValueError("a rank has no settings; measure at least its default")
     fastest = {name: min(options, key=lambda one: one.time_s) for name, options in ranks.items()}
-    pace = max(one.time_s for one in fastest.values())
+    pace = max(pace_s, *(one.time_s for one in fastest.values()))
     allowed = pace * (1.0 + bound)
 
     def cost(option: Option, step_s: float) -> float:

@@ -26,7 +26,7 @@ class Order:
 
 
 class RankGroup:
-    """The ranks of one job on one node.
+    """The ranks of one job on one node; those on others are known by their pace only.
 
     Args:
         bound: how much longer a step of the job may take.
@@ -48,11 +48,14 @@ class RankGroup:
         """Its step times are unknown, or it is not ours to set: it is at its default."""
         self._said.pop(rank, None)
 
-    def order(self, rank: str, now_s: float) -> Order | None:
-        """What the group asks of a rank now; None = nothing is known of it, so it keeps its default."""
+    def order(self, rank: str, now_s: float, *, pace_s: float | None = None) -> Order | None:
+        """What the group asks of a rank now; None = nothing is known of it, so it keeps its default.
+
+        pace_s: busy seconds of the slowest rank elsewhere, at its default; None = unknown.
+        """
         ranks = {name: options for name, (until_s, options) in self._said.items() if now_s <= until_s}
         if rank not in ranks:
             return None
-        plan = for_ranks(ranks, bound=self._bound, guard=self._guard)
+        plan = for_ranks(ranks, bound=self._bound, guard=self._guard, pace_s=pace_s or 0.0)
         most = plan.pace_s * (1.0 + self._bound) / ranks[rank][0].time_s
         return Order(plan.settings[rank], max(0.0, most * (1.0 - self._guard) - 1.0), most - 1.0)

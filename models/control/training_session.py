@@ -4,9 +4,9 @@ It feeds the chooser (`training.search`) with measured units and paces it: what 
 of the run, or of what has run so far where nobody knows the length. A job that changes (batch size, data, a restart)
 goes back to the reference and is measured anew. Pure: it neither reads a clock nor sets anything.
 
-A rank of a data-parallel group or a stage of a pipeline that tells how long it waits for the others is judged by its
-own busy time: what it waits may be filled up by a lower clock without any step getting longer (Perseus). Where the
-others are known (`training_group`), the group says how much room there is and which known setting is to be run at.
+A rank of a data-parallel group that tells how long it waits for the others is judged by its own busy time. Where the
+others are known (`training_group`), the group says how much of the wait may be filled up by a slower setting without
+any step getting longer, and which known setting is to be run at.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ State = Literal["learning", "waiting", "measuring", "chosen", "kept"]
 BASE_UNITS: Final = 16  # at the reference, before anything is tried
 WATCHED: Final = 32  # newest units that say whether the job is still the same
 CHANGED: Final = 0.12  # of the time of a unit: more than drift, less than another batch size
-SLACK_USED: Final = 0.9  # of what a rank waits
 MOST_SLOWER: Final = 1.0  # a rank that waits all the time is not slowed beyond twice its time
 MOST_PAIRS: Final = 60  # of a search in a run of unknown length
 RECHECK_PAIRS: Final = 6
@@ -98,7 +97,7 @@ class Session:
         self._run_steps, self._rules = run_steps, rules or Rules()
         self._run_s = self._spent_s = 0.0
         self._home = home
-        self._room: float | None = None  # what a group says that this rank may be slowed; None = its own waits say
+        self._room: float | None = None  # what a group says that this rank may be slowed; None = the bound
         self.state: State = "learning"
         self.choice: Choice | None = None
         self.reason = f"step times at {home} are measured first"
@@ -116,7 +115,6 @@ class Session:
         self._searched: float | None = None  # bound of the last search
         self._scale = 1.0  # how long a step takes now, of what was measured
         self._asked = self._roomy = 0  # units in a row for which the group asked for a slower setting, for a search
-        self._waits: list[float] = []  # at the reference, while the choice is checked again
 
     @property
     def settings(self) -> tuple[float, ...]:
@@ -189,7 +187,7 @@ class Session:
             self._scale = median(self._recent) / self._expected_s
 
     def allow(self, room: float | None) -> None:
-        """How much longer than at the reference this rank may be busy, as its group has it; None = its waits say."""
+        """How much longer than at the reference this rank may be busy, as its group has it; None = the job's bound."""
         self._room = room
         searched = self._searched
         if searched is None or self.state not in ("chosen", "kept") or self._own_bound() <= searched + MORE_ROOM:
@@ -240,14 +238,11 @@ class Session:
         self._step_hunt(None)
 
     def _own_bound(self) -> float:
-        """The bound on this rank's busy time: the job's, plus what the rank waits anyway."""
-        if self._room is not None:
-            return min(MOST_SLOWER, max(0.0, self._room))
-        step = median(unit.step_s for unit in self._base)
-        busy = median(unit.busy_s for unit in self._base)
-        waits = sorted(self._waits if len(self._waits) >= BASE_UNITS else [unit.wait_s for unit in self._base])
-        slack = SLACK_USED * waits[len(waits) // 5]  # others may be measuring: what it surely waits
-        return min(MOST_SLOWER, (self._bound * step + slack) / busy)
+        """The bound on this rank's busy time: the job's, or the room that its group has found for it.
+
+        Its own waits are no room: the others may wait for it in turn, each slowed for a straggler that has left.
+        """
+        return self._bound if self._room is None else min(MOST_SLOWER, max(0.0, self._room))
 
     def _units_left(self) -> int:
         """Length of the run, in units, of which the rest of the budget is the share that may be spent."""
@@ -292,8 +287,6 @@ class Session:
             self._skipped += 1
             return
         self._block.append(unit)
-        if self.choice is not None and self._trial.setting == self._reference:
-            self._waits.append(unit.wait_s)
         if len(self._block) < self._trial.steps - self._trial.settle:
             return
         times = [unit.busy_s for unit in self._block]
@@ -303,8 +296,7 @@ class Session:
     def _ended(self, found: Choice | bool) -> None:
         self._hunt = self._trial = None
         if isinstance(found, bool):
-            # What it waits at the reference has been seen again: a straggler that left takes its room along.
-            if found and self.choice is not None and self.choice.slowdown <= self._own_bound():
+            if found:
                 self.state = "chosen"
             else:
                 self.restart("the chosen setting is now slower than the bound")
@@ -335,7 +327,6 @@ class Session:
         if self._trial is not None:
             self._maybe_measure()
         elif self.choice is not None and self._due():
-            self._waits = []
             self._hunt = recheck(
                 self.choice.setting,
                 reference=self._reference,
