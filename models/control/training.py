@@ -105,6 +105,7 @@ class _Hunt:
             for side in (-1.0, 1.0):  # a batch size can be changed both ways, a limit below the default only one
                 yield from self._outwards([one for one in self._order if (one - self._reference) * side > 0.0])
             yield from self._settle_open()
+        yield from self._settle_cheaper()
 
     def _along_curve(self) -> Generator[Trial, Block, None]:
         """Slowdown is smooth in a finely graded clock: all measurements together place its crossing of the bound."""
@@ -215,6 +216,22 @@ class _Hunt:
                 return
             yield from self.pair(max(unsure, key=Candidate.saving))
 
+    def _settle_cheaper(self) -> Generator[Trial, Block, None]:
+        """Candidates that surely keep the bound and may be cheaper than the best, while their energy does not say."""
+        while self._affordable():
+            best = self._best()
+            least = 0.0 if best is None else best.log_energy()
+            unsure = [
+                one
+                for one in self._tried.values()
+                if one is not best
+                and one.verdict(self._bound) == "feasible"
+                and one.log_energy() - one.error() < least - self._rules.worth
+            ]
+            if not unsure:
+                return
+            yield from self.pair(min(unsure, key=Candidate.log_energy))
+
     def _decidable(self, one: Candidate) -> bool:
         """Whether the rest of the budget could show that it keeps the bound, were its slowdown at the hopeful end."""
         pairs = len(one.slower) + self._left / (2.0 * self._rules.block_steps)
@@ -240,7 +257,7 @@ class _Hunt:
 
     def _best(self) -> Candidate | None:
         sure = [one for one in self._tried.values() if one.verdict(self._bound) == "feasible"]
-        sure = [one for one in sure if one.log_energy() < -one.error()]  # cheaper, and not by luck alone
+        sure = [one for one in sure if one.log_energy() < -self._rules.cheaper * one.error()]
         return max(sure, key=Candidate.saving, default=None)
 
     def choice(self) -> Choice:
