@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+TRAINING: Final = "training"  # kind of a job among the engines, and its workload where nobody names another
 RANK_OF: Final = "rank-of:"
 
 
