@@ -34,6 +34,7 @@ SAME_W: Final = 1.0  # drivers round limits to their own steps
 LEAST_SHARE: Final = 0.45  # of the ceiling: below it lie clock floors, and no recorded job keeps a bound of 5 % there
 MOST_ROUNDS: Final = 8  # without any move towards what was asked for: it cannot be had
 SEEN: Final = 8
+PACE_OFF: Final = 0.03  # of a step: noise
 LEAST_WORD_S: Final = 5.0  # how long what a rank said counts,
 WORD_UNITS: Final = 3.0  # or so many of its units
 
@@ -139,6 +140,7 @@ class TrainingDrive:
         self._rank = rank
         self._group = group or RankGroup(bound=bound)
         self._alone = group is None
+        self._lately: deque[float] = deque(maxlen=SEEN)  # seconds of a step
         self._seen: deque[float] = deque(maxlen=SEEN)  # busy seconds of a step while nothing is granted
         self._session: Session | None = None
         self._knob: _Knob | None = None
@@ -240,6 +242,7 @@ class TrainingDrive:
         if steps.count < 1.0 or steps.seconds < UNIT_S:
             return
         self._step_s = steps.seconds / steps.count
+        self._lately.append(self._step_s)
         watts = self._watts.mean()
         if watts is not None:
             session.feed(Unit(self._step_s, steps.count, watts, steps.wait_s / steps.count))
@@ -248,14 +251,18 @@ class TrainingDrive:
 
     def _plan(self, session: Session, now_s: float, unit_s: float, pace_s: float | None) -> None:
         """As one of a group: the slowest sets the pace, and this one runs as the plan has it."""
-        if self._alone and pace_s is None:
-            session.allow(None)
-            return
         self._group.say(self._rank, session.options(), until_s=now_s + max(LEAST_WORD_S, WORD_UNITS * unit_s))
+        pace_s = self._believed(pace_s)
         order = self._group.order(self._rank, now_s, pace_s=pace_s)
-        session.allow(None if order is None else order.room)
-        if order is not None:
+        alone = self._alone and pace_s is None
+        session.allow(None if order is None or alone else order.room)
+        choice = session.choice
+        if order is not None and not (alone and (choice is None or choice.slowdown_interval[1] <= self._bound)):
             session.follow(order.setting, most=order.most)
+
+    def _believed(self, pace_s: float | None) -> float | None:
+        """A pace told from elsewhere, unless steps are shorter than it: then it is another job's of the same name."""
+        return pace_s if pace_s is not None and pace_s <= median(self._lately) * (1.0 + PACE_OFF) else None
 
     def _at_default(self, now_s: float, *, known: bool) -> None:
         """A rank that nothing is granted to (held out, paused) may be the slowest: its group hears how long it is busy.

@@ -252,7 +252,7 @@ class LatencyTarget(Record, frozen=True, kw_only=True):
     engine: str
     tbt_ms: float | None = None
     ttft_ms: float | None = None
-    e2e_ms: float | None = None
+    e2e_ms: float | None = None  # of a training rank: how long its job's slowest rank is busy in a step, at its default
 
 
 class EnvelopeColumns(Record, frozen=True, kw_only=True):

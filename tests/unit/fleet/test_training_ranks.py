@@ -190,8 +190,22 @@ def test_without_a_group_waits_give_no_room_unless_the_envelope_tells_the_pace(t
     node.pace_ms = 1200.0  # the slowest rank, wherever it is
     node.run(3000)
     assert max(node.locks[:2]) < node.locks[2] - 150.0 and node.slowdown() <= 0.05
+    node.pace_ms = None  # nobody knows it any more
+    node.run(10)
+    assert all(node.busy_s(k) <= node.busy_s(k, TOP) * 1.05 for k in range(3))
+    node.pace_ms = 1200.0
+    node.run(60)
+    assert max(node.locks[:2]) < node.locks[2] - 150.0
     node.slower[2], node.pace_ms = 1.0, 1000.0
     node.run(30)
+    assert node.slowdown() <= 0.05
+
+
+def test_the_pace_of_another_job_under_the_same_name_is_not_believed(tmp_path: Path) -> None:
+    node = Node(tmp_path, group=None, slower=(1.0, 1.0, 1.0))
+    node.pace_ms = 1300.0
+    node.until_chosen()
+    node.run(300)
     assert node.slowdown() <= 0.05
 
 
