@@ -294,7 +294,9 @@ def test_an_envelope_without_a_ceiling_leaves_clocks_as_the_knob(tmp_path: Path)
     assert rig.lock > 0.0 and limits(rig) == {700.0}
 
 
-def test_the_search_ends_above_what_the_owner_of_the_node_allows(tmp_path: Path) -> None:
+def test_the_search_ends_above_what_the_owner_of_the_node_allows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The capper takes no limit below the owner's floor: what lies beyond is left alone, the rest is searched."""
     rig = Rig(tmp_path, knob="power", ceiling_w=700.0, floor_w=560.0)
     seen: set[float] = set()
@@ -304,6 +306,7 @@ def test_the_search_ends_above_what_the_owner_of_the_node_allows(tmp_path: Path)
         if rig.state == "chosen":
             break
     assert min(seen) >= 560.0 and rig.state == "chosen"
+    assert "sim-001/train: a power of" in caplog.text and "is not taken here" in caplog.text
     assert limits(rig) == {600.0}
 
 

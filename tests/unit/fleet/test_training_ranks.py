@@ -60,6 +60,7 @@ class Node:
         )
         self.steps, self.energy = 0, [0.0] * 3
         self.hidden: set[int] = set()
+        self.held: set[int] = set()
         self.pace_ms: float | None = None
         self.known: dict[float, tuple[float, float]] = {}
         self.granted = True
@@ -117,8 +118,10 @@ class Node:
         self.seq += 1
         targets = tuple(LatencyTarget(engine=f"rank-{k}", e2e_ms=self.pace_ms) for k in range(3))
         gpu = EnvelopeColumns(
-            uuid=UUIDS, min_sm_mhz=(LOW,) * 3, max_sm_mhz=(TOP,) * 3, max_power_w=(None,) * 3,
-            engine=("rank-0", "rank-1", "rank-2"), holdout=(False,) * 3, reason=("test",) * 3,
+            uuid=UUIDS, min_sm_mhz=tuple(None if k in self.held else LOW for k in range(3)),
+            max_sm_mhz=tuple(None if k in self.held else TOP for k in range(3)), max_power_w=(None,) * 3,
+            engine=("rank-0", "rank-1", "rank-2"), holdout=tuple(k in self.held for k in range(3)),
+            reason=("test",) * 3,
         )  # fmt: skip
         command = PowerDesired(
             cluster="c1", node="n1", epoch=1, seq=self.seq, issued_at_ns=self.wall_ns(), sample_ts_ns=self.wall_ns(),
@@ -181,6 +184,20 @@ def test_everything_goes_back_with_the_lease(node: Node) -> None:
     assert node.locks == [TOP] * 3
     assert all(value is None for value in node.clock.values.values())
     node.granted = True
+
+
+def test_a_held_out_straggler_sets_the_pace_and_stays_at_its_default(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.held.add(2)
+    for _ in range(80):
+        node.run(50)
+        states = [node.loop.report(f"rank-{k}") for k in (0, 1)]
+        if all(state is not None and state.state == "chosen" for state in states):
+            break
+    node.run(300)
+    assert node.slowdown() <= 0.05 and node.locks[2] == TOP
+    assert max(node.locks[:2]) < TOP - 150.0
+    assert all(node.busy_s(k) > 1.1 * node.busy_s(k, TOP) for k in (0, 1))
 
 
 def test_without_a_group_waits_give_no_room_unless_the_envelope_tells_the_pace(tmp_path: Path) -> None:
