@@ -211,7 +211,12 @@ class TrainingDrive:
 
     def _new(self, knob: _Knob) -> Session:
         return Session(
-            knob.settings, reference=knob.reference, bound=self._bound, run_steps=self._run_steps, home=knob.home
+            knob.settings,
+            reference=knob.reference,
+            bound=self._bound,
+            run_steps=self._run_steps,
+            home=knob.home,
+            unit="MHz" if knob.name == CLOCK else "W",
         )
 
     def _obeyed(self, now: Situation) -> bool:

@@ -81,6 +81,7 @@ class Session:
         bound: how much longer a step may take.
         run_steps: length of the run; None = unknown.
         home: the reference in words.
+        unit: of the settings.
     """
 
     def __init__(
@@ -92,11 +93,12 @@ class Session:
         run_steps: int | None = None,
         rules: Rules | None = None,
         home: str = "default clocks",
+        unit: str = "MHz",
     ) -> None:
         self._settings, self._reference, self._bound = tuple(settings), reference, bound
         self._run_steps, self._rules = run_steps, rules or Rules()
         self._run_s = self._spent_s = 0.0
-        self._home = home
+        self._home, self._unit = home, unit
         self._room: float | None = None  # what a group says that this rank may be slowed; None = the bound
         self.state: State = "learning"
         self.choice: Choice | None = None
@@ -214,7 +216,7 @@ class Session:
             return
         self._asked, self._hunt, self._trial = 0, None, None
         known = next((one for one in self._known if one.setting == setting), None)
-        why = f"the plan of its group: {setting:.0f}, because the slowest rank sets the pace"
+        why = f"the plan of its group: {setting:.0f} {self._unit}, because the slowest rank sets the pace"
         if known is None:
             self._settle(None, why)
             return
@@ -277,7 +279,9 @@ class Session:
     def _maybe_measure(self) -> None:
         if self._trial is not None and self._affordable():
             self.state = "measuring"
-            self.reason = f"measuring at {self._trial.setting:.0f}, then beside {self._reference:.0f}"
+            self.reason = (
+                f"measuring at {self._trial.setting:.0f} {self._unit}, then beside {self._reference:.0f} {self._unit}"
+            )
         elif self.state == "measuring":
             self.state = "chosen" if self.choice is not None else "waiting"
 
