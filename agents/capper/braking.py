@@ -88,7 +88,10 @@ class RowBrake:
                 self._keeper.yield_to_others(gpu, f"power_limit_w was changed by others to {knob.read()}", now_s)
                 self._keeper.settle()
                 return None
-            problem = knob.apply(watts, now_s)
+            # What the node's own loop chose below the brake stays.
+            limit_w = watts if lease.chosen_w is None else min(watts, lease.chosen_w)
+            ours = None if knob.claim is None else knob.claim.ours
+            problem = "" if ours is not None and knob.exactly(limit_w, ours) else knob.apply(limit_w, now_s)
         except ActuatorError as error:
             problem, watts = str(error), 0.0
         if problem:

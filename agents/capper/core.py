@@ -18,15 +18,15 @@ from agents.capper import verify
 from agents.capper.acks import AckWriter
 from agents.capper.actuators.base import Actuator
 from agents.capper.actuators.errors import ActuatorError
-from agents.capper.bounds import NotAllowed, snap
+from agents.capper.bounds import NotAllowed
 from agents.capper.braking import RowBrake
 from agents.capper.errors import CapperError
+from agents.capper.fast import FastLoop
 from agents.capper.folder_lock import FolderLock
 from agents.capper.gpu import Gpu, Lease, Row
 from agents.capper.grants import Ask, ForeignFound, Plan, asks, execute, plan, refused
 from agents.capper.holdings import Holdings
 from agents.capper.keeper import Keeper
-from agents.capper.knob import Knob
 from agents.capper.mark import HighWaterMark
 from agents.capper.settings import CapperSettings
 from streams.contract.failpoints import hit
@@ -72,6 +72,7 @@ class Capper:
         )
         self._counts = self._keeper.counts
         self._brake = RowBrake(settings=settings, holdings=self._holdings, keeper=self._keeper, writer=self._writer)
+        self._fast = FastLoop(settings=settings, holdings=self._holdings, keeper=self._keeper, wall_ns=wall_ns)
         self._gpus: dict[str, Gpu] = {}
         self._answers: OrderedDict[tuple[int, int], PowerApplied] = OrderedDict()
         self._started = False
@@ -270,8 +271,9 @@ class Capper:
             command.mode,
             command.strategy,
             item.clocks,
-            item.ceiling_w,
-            item.table,
+            ceiling_w=item.ceiling_w,
+            table=item.table,
+            chosen_w=item.chosen_w,
         )
         self._brake.granted(gpu, item.braked_w)
 
@@ -283,50 +285,15 @@ class Capper:
         Returns the lock in force per GPU, which differs from the wanted one where it was refused.
         """
         now_s = self._monotonic()
-        return {uuid: self._set_clock(uuid, mhz, now_s) for uuid, mhz in wanted.items()}
+        return {uuid: self._fast.clock(self._gpus.get(uuid), mhz, now_s) for uuid, mhz in wanted.items()}
 
-    def _set_clock(self, uuid: str, mhz: int | None, now_s: float) -> int | None:
-        gpu = self._gpus.get(uuid)
-        if gpu is None or (knob := gpu.clock) is None:
-            return None
-        lease = gpu.lease
-        if lease is None or lease.clocks is None or now_s >= lease.expires_s or knob.claim is None:
-            return self._lock(knob, "no_lease")
-        target = knob.claim.saved.previous
-        if mhz is not None:
-            if type(mhz) is not int or not lease.clocks.low <= mhz <= lease.clocks.high:
-                return self._lock(knob, "outside_lease")
-            target = snap(mhz, lease.clocks, knob.bounds().grid)
-            # A release must never wait for a rate limit: latency comes first.
-            if target != knob.claim.ours and now_s - knob.changed_at_s < self.settings.min_clock_interval_s:
-                return self._lock(knob, "rate")
-        self._turn(gpu, knob, target, now_s)
-        return self._lock(knob)
+    def set_limits(self, wanted: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Sets power limits, watts, at or below the ceilings of the live leases; None = back to the ceiling.
 
-    def _turn(self, gpu: Gpu, knob: Knob, target: float | None, now_s: float) -> None:
-        try:
-            if knob.foreign():
-                self._keeper.yield_to_others(gpu, f"sm_lock_mhz was changed by others to {knob.read()}", now_s)
-            elif knob.claim is None or target == knob.claim.ours:
-                return
-            elif problem := knob.apply(target, now_s):
-                self._keeper.shun(gpu, problem, now_s)
-            else:
-                return
-        except ActuatorError as error:
-            self._keeper.lose(gpu, knob, error)
-        self._keeper.settle()
-
-    def _lock(self, knob: Knob, refused_as: str = "") -> int | None:
-        """The lock in force; counts a refusal."""
-        if refused_as:
-            self._counts[f"clock_refused.{refused_as}"] += 1
-        claim = knob.claim
-        try:
-            value = claim.ours if claim is not None and claim.known else knob.read()
-        except ActuatorError:
-            return None
-        return None if value is None else round(value)
+        Returns the limit in force per GPU, which differs from the wanted one where it was refused or held.
+        """
+        now_s = self._monotonic()
+        return {uuid: self._fast.limit(self._gpus.get(uuid), watts, now_s) for uuid, watts in wanted.items()}
 
     def row_load(self, watts: float | None, age_s: float) -> bool:
         """What the row's meter says (None = nothing) and its age; brakes at once. False = no meter is set up here."""

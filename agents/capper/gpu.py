@@ -21,8 +21,9 @@ class Lease:
     mode: Mode
     strategy: str
     clocks: ClockWindow | None
-    ceiling_w: float | None = None  # the limit that was granted, whatever the brake makes of it
+    ceiling_w: float | None = None  # granted: the highest that brake and node's own loop may leave; None = none is
     table: Table | None = None
+    chosen_w: float | None = None  # what that loop set below it; renewals inside this ceiling leave it
 
 
 @dataclass(slots=True)

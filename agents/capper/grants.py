@@ -9,7 +9,7 @@ from agents.capper.actuators.errors import ActuatorError
 from agents.capper.bounds import ClockWindow, NotAllowed, allowed_clocks, allowed_power, snap
 from agents.capper.brake import Table, table_of
 from agents.capper.braking import RowBrake
-from agents.capper.gpu import Gpu, Row
+from agents.capper.gpu import Gpu, Lease, Row
 from agents.capper.knob import Claim, Knob
 from agents.capper.settings import CapperSettings
 from streams.contract.records import PowerDesired
@@ -46,10 +46,11 @@ class Plan:
     gpu: Gpu
     row: Row
     watts: float | None = None
-    ceiling_w: float | None = None
+    ceiling_w: float | None = None  # granted, whether or not anything has to be set for it
     braked_w: float | None = None  # below the ceiling, for the row's sake
     table: Table | None = None
     clocks: ClockWindow | None = None
+    chosen_w: float | None = None  # of the lease before, where it still stands
     claims: list[tuple[Knob, Claim]] = field(default_factory=list)
     drop: list[Knob] = field(default_factory=list)
 
@@ -127,9 +128,11 @@ def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, brake: RowBrake,
     made.row.previous_w = previous
     bounds = knob.bounds()
     allowed = allowed_power(ask.watts, bounds=bounds, settings=settings, previous=previous, current=current)
-    value = round(brake.under(made.gpu, allowed.value, ask.table, now_s), 3)
+    braked_w = round(brake.under(made.gpu, allowed.value, ask.table, now_s), 3)
     made.ceiling_w, made.table = allowed.value, ask.table
-    made.braked_w = value if value < allowed.value else None
+    made.braked_w = braked_w if braked_w < allowed.value else None
+    made.chosen_w = _still_chosen(made.gpu.lease, allowed.value, now_s)
+    value = braked_w if made.chosen_w is None else min(braked_w, made.chosen_w)
     if brake.active and ask.table is not None and knob.claim is None:
         made.claims.append((knob, claim))  # a brake must not wait for a disk
     if not knob.exactly(value, current) and not knob.exactly(value, claim.asked):
@@ -141,8 +144,17 @@ def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, brake: RowBrake,
         made.claims += [(knob, claim)] if knob.claim is None and not made.claims else []
     made.row.status = "clamped" if allowed.clamped or made.braked_w is not None else "applied"
     if made.braked_w is not None:
-        return brake.note(allowed.value, value, ask.table, now_s)
+        return brake.note(allowed.value, braked_w, ask.table, now_s)
+    if made.chosen_w is not None:
+        return f"limit {value:g} W, chosen on the node within {allowed.value:g} W"
     return allowed.clamped or f"limit {allowed.value:g} W"
+
+
+def _still_chosen(lease: Lease | None, ceiling_w: float, now_s: float) -> float | None:
+    """What the node's own loop set under the lease before, where it lies below the new ceiling."""
+    if lease is None or lease.chosen_w is None or now_s >= lease.expires_s:
+        return None
+    return lease.chosen_w if lease.chosen_w < ceiling_w else None
 
 
 def _plan_clocks(made: Plan, ask: Ask, settings: CapperSettings, wall_ns: int) -> str:

@@ -19,10 +19,11 @@ SOCKET_NAME = "capper.sock"
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request. `envelope` is the raw JSON text of a PowerDesired, passed on as it was signed."""
 
-    op: Literal["grant", "clocks", "row", "events", "status", "restore"]
+    op: Literal["grant", "clocks", "limits", "row", "events", "status", "restore"]
     envelope: str = ""
     received_ns: int = 0
     wanted: dict[str, int | None] = {}
+    limits: dict[str, float | None] = {}
     watts: float | None = None  # what the row's meter says; null = nothing
     age_s: float = 0.0
     reason: str = ""
@@ -56,6 +57,8 @@ def answer(capper: Capper, request: Request, events: list[PowerApplied]) -> byte
             body["effective"] = capper.set_clocks(request.wanted)
         case "row":
             body["used"] = capper.row_load(request.watts, request.age_s)
+        case "limits":
+            body["effective"] = capper.set_limits(request.limits)
         case "events":
             body["events"] = events
         case "status":

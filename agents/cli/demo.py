@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agents.cli.base import DONE, FAILED, USAGE, EoError
+from agents.node.training_rules import KNOBS
 from streams.contract.layout import Layout
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example: eo demo --nodes 20\n"
         "example: eo demo --fault hungry-load@20+30    a fault 20 s after the first row, for 30 s\n"
+        "example: eo demo --nodes 20 --training    one node trains; its job's choice takes about three minutes\n"
         "example: eo demo fault slow-link --for 30s    the same in a running demo, from another terminal\n"
         "example: eo demo fault --clear                end all faults; eo demo faults lists them\n"
         "environment: DEMO_SECONDS (run unattended for so long), DEMO_JSON (write the summary there),\n"
@@ -50,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy", default="balanced", help="conservative, balanced (default), aggressive or ml-driven"
+    )
+    parser.add_argument(
+        "--training", type=int, nargs="?", const=1, default=0, metavar="N",
+        help="let the last N nodes (default 1) train instead of serving; the summary says what their jobs chose",
+    )  # fmt: skip
+    parser.add_argument(
+        "--training-knob", choices=KNOBS, default="clock", help="what those jobs turn: clock (default) or power"
     )
     parser.add_argument(
         "what", nargs="*", metavar="fault NAME", help="give a running demo a fault; `faults` lists them"
@@ -100,7 +109,10 @@ def run(args: argparse.Namespace) -> int:
     planned = [demo_fault.parse(text) for text in (*os.environ.get("DEMO_FAULTS", "").split(), *args.fault)]
     refuse_misspelt(os.environ)
     layout = Layout.from_env()
-    plan = Plan(nodes=args.nodes, gpus=args.gpus, seconds=args.seconds, strategy=args.strategy, short_alerts=True)
+    plan = Plan(
+        nodes=args.nodes, gpus=args.gpus, seconds=args.seconds, strategy=args.strategy, short_alerts=True,
+        training=args.training, training_knob=args.training_knob,
+    )  # fmt: skip
     begun = time.monotonic()
     stack = Stack(layout, plan, say=_say)
     with _interruptible() as stop:
@@ -127,6 +139,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.gpus % 4 or not 4 <= args.gpus <= 16:
         raise EoError(f"--gpus {args.gpus} is not 4, 8, 12 or 16; a simulated engine spans 4 GPUs", USAGE)
+    if not 0 <= args.training < args.nodes:
+        raise EoError(f"--training {args.training} is not 0 to {args.nodes - 1}; one of the nodes must serve", USAGE)
     if args.seconds is not None and not 0 < args.seconds < float("inf"):
         raise EoError(f"--seconds {args.seconds:g} is not above 0 and finite; leave it out to run until Ctrl-C", USAGE)
     if args.strategy not in STRATEGIES:

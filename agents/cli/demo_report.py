@@ -244,10 +244,17 @@ def summarise(stack: Stack, seconds: float) -> dict[str, Any]:
         "dlq": count_messages(bootstrap, DLQ),
         "archived_rows": sum(archived.values()),
         **effects(connection),
+        "training": _training(bootstrap, connection) if plan.training else [],
         "cpu_core_seconds": {role: round(value, 2) for role, value in sorted(usage.cpu_s.items())},
         "rss_mb": {role: round(value, 1) for role, value in sorted(usage.rss_mb.items())},
         "restarts": dict(sorted(stack.processes.restarts.items())),
     }
+
+
+def _training(bootstrap: str, connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    from agents.cli import demo_training
+
+    return demo_training.count(read_topic(bootstrap, TELEMETRY), demo_training.held_out(connection))
 
 
 def effects(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
@@ -272,6 +279,8 @@ def effects(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 def text(s: dict[str, Any], layout: Layout) -> str:
     """The summary for a person, and what next."""
+    from agents.cli import demo_training
+
     cores = sum(s["cpu_core_seconds"].values()) / max(1e-9, s["wall_seconds"])
     cost = ", ".join(f"{role} {seconds:.1f} s" for role, seconds in s["cpu_core_seconds"].items())
     watts = _figure(s["power_w_controlled_mean"], "W"), _figure(s["power_w_holdout_mean"], "W")
@@ -290,6 +299,7 @@ def text(s: dict[str, Any], layout: Layout) -> str:
         ("power", f"{watts[0]} per controlled GPU, {watts[1]} per hold-out GPU"),
         ("saving", _saving(s)),
         ("p99 TBT", f"{tbt[0]} controlled, {tbt[1]} hold-out"),
+        *(("training", demo_training.sentence(row)) for row in s["training"]),
         ("loop", f"{loop[0]} p50, {loop[1]} p99, from sample to read-back"),
         ("cost", f"{cores:.2f} cores in all: {cost}"),
     ]

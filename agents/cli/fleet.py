@@ -8,6 +8,7 @@ import os
 
 from agents.cli.base import DONE, USAGE, EoError
 from agents.cli.parser import number, whole
+from agents.node.training_rules import KNOBS
 from streams.contract.layout import Layout
 
 
@@ -18,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of load, sensors and silicon spread (default 1)")
     parser.add_argument(
         "--training", type=whole(0, 100_000), default=0, help="nodes that train instead of serving (default 0)"
+    )
+    parser.add_argument("--training-knob", choices=KNOBS, default="clock", help="what their jobs turn (default clock)")
+    parser.add_argument(
+        "--training-steps", type=whole(1, 10**12), default=None, help="length of their runs (default unknown)"
+    )
+    parser.add_argument(
+        "--training-step-s", type=number(0, 3600, above=True), default=0.8, help="length of a step (default 0.8 s)"
     )
     parser.add_argument(
         "--thin", type=number(0, 1, above=True), default=None, help="share of the recorded trace that one engine takes"
@@ -47,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
         metrics=_metrics(),
         thin=args.thin,
         training=args.training,
+        training_knob=args.training_knob,
+        training_steps=args.training_steps,
+        training_step_s=args.training_step_s,
     )
     try:
         main(layout, plan, bootstrap=resolve_bootstrap(layout))

@@ -15,6 +15,7 @@ from streams.contract.errors import ContractError
 from streams.contract.kafka import assigned_consumer_config
 from streams.contract.records import Alert, Histogram, NodeFeatures, PowerApplied, PowerDesired, Record
 from streams.contract.topics import ALERT, APPLIED, DESIRED, FEATURES, Topic
+from streams.contract.training import TRAINING
 
 if TYPE_CHECKING:
     from confluent_kafka import Message, TopicPartition
@@ -44,6 +45,7 @@ class NodeView:
     lock_mhz: dict[str, int | None] = field(default_factory=dict)
     previous_limit_w: dict[str, float | None] = field(default_factory=dict)
     group: dict[str, Group] = field(default_factory=dict)
+    training: frozenset[str] = frozenset()  # GPUs of training jobs: they draw what no server does
     mode: str = "observe"
     strategy: str = "-"
     reason: str = "no envelope yet"
@@ -144,7 +146,10 @@ class LiveState:
         view.window_end_ns, view.quality = record.window_end_ns, record.quality
         view.power_w = dict(zip(record.uuid, record.features.get("power_w_last", ()), strict=False))
         second = record.window_end_ns // 1_000_000_000
+        view.training = frozenset(u for e in record.engines if e.kind == TRAINING for u in e.gpu_uuid)
         for engine in record.engines:
+            if engine.kind == TRAINING:
+                continue  # its steps are no tokens
             group = view.group.get(engine.gpu_uuid[0], "default") if engine.gpu_uuid else "default"
             for windows, counts in ((self.tbt, engine.tbt), (self.ttft, engine.ttft)):
                 windows.setdefault(group, GroupWindow()).add(second, _pairs(counts))
@@ -179,13 +184,16 @@ class LiveState:
         return sum(view.window_end_ns >= now_ns - STALE_NS for view in self.nodes.values())
 
     def mean_power_w(self, group: Group, now_ns: int | None = None) -> float | None:
-        """Mean watts per GPU of one group, from the newest sample of each node; with `now_ns` old ones do not count."""
+        """Mean watts per GPU of one group, from the newest sample of each node; with `now_ns` old ones do not count.
+
+        GPUs of training jobs are in no group's mean: they are their own reference.
+        """
         values = [
             watts
             for view in self.nodes.values()
             if now_ns is None or view.window_end_ns >= now_ns - STALE_NS
             for uuid, watts in view.power_w.items()
-            if watts is not None and view.group.get(uuid, "default") == group
+            if watts is not None and view.group.get(uuid, "default") == group and uuid not in view.training
         ]
         return sum(values) / len(values) if values else None
 

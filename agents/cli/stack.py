@@ -31,6 +31,8 @@ class Plan:
     strategy: str = "balanced"
     mode: str = "on"
     seed: int = 1
+    training: int = 0  # nodes that train instead of serving
+    training_knob: str = "clock"
     short_alerts: bool = False  # alert rules with a demo's windows, and an invented grid; else those that ship
 
 
@@ -105,7 +107,8 @@ class Stack:
         self.processes.start("worker", "worker")
         self._await_jobs()
         plan = self.plan
-        self.processes.start("fleet", "fleet", f"--nodes={plan.nodes}", f"--gpus={plan.gpus}", f"--seed={plan.seed}")
+        size = f"--nodes={plan.nodes}", f"--gpus={plan.gpus}", f"--seed={plan.seed}"
+        self.processes.start("fleet", "fleet", *size, *_training(plan))
         self.processes.start("gateway", "gateway", "--host=127.0.0.1", "--port=0")
 
     def api_address(self) -> str | None:
@@ -158,6 +161,20 @@ class Stack:
         self.processes.stop_all()
         if self._own_broker:
             brokers.down(self.layout)
+
+
+def _training(plan: Plan) -> tuple[str, ...]:
+    """The fleet's jobs, short enough that a choice is seen while somebody watches."""
+    from agents.cli.demo_training import RUN_STEPS, STEP_S
+
+    if not plan.training:
+        return ()
+    return (
+        f"--training={plan.training}",
+        f"--training-knob={plan.training_knob}",
+        f"--training-steps={RUN_STEPS}",
+        f"--training-step-s={STEP_S}",
+    )
 
 
 def fresh_folder(layout: Layout, say: Say) -> None:

@@ -23,6 +23,7 @@ from agents.node.control_loop import ControlLoop
 from agents.node.publisher import EventPublisher
 from agents.node.sources.twin import TwinSource
 from agents.node.spool import Spool
+from agents.node.training_rules import TrainingRules
 from models.twin.cluster import TwinCluster
 from streams.contract.layout import Layout
 from streams.contract.records import PowerApplied
@@ -142,10 +143,11 @@ def build(
     settings: CapperSettings | None = None,
     tracing: NodeTracing | None = None,
     training: TrainingJobs | None = None,
+    rules: TrainingRules | None = None,
 ) -> Fleet:
     """Assembles a fleet over existing registers; every node opts in, because nothing here is real hardware.
 
-    `training`: jobs of the nodes that train instead of serving.
+    `training`: jobs of the nodes that train instead of serving; `rules`: how those nodes run them.
     """
     settings = settings or CapperSettings(opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0)
     bank = Bank(registers, twin, gpus_per_engine=GPUS_PER_ENGINE, training=training)
@@ -164,7 +166,9 @@ def build(
             monotonic=monotonic,
             wall_ns=wall_ns,
         )
-        control = ControlLoop(name, capper, cluster=registers.cluster, monotonic=monotonic, wall_ns=wall_ns)
+        control = ControlLoop(
+            name, capper, cluster=registers.cluster, monotonic=monotonic, wall_ns=wall_ns, training=rules
+        )
         agent = NodeAgent(
             registers.cluster, name, [TwinSource(bank, index)], spool, control, events=events, tracing=tracing
         )

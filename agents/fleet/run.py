@@ -16,7 +16,7 @@ from agents.fleet import registers as fleet_registers
 from agents.fleet.fault_desk import FaultDesk
 from agents.fleet.fleet import CATCH_UP_S, GPUS_PER_ENGINE, SLOT_S, Fleet, build
 from agents.fleet.trace import recorded_workload
-from agents.fleet.training import TrainingJobs
+from agents.fleet.training import TrainingJobs, job_of
 from agents.node import exporter
 from agents.node.commands import CommandReader, ConsumerPort
 from agents.node.producer import ProducerPort, RebuildingProducer
@@ -45,6 +45,9 @@ class FleetPlan:
     gpus: int
     seed: int = 1
     training: int = 0  # nodes, the last ones, that train instead of serving
+    training_knob: str = "clock"
+    training_steps: int | None = None  # length of their runs; None = unknown
+    training_step_s: float = 0.8
     thin: float | None = None  # share of the recorded trace that one engine takes; None = the model's default
     metrics: tuple[str, int] | None = ("127.0.0.1", 0)  # host and port (0 = any free one); None = none served
 
@@ -74,6 +77,8 @@ class FleetProcess:
         self.telemetry = SpoolPublisher(self._telemetry_spool, producer, headers=self._headers())
         acks = applied_headers if self.tracing is None else self.tracing.applied_headers
         self.events = EventPublisher(self._event_spool, producer, headers=acks)
+        trains = range(plan.nodes - plan.training, plan.nodes)
+        jobs = TrainingJobs(self.registers, trains, seed=plan.seed, job=job_of(plan.training_step_s))
         self.fleet: Fleet = build(
             layout=layout,
             registers=self.registers,
@@ -84,7 +89,8 @@ class FleetProcess:
             monotonic=time.monotonic,
             wall_ns=time.time_ns,
             tracing=self.tracing,
-            training=TrainingJobs(self.registers, range(plan.nodes - plan.training, plan.nodes), seed=plan.seed),
+            training=jobs,
+            rules=jobs.rules(plan.training_knob, plan.training_steps),
         )
         self.faults = FaultDesk(self.fleet, twin, layout.fleet)
         handlers = {node.agent.node: partial(self.fleet.command, node) for node in self.fleet.nodes}

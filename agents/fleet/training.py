@@ -14,16 +14,24 @@ from typing import Final
 import numpy as np
 
 from agents.fleet.registers import Registers
+from agents.node.training_rules import TrainingRules
 from models.twin.job import JobLaw, Jobs, one_job, run
 from streams.contract.records import EngineReading, Histogram
+from streams.contract.training import TRAINING
 
-WORKLOAD: Final = "training"
 STACK: Final = "fine-tuning/twin/h100x8"
 # Between the fitted laws of Zeus' V100 and A40 sweeps (models/twin/data/calibration.json), scaled to 700 W.
 LAW: Final = JobLaw(static_w=110.0, v_min=0.70, x_knee=0.60, x_floor=0.17)
-JOB: Final = one_job(
-    time_s=0.8, light_share=0.3, dynamic_w=520.0, light_ratio=0.6, clock_share=0.6, static_w=120.0
-)  # fmt: skip
+
+
+def job_of(step_s: float) -> Jobs:
+    """A job whose step takes so long at its default."""
+    return one_job(
+        time_s=step_s, light_share=0.3, dynamic_w=520.0, light_ratio=0.6, clock_share=0.6, static_w=120.0
+    )  # fmt: skip
+
+
+JOB: Final = job_of(0.8)
 STEP_SIGMA: Final = 0.03
 OUTLIERS: Final = 0.01  # data loading, checkpoints
 OUTLIER_SCALE: Final = 3.0
@@ -61,6 +69,14 @@ class TrainingJobs:
         self._energy_mj = {node: registers.energy_mj[self._rows(node)].copy() for node in nodes}
         self._watts = dict.fromkeys(nodes, 0.0)
         self._mhz = dict.fromkeys(nodes, float(registers.sm_max_mhz[0]) if len(registers.sm_max_mhz) else 0.0)
+
+    def rules(self, knob: str, steps: int | None) -> TrainingRules:
+        """How their nodes run them."""
+        names = [self._name(node) for node in self.nodes]
+        return TrainingRules(knob=knob, steps={} if steps is None else dict.fromkeys(names, steps))
+
+    def _name(self, node: int) -> str:
+        return f"{self._registers.nodes[node]}/train"
 
     def _rows(self, node: int) -> slice:
         per_node = self._registers.gpus_per_node
@@ -115,10 +131,10 @@ class TrainingJobs:
         steps, seconds = job.told.get(reader, (0, 0.0))
         job.told[reader] = (job.steps, job.seconds)
         return EngineReading(
-            engine=f"{registers.nodes[node]}/train",
+            engine=self._name(node),
             kind="training",
             stack=STACK,
-            workload=WORKLOAD,
+            workload=TRAINING,
             gpu_uuid=registers.node_uuids(node),
             ts_ns=now_ns,
             requests_total=job.steps,

@@ -7,6 +7,7 @@ what came from Kafka.
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
-from agents.node.errors import CapperSilent, CapperUnavailable
+from agents.node.errors import CapperSaidNo, CapperSilent, CapperUnavailable
 from streams.contract.records import PowerApplied
 from streams.observe.notes import SpanNote
 
+log = logging.getLogger(__name__)
 TIMEOUT_S: Final = 2.0  # a set with three read-backs takes well below one second
 
 
@@ -41,6 +43,10 @@ class CapperPort(Protocol):
 
     def row_load(self, watts: float | None, age_s: float) -> bool:
         """What the row's meter says (None = nothing sound) and its age; False = this capper does not brake by it."""
+        ...
+
+    def set_limits(self, wanted: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Sets power limits (watts; None = the lease's ceiling) and returns what is in force, by UUID."""
         ...
 
     def events(self) -> list[PowerApplied]:
@@ -87,6 +93,13 @@ class SocketCapper:
     def row_load(self, watts: float | None, age_s: float) -> bool:
         return bool(self._call({"op": "row", "watts": watts, "age_s": age_s})["used"])
 
+    def set_limits(self, wanted: Mapping[str, float | None]) -> dict[str, float | None]:
+        try:
+            return cast("dict[str, float | None]", self._call({"op": "limits", "limits": dict(wanted)})["effective"])
+        except CapperSaidNo as error:
+            log.warning("%s; no power limit is chosen on this node", error)  # an older capper: it knows clocks only
+            return {}
+
     def events(self) -> list[PowerApplied]:
         return msgspec.convert(self._call({"op": "events"})["events"], list[PowerApplied])
 
@@ -119,7 +132,7 @@ class SocketCapper:
                 f"capper at {self._path} does not answer ({error}); start it with `eo capper`; sensing goes on"
             ) from error
         if not answer.get("ok"):
-            raise CapperUnavailable(f"capper at {self._path} said: {answer.get('error', 'no reason given')}")
+            raise CapperSaidNo(f"capper at {self._path} said: {answer.get('error', 'no reason given')}")
         return answer
 
     def _send(self, line: bytes) -> None:

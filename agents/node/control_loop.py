@@ -9,30 +9,38 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from agents.node import drift_ack, refusal
 from agents.node.capper_client import CapperPort
-from agents.node.engine_drive import STALE_S, ControllerPort, Drive, ServingDrive, Situation
+from agents.node.engine_drive import STALE_S, ControllerPort, Drive, InForce, ServingDrive, Situation
 from agents.node.engine_signal import Columns
 from agents.node.envelope import GRANTED, NO_TARGETS, LiveEnvelope, granted
 from agents.node.errors import CapperSilent, CapperUnavailable
+from agents.node.held import Held
 from agents.node.misses import SLO, Slo
 from agents.node.row_meter import RowMeter
+from agents.node.training_rules import TrainingRules
 from models.control.profiles import profile_for
+from models.control.training_group import RankGroup
 from streams.contract import codec, records
 from streams.contract.failpoints import hit
 from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied, PowerDesired
 from streams.observe.notes import SpanNote
 
 log = logging.getLogger(__name__)
+V = TypeVar("V", int, float)
 TRAINING: Final = "training"  # kind of an engine that serves nobody
 STEP_MHZ: Final = 15  # grid of SM clocks on data-centre GPUs
 MOST_GONE: Final = 64  # engines that are remembered though they left
 DRIFT_AGAIN_S: Final = 60.0  # one engine's drift is told once a minute, however often it recalibrates
 _DROPPING: Final = frozenset({"expiry", "restore"})
 _YIELDING: Final = frozenset({"foreign_change", "not_actuatable"})
+LIMIT_TOLERANCE_W: Final = 1.0  # as the capper's: drivers round limits to their own steps
 Clocks = dict[str, int | None]
+Limits = dict[str, float | None]
+Wanted = tuple[Clocks, Limits]
+Chosen = tuple[int | None, float | None]
 ChunkRange = tuple[int, int]
 
 
@@ -68,8 +76,7 @@ class ControlLoop:
         step_mhz: grid of clock locks.
         slo: what no request should exceed; the hour's misses are counted against it.
         chunks: where chunk sizes go; None = no engine of this node takes one.
-        training_slowdown: how much longer a step of a training job may take than at default clocks.
-        training_steps: engine -> length of its run in steps, where it is known.
+        training: how training jobs are run.
         row: the meter of this node's row, which the capper brakes by; None = there is none.
     """
 
@@ -85,8 +92,7 @@ class ControlLoop:
         step_mhz: int = STEP_MHZ,
         slo: Slo = SLO,
         chunks: ChunkPort | None = None,
-        training_slowdown: float = 0.05,
-        training_steps: Mapping[str, int] | None = None,
+        training: TrainingRules | None = None,
         row: RowMeter | None = None,
     ) -> None:
         self.node, self.cluster = node, cluster
@@ -94,20 +100,21 @@ class ControlLoop:
         self._monotonic, self.wall_ns = monotonic, wall_ns
         self._slo, self._chunks, self.row = slo, chunks, row
         self._row_problem = ""
-        self._slowdown, self._run_steps = training_slowdown, dict(training_steps or {})
+        self._training = training or TrainingRules()
+        self._groups: dict[str, RankGroup] = {}
         self._drives: dict[str, tuple[str, Drive]] = {}
-        self._chosen: Clocks = {}  # engine -> the clock of its last decision
+        self._chosen: dict[str, Chosen] = {}  # engine -> clock and limit of its last decision
         self._chunked: dict[str, int] = {}  # engine -> chunk size that we set
         self._drifted: dict[str, tuple[str, tuple[str, ...]]] = {}  # engine -> why and on which GPUs, not told yet
         self._drift_told_s: dict[str, float] = {}
         self._acks: list[PowerApplied] = []
         self._yielded: set[str] = set()
-        self._refused: set[tuple[str, int | None]] = set()
-        self._unsure: set[str] = set()  # GPUs whose lock may be another than `locks` says: told once, also to release
+        self._locks: Held[int] = Held(capper.set_clocks)
+        self._limits: Held[float] = Held(capper.set_limits, tolerance=LIMIT_TOLERANCE_W, own=False)
+        self._limits_known = False  # whether a limit may be set below its ceiling that this loop knows nothing of
         self._telemetry: tuple[NodeTelemetry, Columns, float] | None = None
         self._unavailable = False
         self.live: LiveEnvelope | None = None
-        self.locks: Clocks = {}  # effective clock lock per UUID as the capper last said
         self.reasons: dict[str, str] = {}  # engine -> why its clock is what it is
         self.refusals_total = 0
         self.notes: Sequence[SpanNote] = ()  # spans of the last traced command's grant
@@ -145,7 +152,8 @@ class ControlLoop:
         if statuses & GRANTED:
             self.live = granted(codec.decode(PowerDesired, raw), ack, received_s=received_s)
             self._yielded.clear()
-            self._refused.clear()
+            self._locks.renewed()
+            self._limits.renewed()
             self._doubt()
         elif "recommended" in statuses:
             # The mode was turned down: what is held goes back now, not at the end of the lease.
@@ -176,9 +184,9 @@ class ControlLoop:
             self._tell_row()
             if self.live is not None and now_mono_s >= self.live.expires_s:
                 self.live = None
-            wanted = {} if telemetry is None else self._wanted(telemetry, fresh, now_mono_s, only=only)
+            wanted: Wanted = ({}, {}) if telemetry is None else self._wanted(telemetry, fresh, now_mono_s, only=only)
             if self.live is None or telemetry is not None:
-                self._apply(wanted)
+                self._apply(*wanted)
             self._tell_drift(now_mono_s, telemetry)
         except CapperUnavailable as error:
             self._lost(error)
@@ -229,9 +237,8 @@ class ControlLoop:
 
     def _drop(self, event: PowerApplied) -> None:
         """Forgets the locks of the event's GPUs, and their grants unless a later command granted them again."""
-        for uuid in event.gpu.uuid:
-            self.locks.pop(uuid, None)
-        self._unsure.update(event.gpu.uuid)
+        self._locks.drop(event.gpu.uuid)
+        self._limits.drop(event.gpu.uuid, doubt=False)
         if self.live is not None and (event.epoch, event.seq) >= (self.live.epoch, self.live.seq):
             self.live = self.live.without(event.gpu.uuid)
 
@@ -242,40 +249,61 @@ class ControlLoop:
         now_s: float,
         *,
         only: frozenset[str] | None,
-    ) -> Clocks:
+    ) -> Wanted:
         if self._telemetry is None or self._telemetry[0] is not telemetry:
             self._telemetry = (telemetry, Columns(telemetry), now_s)
         _, columns, seen_s = self._telemetry
         wall_ns = self.wall_ns() if fresh else 0
         aged = {e.engine: (e, (telemetry.ts_ns - e.ts_ns) / 1e9 + now_s - seen_s) for e in telemetry.engines}
         aged |= {e.engine: (e, (wall_ns - e.ts_ns) / 1e9) for e in fresh}
-        wanted: Clocks = {}
+        clocks: Clocks = {}
+        limits: Limits = {}
         for engine, age_s in aged.values():
             if only is None or engine.engine in only or engine.engine not in self._chosen:
-                self._chosen[engine.engine] = self._engine_clock(engine, columns, age_s=age_s, now_s=now_s)
-            mhz = self._chosen[engine.engine]
+                self._chosen[engine.engine] = self._decide(engine, columns, age_s=age_s, now_s=now_s)
+            mhz, watts = self._chosen[engine.engine]
             for uuid in engine.gpu_uuid:
-                wanted[uuid] = _faster(wanted[uuid], mhz) if uuid in wanted else mhz
+                clocks[uuid] = _faster(clocks[uuid], mhz) if uuid in clocks else mhz
+                limits[uuid] = _faster(limits[uuid], watts) if uuid in limits else watts
         self._forget(aged)
         live = self.live
         if live is None:
-            return {}
-        return {uuid: mhz for uuid, mhz in wanted.items() if uuid in live.ranges and uuid not in self._yielded}
+            return {}, {}
+        ours = live.ranges.keys() - self._yielded
+        return (
+            {uuid: mhz for uuid, mhz in clocks.items() if uuid in ours},
+            {uuid: watts for uuid, watts in limits.items() if uuid in ours and uuid in live.ceilings},
+        )
 
-    def _engine_clock(self, engine: EngineReading, columns: Columns, *, age_s: float, now_s: float) -> int | None:
+    def _decide(self, engine: EngineReading, columns: Columns, *, age_s: float, now_s: float) -> Chosen:
+        """Lock and limit of all GPUs of an engine; None = its own clocks, the ceiling."""
         rows, live, name = columns.rows(engine.gpu_uuid), self.live, engine.engine
-        bounds = None
+        bounds = ceiling_w = None
         if live is not None and not self._yielded.intersection(engine.gpu_uuid):
             bounds = live.bounds(engine.gpu_uuid, default_mhz=columns.sm_max_mhz(rows), step_mhz=self._step_mhz)
+            ceiling_w = live.ceiling_w(engine.gpu_uuid)
         targets = NO_TARGETS if live is None else live.targets.get(name, NO_TARGETS)
         drive = self._drive(engine, now_s)
-        decision = drive.decide(now_s, Situation(engine, columns, rows, age_s, bounds, targets, self._step_mhz))
+        in_force = InForce(
+            tuple(self._locks.values.get(uuid) for uuid in engine.gpu_uuid),
+            tuple(self._limits.values.get(uuid) for uuid in engine.gpu_uuid),
+        )
+        situation = Situation(
+            engine, columns, rows, age_s, bounds, targets, self._step_mhz, ceiling_w=ceiling_w, in_force=in_force
+        )
+        decision = drive.decide(now_s, situation)
         self.reasons[name] = decision.reason
         if drive.drift is not None:
             self._drifted[name] = (drive.drift, engine.gpu_uuid)
-        released = bounds is None or decision.sm_mhz is None or age_s > STALE_S
-        self._take_chunk(name, None if bounds is None or age_s > STALE_S else decision.chunk_tokens)
-        return None if released or bounds is None else min(max(decision.sm_mhz or 0, bounds.min_mhz), bounds.max_mhz)
+        stale = bounds is None or age_s > STALE_S
+        self._take_chunk(name, None if stale else decision.chunk_tokens)
+        if bounds is None or stale:
+            return None, None
+        mhz, watts = decision.sm_mhz, decision.limit_w
+        return (
+            None if mhz is None else min(max(mhz, bounds.min_mhz), bounds.max_mhz),
+            None if watts is None or ceiling_w is None or watts >= ceiling_w else watts,
+        )
 
     def _drive(self, engine: EngineReading, now_s: float) -> Drive:
         held = self._drives.get(engine.engine)
@@ -285,9 +313,9 @@ class ControlLoop:
 
     def _new_drive(self, engine: EngineReading, now_s: float) -> Drive:
         if engine.kind == TRAINING:
-            from agents.node.training_drive import TrainingDrive  # most nodes train nothing
+            from agents.node.training_drive import new_drive  # most nodes train nothing
 
-            return TrainingDrive(bound=self._slowdown, run_steps=self._run_steps.get(engine.engine))
+            return new_drive(engine.engine, self._training, self._groups)
         takes = None if self._chunks is None else self._chunks.chunk_range(engine.engine)
         return ServingDrive(self._make(engine.stack, takes), now_s=now_s, slo=self._slo)
 
@@ -331,24 +359,20 @@ class ControlLoop:
 
     # --- clocks ------------------------------------------------------------------------------------------------
 
-    def _apply(self, wanted: Mapping[str, int | None]) -> None:
+    @property
+    def locks(self) -> Clocks:
+        """Effective clock lock per UUID as the capper last said."""
+        return self._locks.values
+
+    @property
+    def limits(self) -> Limits:
+        """Power limits below the ceilings of their leases, per UUID, as the capper last said; None = at the ceiling."""
+        return self._limits.values
+
+    def _apply(self, clocks: Clocks, limits: Limits) -> None:
         """Sends what differs from what is in force or may differ, but not again what was just refused."""
-        held, unsure = self.locks, self._unsure
-        goal: Clocks = {uuid: None for uuid, mhz in held.items() if mhz is not None}
-        goal.update(dict.fromkeys(unsure))
-        goal.update(wanted)
-        change = {
-            uuid: mhz
-            for uuid, mhz in goal.items()
-            if (uuid in unsure or (held.get(uuid) != mhz and (uuid, mhz) not in self._refused))
-            and uuid not in self._yielded
-        }
-        if not change:
-            return
-        effective = self._capper.set_clocks(change)
-        self.locks.update(effective)
-        unsure.difference_update(change)
-        self._refused.update((uuid, mhz) for uuid, mhz in change.items() if effective.get(uuid) != mhz)
+        self._locks.apply(clocks, but=self._yielded)
+        self._limits.apply(limits, but=self._yielded)
 
     def release(self) -> None:
         """Gives every lock back now, as at the end of a lease."""
@@ -356,7 +380,7 @@ class ControlLoop:
         for name in list(self._chunked):
             self._take_chunk(name, None)
         try:
-            self._apply({})
+            self._apply({}, {})
         except CapperUnavailable as error:
             self._lost(error)
 
@@ -364,18 +388,21 @@ class ControlLoop:
         # A capper that restarted has put everything back, one that was only slow still holds its locks: assume neither.
         self._doubt()
         self.live = None
-        self.locks.clear()
+        self._locks.values.clear()
+        self._limits.values.clear()
+        self._limits_known = False
         if not self._unavailable:
             self._unavailable = True
             log.warning("%s", error)
 
     def _doubt(self) -> None:
         """No lock that this node has or may set is taken as known until it was told once more."""
-        self._unsure.update(self.locks)
-        if self.live is not None:
-            self._unsure.update(self.live.ranges)
+        live = self.live
+        self._locks.doubt(() if live is None else live.ranges)
+        self._limits.doubt(() if live is None or self._limits_known else live.ceilings)
+        self._limits_known = self._limits_known or live is not None
 
 
-def _faster(one: int | None, other: int | None) -> int | None:
-    """The clock of a GPU that two engines share: release wins, then the higher one."""
+def _faster(one: V | None, other: V | None) -> V | None:
+    """The clock, or the limit, of a GPU that two engines share: release wins, then the higher one."""
     return None if one is None or other is None else max(one, other)

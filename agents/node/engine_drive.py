@@ -43,8 +43,16 @@ class ControllerPort(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class InForce:
+    """What the capper last said of each of the engine's GPUs; None = its own clocks, the ceiling of its limit."""
+
+    locks_mhz: tuple[int | None, ...] = ()
+    limits_w: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
-    """One engine at one moment. `bounds`: granted to all of its GPUs; None = nothing is."""
+    """One engine at one moment. `bounds`, `ceiling_w`: granted to all of its GPUs; None = nothing is."""
 
     engine: EngineReading
     columns: Columns
@@ -53,6 +61,8 @@ class Situation:
     bounds: ClockBounds | None
     targets: Targets
     step_mhz: int
+    ceiling_w: float | None = None
+    in_force: InForce = InForce()
 
     @property
     def default(self) -> ClockBounds | None:
@@ -173,7 +183,8 @@ class ServingDrive:
             missed_ratio=_rounded(self._misses.missed_ratio),
             chunk_tokens=self._chunk,
             slack_ratio=_rounded(health.slack) if self._state == "controlled" else None,
-            trim_ratio=_rounded(health.trim) if self._state == "controlled" else None,
+            wait_price_w=_rounded(health.wait_price_w) if self._state == "controlled" else None,
+            meet_ratio=_rounded(health.meet) if self._state == "controlled" else None,
         )
 
 

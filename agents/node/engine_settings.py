@@ -36,10 +36,11 @@ class EngineSettings:
     stack: str = ""
     workload: str = ""
     steps: str = ""  # of a training job: length of the run
+    group: str = ""  # of a rank: the data-parallel job that it belongs to; its ranks here are planned together
 
     def __str__(self) -> str:
         rest = {"gpus": ",".join(self.gpus), "name": self.name, "stack": self.stack, "workload": self.workload}
-        rest["steps"] = self.steps
+        rest |= {"steps": self.steps, "group": self.group}
         return " ".join([self.kind, self.url, *(f"{key}={value}" for key, value in rest.items() if value)])
 
 
@@ -105,6 +106,10 @@ def _checked(engine: EngineSettings, where: str) -> EngineSettings:
         near = difflib.get_close_matches(kind, KINDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KINDS)}"
         raise SettingsError(f"{where} is of kind {engine.kind!r}, which is not known; {hint}")
+    if engine.group and (kind != "training" or not engine.name):
+        raise SettingsError(
+            f"{where} sets group to {engine.group!r}; only a training job has one, and it needs a name of its own"
+        )
     if engine.steps and not engine.name:
         raise SettingsError(f"{where} sets steps and no name; give the job a name, unique in the cluster")
     if engine.steps and (kind != "training" or not engine.steps.isdecimal() or not 1 <= int(engine.steps) <= 10**12):

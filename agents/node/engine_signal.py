@@ -46,6 +46,11 @@ class Columns:
         """The slowest clock: it sets the pace of an engine that spans several GPUs."""
         return _least(None if self._gpu is None else self._gpu.sm_mhz, rows)
 
+    def limit_min_w(self, rows: Sequence[int]) -> float | None:
+        """The lowest power limit that all of the GPUs take; None when none says."""
+        column = None if self._gpu is None else self._gpu.limit_min_w
+        return max((v for v in (column[row] for row in rows) if v is not None), default=None) if column else None
+
     def power_w(self, rows: Sequence[int]) -> float | None:
         """Mean watts of one GPU; None when any is unknown."""
         column = None if self._gpu is None else self._gpu.power_w

@@ -6,7 +6,7 @@ Only what the capper acknowledged as applied or clamped is in here; a hold-out G
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from models.control.types import ClockBounds, Targets
@@ -33,6 +33,7 @@ class LiveEnvelope:
     expires_s: float
     ranges: dict[str, ClockRange]
     targets: dict[str, Targets]
+    ceilings: dict[str, float] = field(default_factory=dict)  # highest power limit, of GPUs that have a range
 
     def bounds(self, uuids: Iterable[str], *, default_mhz: int | None, step_mhz: int) -> ClockBounds | None:
         """The range that all GPUs of an engine share; None when one of them has no grant: then none is touched."""
@@ -43,13 +44,23 @@ class LiveEnvelope:
         low, high = max(r.min_mhz for r in granted), min(r.max_mhz for r in granted)
         return ClockBounds(low, high, default_mhz or high, step_mhz) if low <= high else None
 
+    def ceiling_w(self, uuids: Iterable[str]) -> float | None:
+        """The highest power limit that all GPUs of a job may have; None when one of them is granted none.
+
+        Only a GPU with a clock range has one: a cap without it is somebody's hold or a freeze, and leaves no choice.
+        """
+        found = [self.ceilings.get(uuid) for uuid in uuids]
+        granted = [watts for watts in found if watts is not None]
+        return min(granted) if granted and len(granted) == len(found) else None
+
     def without(self, uuids: Iterable[str]) -> LiveEnvelope | None:
         """The lease after it ended for some GPUs; None when it ended for all that it granted a range to."""
         ended = self.ranges.keys() & set(uuids)
         if not ended:
             return self
         left = {uuid: held for uuid, held in self.ranges.items() if uuid not in ended}
-        return replace(self, ranges=left) if left else None
+        ceilings = {uuid: watts for uuid, watts in self.ceilings.items() if uuid in left}
+        return replace(self, ranges=left, ceilings=ceilings) if left else None
 
 
 def granted(desired: PowerDesired, ack: PowerApplied, *, received_s: float) -> LiveEnvelope | None:
@@ -65,5 +76,11 @@ def granted(desired: PowerDesired, ack: PowerApplied, *, received_s: float) -> L
     }
     if not any(s in GRANTED for s in status.values()):
         return None
+    previous = dict(zip(ack.gpu.uuid, ack.gpu.previous_limit_w, strict=True))
+    ceilings = {  # the capper never sets above what it found
+        uuid: min(watts, previous.get(uuid) or watts)
+        for uuid, watts in zip(columns.uuid, columns.max_power_w, strict=True)
+        if uuid in ranges and watts is not None
+    }
     targets = {t.engine: Targets(t.tbt_ms, t.ttft_ms, t.e2e_ms) for t in desired.targets}
-    return LiveEnvelope(desired.epoch, desired.seq, received_s + desired.ttl_ms / 1000, ranges, targets)
+    return LiveEnvelope(desired.epoch, desired.seq, received_s + desired.ttl_ms / 1000, ranges, targets, ceilings)

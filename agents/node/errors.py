@@ -29,5 +29,9 @@ class CapperUnavailable(NodeError):
     """The capper does not answer; it restores limits by itself, so the agent only goes on sensing."""
 
 
+class CapperSaidNo(CapperUnavailable):
+    """The capper answered that it does not do this."""
+
+
 class CapperSilent(CapperUnavailable):
     """The capper took a request and did not answer: it may or may not have obeyed."""

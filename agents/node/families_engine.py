@@ -37,7 +37,11 @@ CONTROL: Final = {
     "eo_engine_chunk_tokens": ("chunk_tokens", "Chunk size that we set, where the engine takes one while it runs."),
     "eo_engine_slowdown_ratio": ("slowdown_ratio", "Upper end of a training job's slowdown against default clocks."),
     "eo_engine_first_token_slack_ratio": ("slack_ratio", "Learned: below 1 more first tokens came late than may."),
-    "eo_engine_gap_trim_ratio": ("trim_ratio", "Learned: correction of the mean gap's target (1 = none)."),
+    "eo_engine_wait_price_watts": (
+        "wait_price_w",
+        "Learned: watts that a running sequence is counted at (0 = no bound).",
+    ),
+    "eo_engine_meet_ratio": ("meet_ratio", "Learned: share of the time in prefill that a token meets (1 = all)."),
     "eo_engine_saving_ratio": ("saving_ratio", "Estimated energy saving of a training job against default clocks."),
 }
 Recent = Sequence[Sequence[EngineReading]]

@@ -82,8 +82,7 @@ class AgentProcess:
             self._capper,
             cluster=settings.cluster,
             slo=slo,
-            training_slowdown=settings.training_slowdown,
-            training_steps={e.name: int(e.steps) for e in settings.engine if e.steps},
+            training=settings.training,
             row=RowMeter(settings.row_meter, stuck_s=settings.row_meter_stuck_s) if settings.row_meter else None,
         )
         self.agent = NodeAgent(

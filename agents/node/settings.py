@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from agents.node import engine_settings
 from agents.node.engine_settings import EngineSettings
 from agents.node.errors import SettingsError
+from agents.node.training_rules import KNOBS, TrainingRules
 
 ENV_PREFIX: Final = "EO_NODE_"
 CONFIG_NAME: Final = "EO_NODE_CONFIG"
@@ -65,6 +66,7 @@ class NodeSettings:
     training_slowdown: float = 0.05  # how much longer a step of a training job may take than at default clocks
     row_meter: tuple[str, ...] = ()  # power domains of this node's record that together are its row, e.g. pdu-a,pdu-b
     row_meter_stuck_s: float = 60.0  # a feed that does not move for so long is no reading; 0 = it may
+    training_knob: str = "clock"  # or "power": limits below the envelope's ceiling instead of clocks
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -78,6 +80,16 @@ class NodeSettings:
     def source_names(self) -> tuple[str, ...]:
         """The sources to read: those named, and the engines where some are given."""
         return (*self.sources, "engines") if self.engine and "engines" not in self.sources else self.sources
+
+    @property
+    def training(self) -> TrainingRules:
+        """How the training jobs of this node are run."""
+        return TrainingRules(
+            self.training_slowdown,
+            self.training_knob,
+            {e.name: int(e.steps) for e in self.engine if e.steps},
+            {e.name: e.group for e in self.engine if e.group},
+        )
 
     def source_options(self, source: str) -> dict[str, object]:
         """What a source's factory gets."""
@@ -145,6 +157,8 @@ def _check(s: NodeSettings) -> None:
         raise SettingsError("source replay needs a recording; give its path with EO_NODE_REPLAY_PATH")
     if len(set(s.row_meter)) != len(s.row_meter):
         raise SettingsError(f"row_meter is {','.join(s.row_meter)}; name each domain once, their power is added")
+    if s.training_knob not in KNOBS:
+        raise SettingsError(f"training_knob is {s.training_knob!r}; one of {', '.join(KNOBS)}")
     if s.log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise SettingsError(f"log_level is {s.log_level!r}; one of DEBUG, INFO, WARNING, ERROR")
 

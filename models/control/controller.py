@@ -76,7 +76,8 @@ class LocalController:
             power_error=seen.power_error,
             recalibrating=self.recalibrating,
             slack=self._memory[memory.S_SLACK],
-            trim=self._memory[memory.S_TRIM] * self._memory[memory.S_ANSWER],
+            wait_price_w=self._memory[memory.S_PRICE],
+            meet=self._memory[memory.S_MEET],
         )
 
     def step(

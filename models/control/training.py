@@ -8,14 +8,24 @@ The search is a coroutine: it asks for blocks and is sent what they measured. It
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 
 from models.control.curve import Curve, fit_curve
 from models.control.promise import UPWARDS, Stakes, promise
 from models.control.trials import SPOILED, Block, Candidate, Noise, Rules, Trial, reach_sigma
 
-__all__ = ["Block", "Choice", "Rules", "Search", "Trial", "recheck", "search"]
+__all__ = ["Block", "Choice", "Known", "Rules", "Search", "Trial", "recheck", "search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A setting that was measured, or lies on the curve of those that were; `at_most`: upper end of its slowdown."""
+
+    setting: float
+    slowdown: float
+    at_most: float
+    saving: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class Choice:
     steps: int
     measured: tuple[float, ...]
     reason: str
+    known: tuple[Known, ...] = ()  # all that is known of other settings, for a group that must choose again
 
 
 Search = Generator[Trial, Block, Choice]
@@ -94,6 +105,7 @@ class _Hunt:
             for side in (-1.0, 1.0):  # a batch size can be changed both ways, a limit below the default only one
                 yield from self._outwards([one for one in self._order if (one - self._reference) * side > 0.0])
             yield from self._settle_open()
+        yield from self._settle_cheaper()
 
     def _along_curve(self) -> Generator[Trial, Block, None]:
         """Slowdown is smooth in a finely graded clock: all measurements together place its crossing of the bound."""
@@ -204,6 +216,22 @@ class _Hunt:
                 return
             yield from self.pair(max(unsure, key=Candidate.saving))
 
+    def _settle_cheaper(self) -> Generator[Trial, Block, None]:
+        """Candidates that surely keep the bound and may be cheaper than the best, while their energy does not say."""
+        while self._affordable():
+            best = self._best()
+            least = 0.0 if best is None else best.log_energy()
+            unsure = [
+                one
+                for one in self._tried.values()
+                if one is not best
+                and one.verdict(self._bound) == "feasible"
+                and one.log_energy() - one.error() < least - self._rules.worth
+            ]
+            if not unsure:
+                return
+            yield from self.pair(min(unsure, key=Candidate.log_energy))
+
     def _decidable(self, one: Candidate) -> bool:
         """Whether the rest of the budget could show that it keeps the bound, were its slowdown at the hopeful end."""
         pairs = len(one.slower) + self._left / (2.0 * self._rules.block_steps)
@@ -229,7 +257,7 @@ class _Hunt:
 
     def _best(self) -> Candidate | None:
         sure = [one for one in self._tried.values() if one.verdict(self._bound) == "feasible"]
-        sure = [one for one in sure if one.log_energy() < -one.error()]  # cheaper, and not by luck alone
+        sure = [one for one in sure if one.log_energy() < -self._rules.cheaper * one.error()]
         return max(sure, key=Candidate.saving, default=None)
 
     def choice(self) -> Choice:
@@ -238,8 +266,26 @@ class _Hunt:
         measured = tuple(sorted(one.setting for one in self._tried.values() if one.slower))
         best, curve = self._best(), self._curve_choice(spent, measured) if self._fine else None
         if best is not None and (curve is None or best.saving() >= curve.saving):
-            return self._chosen(best.setting, best.middle(), best.interval(), best.saving(), spent, measured)
-        return curve or self._kept(spent, measured)
+            found = self._chosen(best.setting, best.middle(), best.interval(), best.saving(), spent, measured)
+        else:
+            found = curve or self._kept(spent, measured)
+        return replace(found, known=self._known())
+
+    def _known(self) -> tuple[Known, ...]:
+        least = self._rules.least_pairs
+        sure = [one for one in self._tried.values() if len(one.slower) >= least]
+        found = {
+            one.setting: Known(one.setting, exp(one.middle()) - 1.0, one.interval()[1], one.saving()) for one in sure
+        }
+        curves = self._curves() if self._fine else None
+        if curves is not None:
+            reach, far = self._curve_reach(), max(one.setting_distance(self._reference) for one in self._near())
+            for one in self._order:
+                if abs(one - self._reference) <= far and one not in found:
+                    slower, error = curves[0].at(one), reach * curves[0].error(one) + self._rules.misfit
+                    saving = 1.0 - exp(curves[1].at(one))
+                    found[one] = Known(one, exp(slower) - 1.0, exp(slower + error) - 1.0, saving)
+        return tuple(found[one] for one in sorted(found, reverse=True))
 
     def _curve_choice(self, spent: int, measured: tuple[float, ...]) -> Choice | None:
         setting, curves = self._on_curve(sure=self._curve_reach()), self._curves()

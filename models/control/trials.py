@@ -29,6 +29,7 @@ class Rules:
     block_steps: int = 16
     settle_steps: int = 2  # of each block, while the limit settles
     sure: float = 2.7  # standard errors between the interval's middle and its ends, before looks are counted
+    cheaper: float = 2.0  # standard errors by which a setting must be cheaper: looked at often, luck alone shows some
     hope: float = 2.0  # standard errors below its middle that a candidate's slowdown may turn out to be
     first_pairs: int = 3  # of blocks a candidate gets before the next one is looked at
     coarse: int = 9  # a knob with more settings is searched along a fitted curve instead of one by one

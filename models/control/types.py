@@ -67,6 +67,7 @@ class Decision:
     sm_mhz: int | None
     reason: str
     chunk_tokens: int | None = None  # where the engine takes one
+    limit_w: float | None = None  # wanted power limit of each GPU, for jobs that use that knob; None = the ceiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +80,6 @@ class Health:
     time_error: float | None = None  # of the newest window
     power_error: float | None = None
     recalibrating: bool = False
-    slack: float | None = None  # factors of the first token's slack and of the mean gap's target
-    trim: float | None = None
+    slack: float | None = None  # factor of the first token's slack
+    wait_price_w: float | None = None  # watts that a running sequence is counted at
+    meet: float | None = None  # how much of the share of time in prefill a token meets

@@ -99,6 +99,8 @@ def _decide(facts: Facts, strategy: Strategy) -> Grant:
     clocks, watts = _clocks(facts, strategy), _ceiling_w(facts.device, strategy)
     if facts.pid_w is not None:
         clocks, watts = (None, None), float(round(within(facts.pid_w, facts.device)))
+    if facts.training and facts.pid_w is None and watts is None and clocks[1] is not None:
+        watts = facts.device.limit_default_w  # changes nothing by itself: its node may choose a limit below it
     if facts.budget_w is not None and (watts is None or facts.budget_w < watts):
         limit = within(facts.budget_w, facts.device)
         return Grant(*clocks, limit, "budget", f"Power budget: at most {limit:.0f} W for this GPU.")
@@ -165,7 +167,7 @@ def _energy_reason(facts: Facts, strategy: Strategy, clocks: tuple[int | None, i
     if facts.training:
         return (
             f"Strategy {strategy.name}: {clocks[0]}-{clocks[1]} MHz for the training job {facts.engine}, whose "
-            f"node keeps the bound on its slowdown, with {ceiling}."
+            f"node keeps the bound on its slowdown by clocks or limits, with {ceiling}."
         )
     return (
         f"Strategy {strategy.name}: the lowest clock in {clocks[0]}-{clocks[1]} MHz that keeps the latency targets of "

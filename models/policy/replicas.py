@@ -245,7 +245,9 @@ class ReplicaPlanner:
         )
         if cost == inf:
             return inf, inf
-        waits = replicas * self._plant.gpus * (cost - gpu_w) * (1.0 + self._node.host_per_gpu_w) / self._node.supply_ratio
+        waits = (
+            replicas * self._plant.gpus * (cost - gpu_w) * (1.0 + self._node.host_per_gpu_w) / self._node.supply_ratio
+        )
         watts = self.wall_w(replicas, gpu_w, seen.total) * self._packing.price
         return watts + waits, watts
 

@@ -12,6 +12,7 @@
 --   tbt_p99_to_holdout_ratio: its p99 time between tokens over the hold-out's
 --   ttft_p99_to_holdout_ratio: its p99 time to first token over the hold-out's
 --   simulated_ratio: share of simulated readings, 0..1
+-- Training jobs are left out: their steps are no requests.
 -- Quantiles come from pooled histograms (2.2 % wide buckets, interpolated inside), never from means of quantiles.
 -- A minute counts for the controlled arm when it was controlled within 15 s of its first sample: the minute in which
 -- control began would otherwise bring uncontrolled seconds in.
@@ -28,7 +29,7 @@ compared AS MATERIALIZED (
     FROM engine_minute AS engines
     INNER JOIN engine_minutes AS arms USING (minute, engine)
     WHERE engines.minute >= since($hours) AND coalesce(arms.granted_ns - engines.first_ts_ns < 15000000000, true)
-        AND (arms.arm = 'controlled' OR engines.engine NOT IN (FROM controlled))
+        AND (arms.arm = 'controlled' OR engines.engine NOT IN (FROM controlled)) AND NOT trains(engines.workload)
 ),
 
 both_arms AS (

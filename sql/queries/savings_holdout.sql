@@ -15,6 +15,7 @@
 --   holdout_gpus: GPUs
 --   minutes: minutes in which both arms have rows
 --   simulated_ratio: share of simulated samples, 0..1
+-- Training jobs are left out: each is its own reference, and one that trains beside one that serves compares nothing.
 -- The units are whole engines, since GPUs of one engine rise and fall together: the spread between engines, not between
 -- samples, is what the interval must show. It is the normal interval of the logarithm of the ratio of the two means
 -- (delta method): var(log ratio) = var_c / (n_c mean_c^2) + var_h / (n_h mean_h^2).
@@ -33,7 +34,7 @@ compared AS MATERIALIZED (
     FROM gpu_minute AS gpus
     INNER JOIN gpu_arm AS arms USING (minute, uuid)
     WHERE gpus.minute >= since($hours) AND coalesce(arms.granted_ns - gpus.first_ts_ns < 15000000000, true)
-        AND (arms.arm = 'controlled' OR gpus.uuid NOT IN (FROM controlled))
+        AND (arms.arm = 'controlled' OR gpus.uuid NOT IN (FROM controlled)) AND NOT trains(gpus.workload)
 ),
 
 both_arms AS (

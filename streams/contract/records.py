@@ -150,7 +150,8 @@ class EngineControl(Record, frozen=True, kw_only=True):
     slowdown_ratio: float | None = None  # of a training job against its own default clocks: upper end of the interval
     saving_ratio: float | None = None  # the same for its energy, estimate
     slack_ratio: float | None = None  # learned: below 1 more first tokens came late than may, above 1 fewer
-    trim_ratio: float | None = None  # learned: what the mean gap's target is corrected by, so that answers end in time
+    wait_price_w: float | None = None  # learned: watts that a running sequence is counted at: the end-to-end bound
+    meet_ratio: float | None = None  # learned: how much of the share of time in prefill a token meets
 
 
 class EngineReading(Record, frozen=True, kw_only=True):
@@ -254,7 +255,7 @@ class LatencyTarget(Record, frozen=True, kw_only=True):
     engine: str
     tbt_ms: float | None = None
     ttft_ms: float | None = None
-    e2e_ms: float | None = None
+    e2e_ms: float | None = None  # of a training rank: how long its job's slowest rank is busy in a step, at its default
 
 
 class EnvelopeColumns(Record, frozen=True, kw_only=True):

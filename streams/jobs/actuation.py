@@ -35,7 +35,7 @@ from streams.contract.topics import ANOMALY, APPLIED, FEATURES, INTENT, Topic
 from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation_decide import Decider
 from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
-from streams.jobs.actuation_latency import LatencyPools
+from streams.jobs.actuation_latency import TRAINING, LatencyPools
 from streams.jobs.actuation_slow import SlowStep
 from streams.jobs.actuation_state import SNAPSHOT_VERSION, NodeState, Options, PartitionState, Snapshot
 from streams.jobs.actuation_writer import Token, Writer, Writers
@@ -211,6 +211,8 @@ class ActuationJob:
         event_s = min(record.window_end_ns, self._ctx.wall_ns()) / 1e9
         self._event_s = max(self._event_s, event_s)
         for engine, side in zip(record.engines, sides, strict=True):
+            if engine.kind == TRAINING:
+                self._decider.paces.add(event_s, engine)
             if side != "default":
                 self._pools.add(event_s, side, engine)
         return node

@@ -18,6 +18,7 @@ from models.policy.strategies import POLICY_VERSION, Strategy
 from streams.contract.records import BrakeColumns, EngineReading, EnvelopeColumns, LatencyTarget, PowerDesired
 from streams.jobs.actuation_intents import IntentBook
 from streams.jobs.actuation_latency import TRAINING, LatencyPools, Pool
+from streams.jobs.actuation_ranks import RankPaces
 from streams.jobs.actuation_state import NodeState, Options, PartitionState
 
 
@@ -60,6 +61,7 @@ class Decider:
     strategy: Strategy
     pools: LatencyPools
     book: IntentBook
+    paces: RankPaces = field(default_factory=RankPaces)
     orders: Orders = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Decider:
             policy_version=POLICY_VERSION,
             gpu=_columns(node.uuid, facts, grants),
             reason=_summary(self.strategy, grants),
-            targets=self._targets(node, facts),
+            targets=self._targets(node, facts, now_ns),
             cause=self._causes(part, node, now_ns),
             propensity=min((propensity for _, propensity, _ in bounds), default=1.0),
             brake=brake,
@@ -131,11 +133,13 @@ class Decider:
             return f"Engine {name} has fallen silent, so its latency is unknown and the GPU stays at default."
         return None  # no engine at all: clocks are left alone anyhow, only the ceiling remains
 
-    def _targets(self, node: NodeState, facts: Sequence[Facts]) -> tuple[LatencyTarget, ...]:
+    def _targets(self, node: NodeState, facts: Sequence[Facts], now_ns: int) -> tuple[LatencyTarget, ...]:
         held = {uuid for uuid, one in zip(node.uuid, facts, strict=True) if one.holdout}
         return tuple(
             LatencyTarget(engine=engine.engine)
-            if engine.kind == TRAINING or held & set(engine.gpu_uuid)
+            if held & set(engine.gpu_uuid)
+            else self.paces.target(now_ns / 1e9, engine)
+            if engine.kind == TRAINING
             else self.pools.targets(engine)
             for engine in node.engines
         )

@@ -23,7 +23,8 @@ FORGET_S: Final = 86_400.0  # an engine that is silent for a day has gone; until
 LEARNS: Final = frozenset({"controlled", "watched", "rolled_back"})
 RATIO: Final = (0.3, 3.0)  # what a node's controller can have learned; beyond it is noise or another unit
 SLACK: Final = (0.1, 10.0)
-TRIM: Final = (0.3, 3.0)
+PRICE_W: Final = (0.0, 1e6)
+MEET: Final = (0.0, 3.0)
 Side = Literal["controlled", "holdout", "default"]
 
 
@@ -46,7 +47,8 @@ class Learned:
     decode_ratio: float | None = None
     prefill_ratio: float | None = None
     slack: float | None = None  # of controlled engines only: the others' answers keep no bound of ours
-    trim: float | None = None
+    wait_price_w: float | None = None
+    meet: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,8 @@ def learned(readings: Iterable[EngineReading]) -> Learned:
         decode_ratio=_mean_of([one.decode_ratio for one in told], RATIO),
         prefill_ratio=_mean_of([one.prefill_ratio for one in told], RATIO),
         slack=_mean_of([one.slack_ratio for one in ours], SLACK),
-        trim=_mean_of([one.trim_ratio for one in ours], TRIM),
+        wait_price_w=_mean_of([one.wait_price_w for one in ours], PRICE_W),
+        meet=_mean_of([one.meet_ratio for one in ours], MEET),
     )
 
 

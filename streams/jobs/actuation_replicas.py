@@ -174,7 +174,8 @@ class ReplicaPlans:
             decode_ratio=decode_ratio,
             prefill_ratio=1.0 if told.prefill_ratio is None else told.prefill_ratio,
             slack=1.0 if told.slack is None else told.slack,
-            trim=1.0 if told.trim is None else told.trim,
+            price_w=nan if told.wait_price_w is None else told.wait_price_w,
+            meet=1.0 if told.meet is None else told.meet,
             weight=tariff.weight,
         )
 
@@ -206,7 +207,8 @@ class ReplicaPlans:
             "decode_ratio": seen.decode_ratio,
             "prefill_ratio": load.learned.prefill_ratio,
             "slack": load.learned.slack,
-            "trim": load.learned.trim,
+            "wait_price_w": load.learned.wait_price_w,
+            "meet": load.learned.meet,
             "learned_engines": float(load.learned.engines),
             "weight": tariff.weight,
             "price_per_kwh": tariff.price_per_kwh,

@@ -32,6 +32,9 @@ MACROS: Final = (
     # A scale finer than 5 has several buckets per bucket; of a coarser one the upper edge is kept.
     "CREATE MACRO bucket_at_scale_5(bucket, scale) AS CASE WHEN scale >= 5 THEN bucket >> (scale - 5) "
     "ELSE ((bucket + 1) << (5 - scale)) - 1 END",
+    # A training job (streams.contract.training): it is its own reference, and has no request's latency.
+    "CREATE MACRO trains(workload) AS coalesce(starts_with(workload, 'training') OR starts_with(workload, 'rank-of:'), "
+    "false)",
     # What a counter rose by within its samples, extended by one sample; unknown when it was reset.
     "CREATE MACRO counter_rise(first, last, highest, samples) AS CASE WHEN samples >= 2 AND last = highest AND "
     "last >= first THEN (last - first) * samples / (samples - 1)::DOUBLE END",

@@ -260,6 +260,10 @@ class FakeCapper:
         self.locks.update({uuid: mhz for uuid, mhz in wanted.items() if uuid not in self.stuck})
         return {uuid: self.locks.get(uuid) for uuid in wanted}
 
+    def set_limits(self, wanted: Mapping[str, float | None]) -> dict[str, float | None]:
+        self._alive()
+        return dict(wanted)
+
     def events(self) -> list[PowerApplied]:
         self._alive()
         out, self.pending = self.pending, []

@@ -58,11 +58,13 @@ def desired(holdout: tuple[bool, ...]) -> bytes:
     )
 
 
-def features(second: int, watts: tuple[float | None, ...], tbt_ms: tuple[float, ...]) -> bytes:
+def features(
+    second: int, watts: tuple[float | None, ...], tbt_ms: tuple[float, ...], kinds: tuple[str, ...] = ()
+) -> bytes:
     engines = tuple(
         EngineReading(
             engine=f"e{i}",
-            kind="twin",
+            kind=kinds[i] if kinds else "twin",
             stack="s",
             workload="w",
             gpu_uuid=(f"GPU-{i}",),
@@ -121,6 +123,17 @@ def test_groups_come_from_envelopes_and_unknown_watts_do_not_count() -> None:
     assert state.mean_power_w("controlled") == 300.0
     assert state.mean_power_w("hold-out") == 500.0
     assert (state.gpus("controlled"), state.gpus("hold-out")) == (2, 1)
+
+
+def test_a_training_job_is_in_no_groups_mean_and_its_waits_are_no_tokens() -> None:
+    state = LiveState()
+    state.fold(DESIRED.name, desired((False, True, False)))
+    state.fold(FEATURES.name, features(1, (300.0, 500.0, 680.0), (20.0, 40.0, 900.0), ("twin", "twin", "training")))
+    assert state.mean_power_w("controlled") == 300.0 and state.gpus("controlled") == 2
+    p99 = state.tbt["controlled"].p99_ms()
+    assert p99 is not None and p99 < 25.0
+    state.fold(FEATURES.name, features(2, (300.0, 500.0, 600.0), (20.0, 40.0, 20.0)))
+    assert state.mean_power_w("controlled") == 450.0  # it serves again
 
 
 def test_p99_is_pooled_over_the_last_minute_only() -> None:

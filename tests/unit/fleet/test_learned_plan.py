@@ -20,7 +20,7 @@ def test_a_slower_model_is_learned_on_the_node_and_planned_for(bench: Bench, tmp
     record = codec.decode(NodeTelemetry, codec.encode(newest["sim-001"]))
     control = record.engines[0].control
     assert control is not None and control.state == "controlled"
-    assert control.slack_ratio is not None and control.trim_ratio is not None
+    assert control.slack_ratio is not None and control.wait_price_w is not None and control.meet_ratio is not None
 
     fields = {}
     for name, told in (("plain", None), ("learned", control)):

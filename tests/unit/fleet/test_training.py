@@ -18,6 +18,7 @@ from agents.node.control_loop import ControlLoop
 from agents.node.publisher import EventPublisher
 from agents.node.sources.base import Probe, Reading
 from agents.node.spool import Spool
+from agents.node.training_rules import TrainingRules
 from models.twin.job import Jobs, one_job
 from streams.contract import signing
 from streams.contract.codec import encode
@@ -61,8 +62,19 @@ class JobSource:
 class Rig:
     """One node that trains, its leases renewed every ten seconds."""
 
-    def __init__(self, root: Path, *, run_steps: int | None = 40_000, job: Jobs | None = None, low: int = 1200) -> None:
-        self.now_s, self.seq, self.low = 100.0, 0, low
+    def __init__(
+        self,
+        root: Path,
+        *,
+        run_steps: int | None = 40_000,
+        job: Jobs | None = None,
+        low: int = 1200,
+        knob: str = "clock",
+        ceiling_w: float | None = None,
+        floor_w: float | None = None,
+    ) -> None:
+        self.base: Pair = (0.0, 0.0)
+        self.now_s, self.seq, self.low, self.ceiling_w = 100.0, 0, low, ceiling_w
         self.throttle, self.silent, self.granted = 0, False, True
         self.registers = fleet_registers.create(root / "fleet", cluster="c", nodes=1, gpus_per_node=GPUS)
         given = {} if job is None else {"job": job}
@@ -74,14 +86,16 @@ class Rig:
         view = cast(TwinRegisters, self.registers)
         self.capper = Capper(
             node="sim-001", cluster="c", folder=root / "capper", keyring=ring, wall_ns=self.wall_ns,
-            settings=CapperSettings(opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0),
+            settings=CapperSettings(
+                opt_in=True, max_mode="on", actuator="twin", max_ttl_s=30.0, power_floor_w=floor_w
+            ),
             power=TwinActuator(view, "power_limit_w", rows), clock=TwinActuator(view, "sm_lock_mhz", rows),
             monotonic=lambda: self.now_s,
         )  # fmt: skip
         self.capper.start()
         self.control = ControlLoop(
             "sim-001", self.capper, cluster="c", monotonic=lambda: self.now_s, wall_ns=self.wall_ns,
-            training_steps={} if run_steps is None else {"sim-001/train": run_steps},
+            training=TrainingRules(steps={} if run_steps is None else {"sim-001/train": run_steps}, knob=knob),
         )  # fmt: skip
         events = EventPublisher(Spool(root / "acks"), NoBroker())
         self.agent = NodeAgent("c", "sim-001", [JobSource(self)], Spool(root / "spool"), self.control, events=events)
@@ -113,7 +127,7 @@ class Rig:
         self.seq += 1
         uuids = self.registers.uuids
         gpu = EnvelopeColumns(
-            uuid=uuids, min_sm_mhz=(self.low,) * GPUS, max_sm_mhz=(1980,) * GPUS, max_power_w=(None,) * GPUS,
+            uuid=uuids, min_sm_mhz=(self.low,) * GPUS, max_sm_mhz=(1980,) * GPUS, max_power_w=(self.ceiling_w,) * GPUS,
             engine=("sim-001/train",) * GPUS, holdout=(False,) * GPUS, reason=("test",) * GPUS,
         )  # fmt: skip
         record = PowerDesired(
@@ -222,6 +236,78 @@ def test_a_run_of_unknown_length_is_measured_as_it_goes(tmp_path: Path) -> None:
         rig.run(10.0)
         low += rig.lock > 0.0
     assert 0 < low <= 0.07 * 300
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    """A job that runs at a chosen power limit."""
+    rig = Rig(tmp_path_factory.mktemp("limited"), knob="power", ceiling_w=700.0)
+    rig.granted = False
+    rig.base = rig.run(300.0)
+    rig.granted = True
+    rig.until_chosen()
+    return rig
+
+
+def limits(rig: Rig) -> set[float]:
+    return set(rig.registers.limit_w.tolist())
+
+
+def test_a_power_limit_is_chosen_instead_of_a_clock_and_the_slowdown_keeps_the_bound(limited: Rig) -> None:
+    rig, (base_s, base_j) = limited, limited.base
+    [chosen] = limits(rig)
+    assert 315.0 <= chosen < 700.0 and rig.lock == 0.0
+    own_s, own_j = rig.run(600.0)
+    assert own_s / base_s - 1.0 <= 0.05 and 1.0 - own_j / base_j > 0.04
+    report = rig.control.report("sim-001/train")
+    assert report is not None and report.saving_ratio == pytest.approx(1.0 - own_j / base_j, abs=0.02)
+    # Renewed leases leave it, and nothing is sent that is in force already.
+    status = rig.capper.status()["gpus"]
+    assert isinstance(status, dict)
+    calls = sum(gpu["set_calls"] for gpu in status.values())
+    rig.run(60.0)
+    after = rig.capper.status()["gpus"]
+    assert isinstance(after, dict) and sum(gpu["set_calls"] for gpu in after.values()) == calls
+    assert limits(rig) == {chosen}
+
+
+def test_heat_gives_the_ceiling_back_and_the_end_of_the_lease_what_was_found(limited: Rig) -> None:
+    rig = limited
+    [chosen] = limits(rig)
+    rig.throttle = 0x20
+    rig.run(2.0)
+    assert limits(rig) == {700.0}
+    rig.throttle = 0
+    rig.run(4.0)
+    assert limits(rig) == {chosen}
+    rig.granted = False
+    rig.run(25.0)
+    assert limits(rig) == {700.0} and rig.registers.changed() == ()
+    rig.granted = True
+    rig.run(12.0)
+    assert limits(rig) == {chosen}
+
+
+def test_an_envelope_without_a_ceiling_leaves_clocks_as_the_knob(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, knob="power")
+    rig.until_chosen()
+    assert rig.lock > 0.0 and limits(rig) == {700.0}
+
+
+def test_the_search_ends_above_what_the_owner_of_the_node_allows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The capper takes no limit below the owner's floor: what lies beyond is left alone, the rest is searched."""
+    rig = Rig(tmp_path, knob="power", ceiling_w=700.0, floor_w=560.0)
+    seen: set[float] = set()
+    for _ in range(200):
+        rig.run(20.0)
+        seen |= limits(rig)
+        if rig.state == "chosen":
+            break
+    assert min(seen) >= 560.0 and rig.state == "chosen"
+    assert "sim-001/train: a power of" in caplog.text and "is not taken here" in caplog.text
+    assert limits(rig) == {600.0}
 
 
 def test_a_fleet_trains_on_some_nodes_and_serves_on_the_others(bench: Bench) -> None:

@@ -17,6 +17,8 @@ from streams.contract.records import (
     NO_CAPPER,
     SILENT_CAPPER,
     AnomalyVerdict,
+    EngineReading,
+    Histogram,
     NodeFeatures,
     OperatorIntent,
     PowerDesired,
@@ -24,6 +26,7 @@ from streams.contract.records import (
 )
 from streams.contract.signing import Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, Topic
+from streams.contract.training import workload_of
 from streams.errors import DeliveryFailed, StreamsError
 from streams.jobs.actuation import ActuationJob
 from streams.jobs.actuation_intents import RawIntent
@@ -632,7 +635,7 @@ def test_a_training_job_is_granted_clocks_without_any_latency_to_keep(bench: Ben
     node, uuid = some_granted(bench)
     command = bench.latest()[node]
     mhz, watts, reason = grants(command)[uuid]
-    assert (mhz, watts) == (1980, None)
+    assert (mhz, watts) == (1980, 700.0)  # its own limit: a ceiling for a node that turns limits
     assert reason.startswith("Strategy balanced: 1200-1980 MHz for the training job n") and "slowdown" in reason
     assert {(t.tbt_ms, t.ttft_ms, t.e2e_ms) for t in command.targets} == {(None, None, None)}
     assert bench.holdout()  # a share of the jobs stays at default for ever, like anybody
@@ -642,6 +645,33 @@ def test_a_training_job_is_granted_clocks_without_any_latency_to_keep(bench: Ben
     bench.feed(FEATURES, *training(bench, (node,)))
     bench.tick()
     assert grants(bench.latest()[node])[uuid][0] is None
+
+
+def test_ranks_of_one_job_are_told_its_pace_wherever_they_are(bench: Bench) -> None:
+    def ranks(nodes: Sequence[str]) -> list[NodeFeatures]:
+        def one(engine: EngineReading, at: int) -> EngineReading:
+            busy_ms = 1200.0 if at == 0 else 1000.0
+            return msgspec.structs.replace(
+                engine, workload=workload_of("bert"), e2e=Histogram(index=(1,), count=(1,), sum_ms=1200.0),
+                tbt=Histogram(index=(1,), count=(1,), sum_ms=1200.0 - busy_ms),
+            )  # fmt: skip
+
+        reports = training(bench, nodes)
+        return [
+            msgspec.structs.replace(report, engines=tuple(one(engine, at) for engine in report.engines))
+            for at, report in enumerate(reports)
+        ]
+
+    for _ in range(20):
+        bench.clock.now_s += 1.0
+        bench.tick()
+        bench.feed(FEATURES, *ranks(("n1", "n2", "n3")))
+        bench.tick()
+    node, _ = some_granted(bench)
+    command = bench.latest()[node]
+    held = {e for e, h in zip(command.gpu.engine, command.gpu.holdout, strict=True) if h}
+    assert {t.e2e_ms for t in command.targets if t.engine not in held} == {1200.0}
+    assert {t.e2e_ms for t in command.targets if t.engine in held} <= {None}
 
 
 def test_steps_of_a_job_are_nobodys_latency(bench: Bench) -> None:

@@ -106,7 +106,7 @@ def test_locks_that_we_hold_are_in_the_record(spool: Spool, events: EventPublish
     control = ControlLoop("n1", FakeCapper())
     agent = NodeAgent("c", "n1", [FakeSource("nvml", gpu=gpu_columns(2))], spool, control, events=events)
     assert agent.sample(1).gpu == gpu_columns(2)
-    control.locks = {UUIDS[1]: 1500}
+    control.locks[UUIDS[1]] = 1500
     record = agent.sample(2)
     assert record.gpu is not None
     assert record.gpu.sm_lock_mhz == (None, 1500)

@@ -77,11 +77,14 @@ def test_clocks_events_and_status(server: Server, client: SocketCapper) -> None:
     event = applied("expiry", "expired")
     answers = {
         "clocks": {"effective": {"GPU-1": 1500, "GPU-2": None}},
+        "limits": {"effective": {"GPU-1": 500.0, "GPU-2": 700.0}},
         "events": {"events": [msgspec.to_builtins(event)]},
         "status": {"status": {"mode": "on"}},
     }
     server.answer = lambda request: json.dumps({"ok": True, **answers[request["op"]]}).encode() + b"\n"
     assert client.set_clocks({"GPU-1": 1500, "GPU-2": None}) == {"GPU-1": 1500, "GPU-2": None}
+    assert client.set_limits({"GPU-1": 500.0, "GPU-2": None}) == {"GPU-1": 500.0, "GPU-2": 700.0}
+    assert server.requests[-1] == {"op": "limits", "limits": {"GPU-1": 500.0, "GPU-2": None}}
     assert client.events() == [event]
     assert client.status() == {"mode": "on"}
 
@@ -90,6 +93,14 @@ def test_a_refusal_to_talk_is_said(server: Server, client: SocketCapper) -> None
     server.answer = lambda _: b'{"ok":false,"error":"uid 7 is not allowed"}\n'
     with pytest.raises(CapperUnavailable, match="uid 7 is not allowed"):
         client.events()
+
+
+def test_an_older_capper_that_knows_no_limits_costs_nothing_else(
+    server: Server, client: SocketCapper, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answer = lambda r: b'{"ok":false,"error":"what is limits?"}\n' if r["op"] == "limits" else b'{"ok":true}\n'
+    assert client.set_limits({"GPU-1": 500.0}) == {}
+    assert "what is limits?; no power limit is chosen on this node" in caplog.text
 
 
 @pytest.mark.parametrize("answer", [b"", b"junk\n", b"[1]\n"])

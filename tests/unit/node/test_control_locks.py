@@ -12,9 +12,10 @@ import pytest
 from agents.capper.server import CapperServer
 from agents.node.capper_client import SocketCapper
 from agents.node.control_loop import ControlLoop
+from agents.node.engine_drive import Situation
 from agents.node.errors import CapperUnavailable
 from models.control.types import ClockBounds, Decision, EngineState, Observed, Targets
-from streams.contract.records import EngineReading, NodeTelemetry, PowerApplied
+from streams.contract.records import EngineControl, EngineReading, NodeTelemetry, PowerApplied
 from tests.fakes.capper_rig import Rig, columns
 from tests.fakes.controllers import Unlearning
 
@@ -25,7 +26,7 @@ class Flaky:
     """The rig's capper as a port; while `gone` no call is answered. Counts what is sent."""
 
     def __init__(self, rig: Rig) -> None:
-        self.rig, self.gone, self.sent = rig, False, 0
+        self.rig, self.gone, self.sent, self.limited = rig, False, 0, 0
 
     def grant(self, raw: bytes, *, received_ns: int) -> PowerApplied:
         return self.rig.capper.grant(raw, received_ns=received_ns)
@@ -33,6 +34,10 @@ class Flaky:
     def set_clocks(self, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
         self.sent += 1
         return self.rig.capper.set_clocks(wanted)
+
+    def set_limits(self, wanted: Mapping[str, float | None]) -> dict[str, float | None]:
+        self.limited += 1
+        return self.rig.capper.set_limits(wanted)
 
     def events(self) -> list[PowerApplied]:
         if self.gone:
@@ -97,6 +102,82 @@ class Bench(Unlearning):
     def lock(self) -> float | None:
         assert self.rig.clock is not None
         return self.rig.clock.values[ENGINE_GPU]
+
+
+class Limits:
+    """What the drive of a training job would want, on one GPU."""
+
+    drift = None
+
+    def __init__(self, watts: float | None) -> None:
+        self.watts = watts
+
+    def decide(self, now_s: float, now: Situation) -> Decision:
+        return Decision(None, "scripted", limit_w=self.watts)
+
+    def report(self) -> EngineControl:
+        return EngineControl(state="searching")
+
+
+def with_limit(bench: Bench, watts: float | None) -> None:
+    bench.loop._drives["e1"] = ("s", Limits(watts))
+
+
+def limits(bench: Bench) -> dict[str, float | None]:
+    assert bench.rig.power is not None
+    return dict(bench.rig.power.values)
+
+
+def test_a_limit_is_sent_once_and_nothing_is_sent_of_gpus_that_do_not_train(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with_limit(bench, 400.0)
+    bench.renew(ENGINE_GPU, OTHER_GPU)
+    bench.rounds(4)
+    assert limits(bench) == {ENGINE_GPU: 400.0, OTHER_GPU: 500.0}
+    calls = bench.port.limited
+    bench.rounds(4)
+    assert bench.port.limited == calls
+    with_limit(bench, None)
+    bench.rounds(1)
+    assert limits(bench) == {ENGINE_GPU: 500.0, OTHER_GPU: 500.0} and bench.port.limited == calls + 1
+
+
+def test_a_new_agent_gives_back_the_limit_that_the_one_before_had_chosen(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with_limit(bench, 400.0)
+    bench.renew(ENGINE_GPU, OTHER_GPU)
+    bench.rounds(2)
+    assert limits(bench)[ENGINE_GPU] == 400.0
+    bench.loop = bench.new_loop()
+    bench.renew(ENGINE_GPU, OTHER_GPU)
+    assert limits(bench)[ENGINE_GPU] == 400.0  # the capper keeps what the node chose, until the node says otherwise
+    bench.rounds(1)
+    assert limits(bench)[ENGINE_GPU] == 500.0
+
+
+def test_a_capper_that_was_away_is_told_the_limit_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with_limit(bench, 400.0)
+    bench.renew(ENGINE_GPU, OTHER_GPU)
+    bench.rounds(2)
+    bench.port.gone = True
+    bench.rounds(1)
+    bench.port.gone = False
+    assert bench.loop.limits == {}
+    with_limit(bench, None)
+    bench.renew(ENGINE_GPU, OTHER_GPU)
+    bench.rounds(1)
+    assert limits(bench)[ENGINE_GPU] == 500.0
+
+
+def test_a_cap_without_a_clock_range_is_nothing_to_choose_in(tmp_path: Path) -> None:
+    """A freeze leaves a human's cap and takes the clocks: what this program chose is gone."""
+    bench = Bench(tmp_path)
+    with_limit(bench, 400.0)
+    bench.seq += 1
+    bench.loop.on_command(bench.rig.raw(bench.seq, columns((ENGINE_GPU,), low=None, high=None)), bench.rig.wall_ns)
+    bench.rounds(3)
+    assert limits(bench)[ENGINE_GPU] == 500.0 and bench.port.limited == 0
 
 
 def leaves_out_another_gpu(bench: Bench) -> None:

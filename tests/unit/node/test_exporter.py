@@ -115,7 +115,7 @@ def test_locks_leases_and_failures(tmp_path: Path, spool: Spool) -> None:
     agent = NodeAgent("c", "n1", [source, bad], spool, control, events=EventPublisher(acks, FakeProducer()))
     assert ("eo_lease_remaining_seconds", None) not in scrape(collector(agent, spool))
     agent.command(desired(ttl_ms=15_000), 0)
-    control.locks = {UUIDS[2]: 1500}
+    control.locks[UUIDS[2]] = 1500
     agent.sample(1)
     found = scrape(collector(agent, spool))
     assert found["eo_gpu_sm_lock_mhz", UUIDS[2]] == 1500

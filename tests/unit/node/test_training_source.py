@@ -81,6 +81,8 @@ def test_the_agent_reads_a_file_and_knows_the_runs_length() -> None:
         ({"steps": "0"}, "sets steps to '0'"),
         ({"kind": "vllm", "url": "http://h/metrics", "steps": "5"}, "sets steps to '5'"),
         ({"name": "", "steps": "5"}, "sets steps and no name; give the job a name, unique in the cluster"),
+        ({"name": "", "group": "bert"}, "sets group to 'bert'; only a training job has one, and it needs a name of"),
+        ({"kind": "vllm", "url": "http://h/m", "group": "bert"}, "sets group to 'bert'; only a training job has one"),
         ({"kind": "vllm"}, "has the address 'file:///run/t'; give one like"),
         ({"url": "file://run/t"}, ""),
     ],

@@ -22,6 +22,7 @@ from agents.node.errors import SettingsError, SourceError
 from agents.node.sources.base import Probe, Reading
 from agents.node.sources.engines.source import CAPABILITY, EngineSource, Snapshot
 from streams.contract.records import EngineReading
+from streams.contract.training import TRAINING, workload_of
 
 log = logging.getLogger(__name__)
 INTERVAL_S: Final = 0.5  # half a sample interval: an answer is fresh enough until the sample after next
@@ -45,7 +46,7 @@ def make(engine: EngineSettings, deadline_s: float | None = None) -> EngineSourc
         **({"file": engine.url.removeprefix("file://")} if engine.url.startswith("file:") else {"url": engine.url}),
         "name": engine.name,
         "stack": engine.stack,
-        "workload": engine.workload,
+        "workload": _workload(engine),
         "gpus": engine.gpus,
     }
     if deadline_s is not None:
@@ -54,6 +55,13 @@ def make(engine: EngineSettings, deadline_s: float | None = None) -> EngineSourc
     if not isinstance(source, EngineSource):
         raise SettingsError(f"{engine.kind!r} is no engine; see `eo read list`")
     return source
+
+
+def _workload(engine: EngineSettings) -> str:
+    """A rank says its job, a job that says nothing that it trains: what compares serving engines leaves both out."""
+    if engine.group:
+        return workload_of(engine.group)
+    return engine.workload or (TRAINING if engine.kind == TRAINING else "")
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf, nan
 
 import pytest
@@ -126,7 +127,7 @@ def test_measured_gaps_above_target_tighten_the_plan() -> None:
         engine.step(to=FREE._replace(gap_s=0.0245), mean_s=0.0275)
         if k % 1_000 == 999:
             prices.append(engine.memory[memory.S_PRICE])
-    assert all(late > 1.1 * early for early, late in zip(prices, prices[1:], strict=False))
+    assert all(late > 1.1 * early for early, late in pairwise(prices))
 
 
 def test_a_gap_below_its_target_makes_waiting_cheaper_down_to_the_least_price() -> None:

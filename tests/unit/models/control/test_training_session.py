@@ -75,16 +75,21 @@ def test_choices_keep_the_bound_save_most_of_what_can_be_and_cost_little() -> No
     assert saved >= 0.85 * possible
 
 
-def test_a_rank_that_waits_is_slowed_into_its_wait_and_no_step_gets_longer_than_the_bound() -> None:
-    """0.2 s of wait in a step of about a second: the straggler sets the pace, this rank has a fifth to give."""
-    job, session, wait = Job(1.0), new(), 0.2
-    alone = new()
+def test_a_rank_is_slowed_into_the_room_that_its_group_gives_and_no_further() -> None:
+    job, session, alone = Job(1.0), new(), new()
     drive(alone, Job(1.0), 4000)
-    drive(session, job, 4000, wait_s=wait)
+    session.allow(0.25)
+    drive(session, job, 4000)
     assert session.choice is not None and alone.choice is not None
-    busy_s, base_s = job.table[session.choice.setting][0], job.table[1980.0][0]
     assert session.choice.setting < alone.choice.setting - 100.0
-    assert busy_s <= (base_s + wait) * 1.05
+    assert job.slowdown(session.choice.setting) <= 0.25
+
+
+def test_waits_alone_give_no_room() -> None:
+    """The others may be waiting for this rank: every one of them slowed for a straggler that has left."""
+    job, session = Job(1.0), new()
+    drive(session, job, 4000, wait_s=0.2)
+    assert session.choice is not None and job.slowdown(session.choice.setting) <= 0.05
 
 
 def test_a_job_that_changes_is_measured_anew_from_the_reference() -> None:

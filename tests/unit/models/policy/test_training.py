@@ -117,6 +117,24 @@ def test_a_setting_at_the_bound_is_not_chosen_while_unsure() -> None:
         assert choice.setting == 300 and sum(one.steps for one in trials) <= 500
 
 
+def _coin(saving: float, seed: int) -> Choice:
+    """A setting that takes the same time and saves little, under noise of 3 %."""
+    rng = Random(seed)
+
+    def measure(trial: Trial) -> Block:
+        times = [1.0 + rng.gauss(0.0, 0.03) for _ in range(trial.steps - trial.settle)]
+        scale = 300.0 * (1.0 - saving if trial.setting == 250 else 1.0)
+        return Block(times, [scale * one for one in times])
+
+    return _drive(measure, settings=[250, 300], reference=300, bound=0.05, run_steps=100_000)[0]
+
+
+def test_a_small_saving_is_measured_until_it_is_sure_and_luck_is_none() -> None:
+    assert sum(_coin(0.015, seed).setting == 250 for seed in range(10)) >= 9
+    assert sum(_coin(0.0, seed).setting == 250 for seed in range(30)) <= 5
+    assert all(_coin(-0.004, seed).setting == 300 for seed in range(10))
+
+
 def test_a_finely_graded_clock_is_searched_along_a_curve() -> None:
     clocks = [float(mhz) for mhz in range(855, 1411, 15)]
 
