@@ -16,6 +16,7 @@ import numpy as np
 
 from models.bench import state as st
 from models.bench.fleet import curve_work, scale_for, size, stream_work
+from models.bench.follow import Follow, fit
 from models.bench.load import DAY_S, Curve, Stream, draw
 from models.bench.protocol import Reference, b0, b1, perfect, strategy
 from models.bench.rivals import matched, rivals, tune
@@ -113,9 +114,11 @@ class Comparison:
             found = self.outcome(policy, kappa, 0)
         else:
             found = run(self.tuning_case(kappa, REFERENCE_S), policy)
+        tuned = self.setup.curve is not None and self.window()[0] > 0.0
         return Reference(
             **{f"{metric}_s": found.quantile_s(metric, 0.99) for metric in METRICS},
             gap_s=mean_s(found.hist[METRICS.index("tbt")].sum(axis=0)),
+            follow=_follow(found) if tuned and policy.name == "b0" else None,
         )
 
     def tuning_case(self, kappa: str, span_s: float) -> Case:
@@ -161,6 +164,13 @@ class Comparison:
         outcomes = [self.outcome(policy, kappa, seed) for seed in range(self.setup.seeds)]
         found["p99_ms"] = {m: _mean(1e3 * o.quantile_s(m, 0.99) for o in outcomes) for m in METRICS}
         return found
+
+
+def _follow(zero: Outcome) -> Follow:
+    """How B0's p99s of an hour depend on its rate."""
+    rates = zero.hours[:, st.H_REQUESTS] / 3600.0
+    hours = range(len(rates))
+    return Follow(*(fit(rates, np.array([zero.quantile_s(m, 0.99, h) for h in hours])) for m in ("ttft", "e2e")))
 
 
 def busiest_s(curve: Curve, until_s: float, span_s: float) -> float:

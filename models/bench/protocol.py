@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from models.bench.follow import Follow
 from models.bench.local import OURS, STATIC, Local
 from models.bench.run import Mode, Policy
 from models.control.memory import Tuning
@@ -34,6 +35,7 @@ class Reference:
     tbt_s: float
     e2e_s: float
     gap_s: float  # mean gap between tokens
+    follow: Follow | None = None  # how they move with the load; None: they do not
 
 
 def static(x: float = 1.0) -> Local:
@@ -97,7 +99,8 @@ def strategy(
         local = percent(aim, base, tick_s=tick_s, delay_s=delay_s)
     else:
         local = _ours(aim, aim.tbt, aim.ttft, inf, tick_s=tick_s, delay_s=delay_s)
-    return Policy(name, local, mode, aim.packing, learns=name == "ml-driven")
+    follow = None if STRATEGIES[name].tbt.slo_ms is not None else base.follow
+    return Policy(name, local, mode, aim.packing, learns=name == "ml-driven", follow=follow)
 
 
 def perfect(policy: Policy, *, busy_upper: float | None = None) -> Policy:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.bench import state as st
 from models.bench.compiled import compiled
 from models.bench.fleet import OUTPUT_WEIGHT, SHARE, replica_rate
+from models.bench.follow import Follow, LoadMemory
 from models.bench.load import DAY_S, Curve, Stream
 from models.bench.local import LEVELS, LOADS, OURS, STATIC, Local
 from models.bench.plantparts import Node
@@ -49,6 +50,7 @@ class Policy:
     source: str = ""
     learns: bool = False  # a shielded bandit chooses among feasible numbers of replicas
     share: float = SHARE  # reactive and template: load of a replica that they aim at
+    follow: Follow | None = None  # how its bounds move with the load
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,11 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         machine.advance(sim, truth, case.belief, case.node, local, now)
         if policy.mode != "fixed" and now < whole:
             want = slow.want(now, sim)
+            bounds = slow.followed(policy.local, sim)
             if policy.local.kind == OURS and policy.mode in ("planned", "perfect"):
                 total = sim.hours.sum(axis=0)
                 held = guard.holds(now, float(total[st.H_REQUESTS]), float(total[st.H_MISSED]))
-                local = _default_clocks(policy.local, case.belief) if held else policy.local
+                local = _default_clocks(bounds, case.belief) if held else bounds
                 want = case.replicas if held else want
             starts += apply(sim, want, now, case.node.boot_s, first_x)
     return Outcome(
@@ -250,6 +253,7 @@ class _Slow:
             bandit=ShieldedBandit(epsilon=0.05, switching=0.01, rng=random.Random(1)) if policy.learns else None,
         )
         self._wall_j = 0.0
+        self._load = LoadMemory()
         if policy.mode == "perfect":
             assert case.history is not None
             perfect = _Perfect(z=0.0)
@@ -257,6 +261,9 @@ class _Slow:
             self._planner.forecast = perfect
         elif policy.mode in ("planned", "template") and case.history is not None and case.start_s > 0.0:
             self._remember(case.history, case.start_s)
+        if case.history is not None and case.start_s > 0.0:
+            for t in np.arange(max(0.0, case.start_s - DAY_S), case.start_s, SLOW_S):
+                self._load.add(float(t - case.start_s), float(case.history.at(np.array([t]))[0]))
         self._lower_since: float | None = None
         self._ewma = 0.0
         self._in, self._out = nan, nan
@@ -276,6 +283,7 @@ class _Slow:
         finished, generated = float(clock[st.C_FINISHED]), float(clock[st.C_ARRIVED_OUT])
         for column in (st.C_ARRIVED, st.C_ARRIVED_IN, st.C_FINISHED, st.C_ARRIVED_OUT):
             clock[column] = 0.0
+        self._load.add(now_s, arrived / SLOW_S)
         serving = int(((sim.state == ON) | (sim.state == LOADING)).sum())
         on = sim.state == ON
         running = float(sim.running[on].sum())
@@ -299,6 +307,16 @@ class _Slow:
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")
         return decision.replicas
+
+    def followed(self, local: Local, sim: Sim) -> Local:
+        """The policy's bounds at the load of the last day."""
+        follow = self._policy.follow
+        if follow is None:
+            return local
+        rates = self._load.rates()
+        first, whole = follow.ttft.of(rates), follow.e2e.of(rates)
+        sim.clock[st.C_LATE_S], sim.clock[st.C_LONG_S] = local.late_s * first, local.long_s * whole
+        return local._replace(gap_s=local.gap_s * whole)
 
     def _spent_w(self, sim: Sim) -> float:
         """Watts at the wall since the last step."""
