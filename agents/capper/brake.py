@@ -57,7 +57,7 @@ class Held:
 
     def next(self, ceiling_w: float, table: Table, load: float | None, *, floor_w: float, now_s: float) -> float:
         """The ceiling from now on; keeps the time of calm. Twice at the same moment is the same as once."""
-        now_w = min(ceiling_w, inf if self.watts is None else self.watts)
+        now_w = min(ceiling_w, inf if self.watts is None else max(self.watts, floor_w))
         down_w = goal(ceiling_w, table, load, floor_w=floor_w)
         up_w = goal(ceiling_w, table, load, floor_w=floor_w, margin=MARGIN)
         if up_w <= now_w:
