@@ -21,7 +21,6 @@ from models.control.learn import (
     room_of,
 )
 from models.control.memory import (
-    S_ANSWER,
     S_CHANGED,
     S_CHUNK,
     S_CLEAN,
@@ -195,7 +194,7 @@ def best(
 
 
 def model_price(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low: float, steps: int) -> None:
-    """The least price at which the model keeps the mean gap; from then on the measured gap moves it, if there is one."""
+    """The least price at which the model keeps the mean gap; from then on the measured gap, if any, moves it."""
     cheap, dear = log(PRICE_MIN), log(PRICE_DEAR)
     chunks = 1 if u.chunk_max <= 0.0 else int((u.chunk_max - u.chunk_min) / CHUNK_STEP) + 1
     for _ in range(6):
@@ -284,7 +283,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
     # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
     chunk = s[S_CHUNK]
-    if why == LOWEST or why == GAP:
+    if why in (LOWEST, GAP):
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
         s[S_CHUNK] = largest

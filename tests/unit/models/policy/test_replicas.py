@@ -72,12 +72,29 @@ def test_goes_up_at_once_where_the_bounds_cannot_be_kept() -> None:
     assert planner.step(120.0, 60.0, replace(SEEN, serving=6)).replicas == 6
 
 
-def test_late_first_tokens_loosen_the_packing_and_unknown_ones_do_not() -> None:
+def test_late_first_tokens_loosen_the_packing_slowly_and_unknown_ones_do_not() -> None:
+    """Clocks answer first: only a slack below TIGHT asks for replicas, and within hours, not at once."""
+    found = {}
+    for slack in (0.1, 0.4, 3.0, nan):
+        planner = _planner(Packing(busy_upper=0.5))
+        seen = replace(SEEN, slack=slack)
+        _settled(planner, seen, minutes=3)
+        ahead = planner.forecast.ahead(200.0, 480.0)
+        soon = planner.least(ahead, seen)
+        _settled(planner, seen, minutes=120, start_s=200.0)
+        found[slack] = (soon, planner.least(ahead, seen))
+    at_once = {soon for soon, _ in found.values()}
+    late = [least for _, least in found.values()]
+    assert len(at_once) == 1 and late[0] > late[1] == late[2] == late[3] == at_once.pop()
+
+
+def test_a_packing_that_was_loosened_comes_back_when_nobody_is_late_any_more() -> None:
     planner = _planner(Packing(busy_upper=0.5))
-    _settled(planner, SEEN, minutes=3)
-    ahead = planner.forecast.ahead(200.0, 480.0)
-    loose, usual, unknown = (planner.least(ahead, replace(SEEN, slack=slack)) for slack in (0.4, 3.0, nan))
-    assert loose > usual == unknown == planner.least(ahead, SEEN)
+    _settled(planner, replace(SEEN, slack=0.1), minutes=1_000)
+    ahead = planner.forecast.ahead(60_000.0, 480.0)
+    loosest = planner.least(ahead, SEEN)
+    _settled(planner, replace(SEEN, slack=1.0), minutes=1_000, start_s=60_000.0)
+    assert planner.least(ahead, SEEN) < loosest <= SEEN.total
 
 
 def test_one_lost_replica_leaves_enough_for_the_present_rate() -> None:
@@ -156,12 +173,23 @@ def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
     assert wild.ahead(36_000.0, 480.0).error_ratio > 2 * calm.ahead(36_000.0, 480.0).error_ratio
 
 
-def test_gaps_that_stay_above_target_ask_for_more_replicas() -> None:
-    wishes = replace(WISHES, gap_s=0.024)
-    calm, late = _planner(wishes=wishes), _planner(wishes=wishes)
-    few = _settled(calm, SEEN).serving
-    more = _settled(late, replace(SEEN, trim=0.85)).serving
-    assert more > few
+def test_dear_waiting_asks_for_more_replicas_and_the_watts_told_are_watts() -> None:
+    found = {}
+    for price_w in (0.0, 1e5):
+        planner = _planner()
+        seen = _settled(planner, replace(SEEN, price_w=price_w), minutes=60)
+        fields = planner.step(3_700.0, 60.0, seen).fields
+        found[price_w] = seen.serving
+        assert fields["wall_w"] < 12 * 4 * 700 * 1.3 + 6 * 1_600  # of all nodes at their limit
+    assert found[1e5] > found[0.0]
+
+
+def test_a_price_takes_the_place_of_the_bound_on_the_mean_gap() -> None:
+    tight = replace(WISHES, gap_s=0.015)  # no clock keeps it
+    planner = _planner(wishes=tight)
+    _settled(planner, SEEN, minutes=3)
+    assert planner.price(8, 20.0, SEEN) == inf
+    assert planner.price(8, 20.0, replace(SEEN, price_w=100.0)) < inf
 
 
 def test_where_nothing_keeps_the_bounds_no_capacity_is_taken_away() -> None:
