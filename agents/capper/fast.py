@@ -124,12 +124,8 @@ def limit_target(
     highest_w = ceiling_w if braked_w is None else min(ceiling_w, braked_w)
     if watts is None and knob.claim is None:
         return None, ""
-    if watts is not None and knob.actuator.latency_s:
-        return None, "slow"
-    if isinstance(watts, bool) or not isinstance(watts, int | float | None) or (watts or 0.0) > ceiling_w:
-        return None, "outside_lease"
-    if watts is not None and watts > highest_w:
-        return None, "braked"
+    if watts is not None and (refused_as := _too_much(knob, watts, ceiling_w, highest_w)):
+        return None, refused_as
     current = knob.claim.ours if knob.claim is not None else knob.read()
     previous = knob.claim.saved.previous if knob.claim is not None else current
     if previous is None or current is None:
@@ -144,3 +140,12 @@ def limit_target(
         return None, ""  # nothing is held for what stands already
     too_soon = now_s - knob.changed_at_s < settings.min_power_interval_s
     return (None, "rate") if too_soon and target < current and not knob.stands(target) else (target, "")
+
+
+def _too_much(knob: Knob, watts: float, ceiling_w: float, highest_w: float) -> str:
+    """Why a wish is refused before the device is asked, in a word; "" = it is not."""
+    if knob.actuator.latency_s:
+        return "slow"
+    if isinstance(watts, bool) or not isinstance(watts, int | float) or watts > ceiling_w:
+        return "outside_lease"
+    return "braked" if watts > highest_w else ""
