@@ -15,6 +15,7 @@ from streams.contract.records import BrakeColumns
 MARGIN: Final = 0.03  # of the budget: a step is left only below its share minus this
 EASE_S: Final = 5.0  # calm for so long before each rise
 EASE: Final = 0.05  # of the range, per rise
+EASE_LEAST_W: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Held:
 
     def next(self, ceiling_w: float, table: Table, load: float | None, *, floor_w: float, now_s: float) -> float:
         """The ceiling from now on; keeps the time of calm. Twice at the same moment is the same as once."""
-        now_w = min(ceiling_w, inf if self.watts is None else self.watts)
+        now_w = min(ceiling_w, inf if self.watts is None else max(self.watts, floor_w))
         down_w = goal(ceiling_w, table, load, floor_w=floor_w)
         up_w = goal(ceiling_w, table, load, floor_w=floor_w, margin=MARGIN)
         if up_w <= now_w:
@@ -69,7 +70,9 @@ class Held:
             return now_w
         self.calm_s = now_s
         deepest_w = goal(ceiling_w, table, None, floor_w=floor_w)
-        return min(up_w, now_w + EASE * max(1.0, ceiling_w - deepest_w))
+        # A brake from an earlier, deeper table comes back over its own range: the new one may have none.
+        range_w = ceiling_w - min(deepest_w, now_w)
+        return min(up_w, now_w + max(EASE_LEAST_W, EASE * range_w))
 
 
 @dataclass(slots=True)

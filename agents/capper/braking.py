@@ -24,6 +24,13 @@ TRIES: Final = 3  # rounds of a device that does not obey the brake, before it i
 NEWS_W: Final = 1.0
 
 
+def chosen_note(chosen_w: float, ceiling_w: float) -> str:
+    """Half a sentence on what the node's own loop chose, below what lease and brake allow or for after the brake."""
+    if chosen_w <= ceiling_w:
+        return f"limit {chosen_w:g} W, chosen on the node within {ceiling_w:g} W"
+    return f"{chosen_w:g} W, chosen on the node, comes back after it"
+
+
 class RowBrake:
     """The brake of one node."""
 
@@ -82,7 +89,9 @@ class RowBrake:
             load = self.load.ratio(lease.table, now_s)
             watts = round(held.next(lease.ceiling_w, lease.table, load, floor_w=floor_w, now_s=now_s), 3)
             now_w = lease.ceiling_w if before is None else before
-            if knob.exactly(watts, now_w) or (watts > now_w and knob.pending is not None):
+            told = knob.pending is not None or (knob.claim is not None and knob.claim.known)
+            if (knob.exactly(watts, now_w) and told) or (watts > now_w and knob.pending is not None):
+                held.failures = 0
                 return None
             if knob.foreign():
                 self._keeper.yield_to_others(gpu, f"power_limit_w was changed by others to {knob.read()}", now_s)
@@ -90,8 +99,7 @@ class RowBrake:
                 return None
             # What the node's own loop chose below the brake stays.
             limit_w = watts if lease.chosen_w is None else min(watts, lease.chosen_w)
-            ours = None if knob.claim is None else knob.claim.ours
-            problem = "" if ours is not None and knob.exactly(limit_w, ours) else knob.apply(limit_w, now_s)
+            problem = "" if knob.stands(limit_w) else knob.apply(limit_w, now_s)
         except ActuatorError as error:
             problem, watts = str(error), 0.0
         if problem:
@@ -117,15 +125,20 @@ class RowBrake:
         held = gpu.brake
         assert lease.ceiling_w is not None
         if held.watts is None:
+            if held.told_w is None:
+                return None  # the limit was told once more after a failure, no brake has ended
             held.told_w = None
             self._keeper.counts["brake.released"] += 1
-            text = f"brake released: back at {watts:g} W"
+            chosen_w = lease.chosen_w
+            back = f"back at {watts:g} W" if chosen_w is None else chosen_note(chosen_w, watts)
+            text = f"brake released: {back}"
             return Row(gpu.uuid, "applied", text, gpu, limit_w=lease.ceiling_w)
         if held.told_w is not None and watts > held.told_w - NEWS_W:
             return None
         held.told_w = watts
         self._keeper.counts["brake.braked"] += 1
         text = self.note(lease.ceiling_w, watts, lease.table, now_s)
+        text += "" if lease.chosen_w is None else f"; {chosen_note(lease.chosen_w, watts)}"
         return Row(gpu.uuid, "clamped", text[:400], gpu, limit_w=lease.ceiling_w)
 
     def status(self, now_s: float) -> dict[str, object] | None:

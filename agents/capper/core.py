@@ -345,9 +345,15 @@ def _gpu_status(gpu: Gpu, now_s: float) -> dict[str, object]:
         "previous": {k.actuator.knob: k.claim.saved.previous for k in gpu.knobs if k.claim},
         "lease_s": None if lease is None else round(lease.expires_s - now_s, 3),
         "envelope": None if lease is None else [lease.epoch, lease.seq],
+        "limits": None if lease is None else _limits(gpu, lease),
         "yielded": gpu.yielded,
         "not_actuatable": gpu.shunned,
         "restoring": gpu.restoring,
         "pending": {k.actuator.knob: k.pending.value for k in gpu.knobs if k.pending},
         "set_calls": sum(knob.set_calls for knob in gpu.knobs),
     }
+
+
+def _limits(gpu: Gpu, lease: Lease) -> dict[str, float | None]:
+    """What holds the power limit under a lease, watts: the lowest of them is in force."""
+    return {"ceiling_w": lease.ceiling_w, "chosen_w": lease.chosen_w, "braked_w": gpu.brake.watts}

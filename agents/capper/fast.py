@@ -63,10 +63,10 @@ class FastLoop:
         lease = gpu.lease
         if lease is None or lease.ceiling_w is None or now_s >= lease.expires_s:
             return self._limit(knob, "no_lease")
-        # A braked row takes the node's own loop down with it.
-        highest_w = lease.ceiling_w if gpu.brake.watts is None else min(lease.ceiling_w, gpu.brake.watts)
         try:
-            target, refused_as = limit_target(knob, watts, highest_w, settings=self._settings, now_s=now_s)
+            target, refused_as = limit_target(
+                knob, watts, lease.ceiling_w, braked_w=gpu.brake.watts, settings=self._settings, now_s=now_s
+            )
             if target is None:
                 return self._limit(knob, refused_as)
             if knob.claim is None:
@@ -77,7 +77,7 @@ class FastLoop:
         except OSError:
             return self._limit(knob, "save")
         self._turn(gpu, knob, target, now_s)
-        if gpu.lease is lease and knob.claim is not None and knob.same(knob.claim.ours, target):
+        if gpu.lease is lease and knob.stands(target):
             gpu.lease = replace(lease, chosen_w=None if watts is None else target)
         return self._limit(knob)
 
@@ -95,7 +95,7 @@ class FastLoop:
             if knob.foreign():
                 what = f"{knob.actuator.knob} was changed by others to {knob.read()}"
                 self._keeper.yield_to_others(gpu, what, now_s)
-            elif knob.claim is None or target == knob.claim.ours:
+            elif knob.claim is None or knob.stands(target):
                 return
             elif problem := knob.apply(target, now_s):
                 self._keeper.shun(gpu, problem, now_s)
@@ -107,28 +107,45 @@ class FastLoop:
 
 
 def limit_target(
-    knob: Knob, watts: float | None, ceiling_w: float, *, settings: CapperSettings, now_s: float
+    knob: Knob,
+    watts: float | None,
+    ceiling_w: float,
+    *,
+    braked_w: float | None,
+    settings: CapperSettings,
+    now_s: float,
 ) -> tuple[float | None, str]:
     """The limit to set for one that the node's own loop wants under a lease, and why not, in a word.
 
     A return to the ceiling never waits for a rate limit; a knob that we do not hold is at its own value already.
     Raises ActuatorError where the device does not answer.
     """
-    if watts is None:
-        return (None if knob.claim is None else ceiling_w), ""
-    if knob.actuator.latency_s:
-        return None, "slow"
-    if isinstance(watts, bool) or not isinstance(watts, int | float) or watts > ceiling_w:
-        return None, "outside_lease"
+    # A braked row takes the node's own loop down with it.
+    highest_w = ceiling_w if braked_w is None else min(ceiling_w, braked_w)
+    if watts is None and knob.claim is None:
+        return None, ""
+    if watts is not None and (refused_as := _too_much(knob, watts, ceiling_w, highest_w)):
+        return None, refused_as
     current = knob.claim.ours if knob.claim is not None else knob.read()
     previous = knob.claim.saved.previous if knob.claim is not None else current
     if previous is None or current is None:
         return None, "unknown"
+    if watts is None:  # others may have lowered it between the grant and our first set
+        return min(highest_w, previous), ""
     try:
         target = allowed_power(watts, bounds=knob.bounds(), settings=settings, previous=previous, current=current).value
     except NotAllowed:
         return None, "outside_lease"
-    if knob.exactly(target, current):
-        return None, ""
+    if knob.claim is None and knob.exactly(target, current):
+        return None, ""  # nothing is held for what stands already
     too_soon = now_s - knob.changed_at_s < settings.min_power_interval_s
-    return (None, "rate") if too_soon and target < current else (target, "")
+    return (None, "rate") if too_soon and target < current and not knob.stands(target) else (target, "")
+
+
+def _too_much(knob: Knob, watts: float, ceiling_w: float, highest_w: float) -> str:
+    """Why a wish is refused before the device is asked, in a word; "" = it is not."""
+    if knob.actuator.latency_s:
+        return "slow"
+    if isinstance(watts, bool) or not isinstance(watts, int | float) or watts > ceiling_w:
+        return "outside_lease"
+    return "braked" if watts > highest_w else ""

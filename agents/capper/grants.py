@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from agents.capper.actuators.errors import ActuatorError
 from agents.capper.bounds import ClockWindow, NotAllowed, allowed_clocks, allowed_power, snap
 from agents.capper.brake import Table, table_of
-from agents.capper.braking import RowBrake
+from agents.capper.braking import RowBrake, chosen_note
 from agents.capper.gpu import Gpu, Lease, Row
 from agents.capper.knob import Claim, Knob
 from agents.capper.settings import CapperSettings
@@ -83,7 +83,7 @@ def plan(gpu: Gpu, ask: Ask, *, settings: CapperSettings, brake: RowBrake, now_s
     if ask.holdout and ask.anything:
         raise NotAllowed("holdout: this GPU stays at its own value, it is the meter of savings")
     notes = [_plan_power(made, ask, settings, brake, now_s, wall_ns), _plan_clocks(made, ask, settings, wall_ns)]
-    made.row.reason = "; ".join(filter(None, notes))
+    made.row.reason = "; ".join(filter(None, notes))[:400]
     if not ask.anything:
         made.row.reason = "hold-out: left at its own value" if ask.holdout else "nothing granted: at its own value"
         made.row.status = "restored" if made.drop else "applied"
@@ -135,26 +135,29 @@ def _plan_power(made: Plan, ask: Ask, settings: CapperSettings, brake: RowBrake,
     value = braked_w if made.chosen_w is None else min(braked_w, made.chosen_w)
     if brake.active and ask.table is not None and knob.claim is None:
         made.claims.append((knob, claim))  # a brake must not wait for a disk
-    if not knob.exactly(value, current) and not knob.exactly(value, claim.asked):
-        if (since := now_s - knob.changed_at_s) < settings.min_power_interval_s:
+    if not (knob.stands(value) if knob.claim else knob.exactly(value, current)):
+        # The brake waits for no rate: a renewal that it turns is not refused for it.
+        since = now_s - knob.changed_at_s
+        if value != made.braked_w and since < settings.min_power_interval_s:
             raise NotAllowed(
                 f"rate: the limit changed {since:.2f} s ago, {settings.min_power_interval_s:g} s must pass"
             )
         made.watts = value
         made.claims += [(knob, claim)] if knob.claim is None and not made.claims else []
     made.row.status = "clamped" if allowed.clamped or made.braked_w is not None else "applied"
-    if made.braked_w is not None:
-        return brake.note(allowed.value, braked_w, ask.table, now_s)
-    if made.chosen_w is not None:
-        return f"limit {value:g} W, chosen on the node within {allowed.value:g} W"
-    return allowed.clamped or f"limit {allowed.value:g} W"
+    notes = [
+        "" if made.braked_w is None else brake.note(allowed.value, braked_w, ask.table, now_s),
+        "" if made.chosen_w is None else chosen_note(made.chosen_w, braked_w),
+        allowed.clamped,
+    ]
+    return "; ".join(filter(None, notes)) or f"limit {allowed.value:g} W"
 
 
 def _still_chosen(lease: Lease | None, ceiling_w: float, now_s: float) -> float | None:
-    """What the node's own loop set under the lease before, where it lies below the new ceiling."""
+    """What the node's own loop set under the lease before, where the new ceiling allows it."""
     if lease is None or lease.chosen_w is None or now_s >= lease.expires_s:
         return None
-    return lease.chosen_w if lease.chosen_w < ceiling_w else None
+    return lease.chosen_w if lease.chosen_w <= ceiling_w else None
 
 
 def _plan_clocks(made: Plan, ask: Ask, settings: CapperSettings, wall_ns: int) -> str:

@@ -121,6 +121,8 @@ class Keeper:
         try:
             if knob.claim is None:
                 self._holdings.claim([(knob, knob.find(self._wall_ns()))])
+            if knob.foreign():
+                return f"it was changed by others to {knob.read()}"
             current = knob.read()
             goal = max(watts, power_floor(knob.bounds(), self._settings))
             return None if current is not None and current <= goal else knob.apply(goal, now_s)

@@ -114,6 +114,15 @@ class Knob:
             return a is b
         return abs(a - b) <= EXACT
 
+    def stands(self, value: float | None) -> bool:
+        """True when the device was last told this value or says it, and nothing else may come into force."""
+        claim = self.claim
+        if self.pending is not None:
+            return self.exactly(value, self.pending.value)
+        if claim is None or not claim.known:
+            return False
+        return self.exactly(value, claim.ours) or (claim.asked is not None and self.exactly(value, claim.asked))
+
     def foreign(self) -> bool:
         """True when the device says something else than we last made it say. Raises ActuatorError."""
         claim = self.claim
