@@ -16,7 +16,6 @@ from models.bench.local import AIMD, LIMIT, OURS, PHASES, PID, PROFILE, SEARCH, 
 from models.bench.protocol import AIMS, DELAY_S, FAST, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, Aim, Reference, percent, static
 from models.bench.run import Mode, Policy
 from models.control.memory import Tuning
-from models.policy.replicas import Packing
 
 _SLO: Final = (SLO_TBT_S, 0.0, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, inf, Tuning())
 
@@ -142,12 +141,13 @@ def tune(judge: Callable[[Policy], tuple[int, float, float]]) -> dict[str, int]:
 
 def matched(name: str, base: Reference, its: Reference) -> Policy:
     """Ours at a rival's own latency: the rival's percentiles of the tuning hours are the bounds."""
-    loose = its.e2e_s > 1.5 * base.e2e_s
-    packing = Packing(busy_upper=0.85) if loose else Packing(busy_upper=0.9, z=1.5, down_after_s=900.0)
-    tight = AIMS["balanced"].tune
-    aim = Aim(1.0, 0.95, 1.03, packing, FAST if loose else tight, late=0.995, long=0.99)
+    # Near B0 first tokens decide, and a chunk of 512 prefills one in a hundred faster than one of 448. Far from it the
+    # clocks are low, so a surge that the forecast missed needs more room.
+    near, loose = its.e2e_s < 1.25 * base.e2e_s, its.e2e_s > 1.5 * base.e2e_s
+    packing = AIMS["balanced"].packing if near else AIMS["aggressive"].packing
+    most = AIMS["aggressive"].tune.chunk_max if loose else 512.0
+    tune_of_aim = (FAST if loose else AIMS["balanced"].tune)._replace(chunk_max=most)
+    aim = Aim(1.0, 0.95, 1.03, replace(packing, busy_upper=0.9 if near else 0.85), tune_of_aim, late=0.995, long=0.99)
     tune_of = percent(aim, its)
-    if loose:
-        tune_of = tune_of._replace(tune=tune_of.tune._replace(chunk_max=768.0))
     assert tune_of.kind == OURS
     return replace(Policy(f"ours at the latency of {name}", tune_of, "planned", aim.packing), source="")
