@@ -19,6 +19,7 @@ from models.twin.cluster import TwinCluster
 from models.twin.faults import Fault
 
 FOR_EVER: Final = float("inf")
+TOLD_NS: Final = 30_000_000_000  # so long a fault of engines waits for the envelopes that say who is held out
 log = logging.getLogger("eo.fleet")
 
 
@@ -31,12 +32,13 @@ class FaultDesk:
         self._seen_ns, self._wanted = -1, list[Wanted]()
         self._active: dict[Wanted, NamedFault] = {}
         self._gpus: dict[Wanted, tuple[int, ...]] = {}  # chosen once: a fault stays where it began
+        self._due_ns: dict[Wanted, int] = {}
         self._grid = ""
 
     def look(self, now_ns: int) -> None:
         """Begins and ends what is due."""
         self._read()
-        active = {one: FAULTS[one.name] for one in self._wanted if one.active(now_ns)}
+        active = {one: FAULTS[one.name] for one in self._wanted if one.active(now_ns) and self._ready(one, now_ns)}
         if active.keys() != self._active.keys():
             for one in active.keys() - self._active.keys():
                 log.warning("SIMULATED fault %s begins on %s", one.name, self._where(one))
@@ -85,6 +87,19 @@ class FaultDesk:
             self._gpus[one] = self._of_engines(share) if by_engine else self._of_nodes(self._nodes(one))
         return self._gpus[one]
 
+    def _ready(self, one: Wanted, now_ns: int) -> bool:
+        """A fault that leaves the hold-out alone begins when that is known, or has been waited for long enough."""
+        if one in self._gpus or one.nodes or FAULTS[one.name].engine_share <= 0.0:
+            return True
+        if all(name in self._fleet.holdout for name in self._engines()):
+            return True
+        return now_ns - self._due_ns.setdefault(one, now_ns) >= TOLD_NS
+
+    def _engines(self) -> list[str]:
+        registers = self._fleet.registers
+        per_node = registers.gpus_per_node // GPUS_PER_ENGINE
+        return [f"{node}/r{slot}" for node in registers.nodes for slot in range(per_node)]
+
     def _of_nodes(self, nodes: Sequence[str]) -> tuple[int, ...]:
         registers = self._fleet.registers
         wanted = [index for index, node in enumerate(registers.nodes) if node in nodes]
@@ -92,9 +107,7 @@ class FaultDesk:
 
     def _of_engines(self, share: float) -> tuple[int, ...]:
         """GPUs of the first engines that are no hold-out: the rule on latency compares with the hold-out."""
-        registers = self._fleet.registers
-        per_node = registers.gpus_per_node // GPUS_PER_ENGINE
-        names = [f"{node}/r{slot}" for node in registers.nodes for slot in range(per_node)]
+        names = self._engines()
         free = [number for number, name in enumerate(names) if not self._held_out(name)]
         chosen = free[: max(1, round(share * len(names)))]
         return tuple(

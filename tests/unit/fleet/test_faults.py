@@ -109,20 +109,39 @@ def test_a_dead_agent_is_silent_its_lease_ends_and_it_comes_back(bench: Bench, d
     assert ack is not None and set(ack.gpu.status) == {"applied"}
 
 
-def test_a_slow_link_leaves_the_holdout_alone(bench: Bench, desk: FaultDesk) -> None:
-    envelope = bench.envelope(0)
+def tell_holdout(bench: Bench, node: int, held: int | None) -> None:
+    """An envelope for a node whose engine number `held` is held out."""
+    envelope = bench.envelope(node)
     engines = sorted({name for name in envelope.gpu.engine if name})
-    held = tuple(name == engines[0] for name in envelope.gpu.engine)
-    bench.fleet.command(
-        bench.fleet.nodes[0],
-        encode(bench.envelope(0, gpu=msgspec.structs.replace(envelope.gpu, holdout=held))),
-        bench.wall_ns(),
-    )
+    out = tuple(held is not None and name == engines[held] for name in envelope.gpu.engine)
+    raw = encode(bench.envelope(node, gpu=msgspec.structs.replace(envelope.gpu, holdout=out)))
+    bench.fleet.command(bench.fleet.nodes[node], raw, bench.wall_ns())
+
+
+def test_a_slow_link_leaves_the_holdout_alone(bench: Bench, desk: FaultDesk) -> None:
+    for node in range(3):
+        tell_holdout(bench, node, 0 if node == 0 else None)
     ask(bench, "slow-link")
     run(bench, desk, 1.0)
     assert bench.twin.engine.slow is not None
     slow = np.flatnonzero(bench.twin.engine.slow > 1.0).tolist()
     assert slow == [1], "a fifth of six engines is one, and the first is held out"
+
+
+def test_a_slow_link_waits_until_it_is_known_who_is_held_out(bench: Bench, desk: FaultDesk) -> None:
+    ask(bench, "slow-link", for_s=90.0)
+    run(bench, desk, 2.0)
+    assert bench.twin.engine.slow is None or (bench.twin.engine.slow <= 1.0).all()
+    for node in range(3):
+        tell_holdout(bench, node, 0 if node == 0 else None)
+    run(bench, desk, 1.0)
+    assert bench.twin.engine.slow is not None and np.flatnonzero(bench.twin.engine.slow > 1.0).tolist() == [1]
+
+
+def test_a_slow_link_that_nobody_tells_begins_by_the_hash_after_half_a_minute(bench: Bench, desk: FaultDesk) -> None:
+    ask(bench, "slow-link", for_s=90.0)
+    run(bench, desk, 32.0)
+    assert bench.twin.engine.slow is not None and (bench.twin.engine.slow > 1.0).sum() == 1
 
 
 def test_an_empty_batch_spins_on_few_requests(bench: Bench, desk: FaultDesk) -> None:
