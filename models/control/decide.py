@@ -21,6 +21,7 @@ from models.control.learn import (
     room_of,
 )
 from models.control.memory import (
+    PRICE_FIRST,
     S_CHANGED,
     S_CHUNK,
     S_CLEAN,
@@ -202,7 +203,8 @@ def model_price(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, low
         s[S_PRICE] = exp(middle)
         best(p, u, s, load, to, low, steps, 0, chunks, max(1, chunks // 3))
         if s[S_PLAN_WHY] != float(LOWEST):
-            break
+            s[S_PRICE] = PRICE_FIRST  # another bound is broken: the model is asked again with the next plan
+            return
         if steady(p, flow_of(s), s[S_PLAN_X], s[S_PLAN_CHUNK]).gap_s > to.gap_s:
             cheap = middle
         else:

@@ -137,6 +137,29 @@ def test_a_gap_below_its_target_makes_waiting_cheaper_down_to_the_least_price() 
     assert engine.memory[memory.S_PRICE] == learn.PRICE_MIN
 
 
+def test_a_bound_that_is_broken_at_first_does_not_leave_waiting_dear_for_long() -> None:
+    """The price begins from the model once a plan is possible, not at its highest because none was."""
+    engine, late = Engine(), Engine()
+    for _ in range(100):
+        engine.step(to=FREE._replace(gap_s=0.03, tbt_s=0.001))
+    assert engine.memory[memory.S_PRICED] == 0.0
+    for one in (engine, late):
+        for _ in range(100):
+            one.step(to=FREE._replace(gap_s=0.03))
+    assert engine.memory[memory.S_PRICED] == 1.0
+    assert engine.memory[memory.S_PRICE] < 2.0 * late.memory[memory.S_PRICE]
+
+
+def test_a_window_that_cannot_be_judged_neither_counts_nor_clears() -> None:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    for k, error in enumerate((0.5, nan, 0.5, nan, nan)):
+        learn.judge(row, error, 100.0 + k, fast=False)
+        assert row[memory.S_RECALIBRATE] == 0.0
+    learn.judge(row, 0.5, 106.0, fast=False)
+    assert row[memory.S_RECALIBRATE] > 106.0
+
+
 def test_without_an_end_to_end_bound_waiting_has_no_price() -> None:
     engine = Engine()
     engine.settle()
