@@ -118,7 +118,7 @@ class Comparison:
         return Reference(
             **{f"{metric}_s": found.quantile_s(metric, 0.99) for metric in METRICS},
             gap_s=mean_s(found.hist[METRICS.index("tbt")].sum(axis=0)),
-            follow=_follow(found) if tuned and policy.name == "b0" else None,
+            follow=_follow(found) if tuned else None,
         )
 
     def tuning_case(self, kappa: str, span_s: float) -> Case:
@@ -166,11 +166,11 @@ class Comparison:
         return found
 
 
-def _follow(zero: Outcome) -> Follow:
-    """How B0's p99s of an hour depend on its rate."""
-    rates = zero.hours[:, st.H_REQUESTS] / 3600.0
+def _follow(found: Outcome) -> Follow:
+    """How a policy's p99s of an hour depend on its rate."""
+    rates = found.hours[:, st.H_REQUESTS] / 3600.0
     hours = range(len(rates))
-    return Follow(*(fit(rates, np.array([zero.quantile_s(m, 0.99, h) for h in hours])) for m in ("ttft", "e2e")))
+    return Follow(*(fit(rates, np.array([found.quantile_s(m, 0.99, h) for h in hours])) for m in ("ttft", "e2e")))
 
 
 def busiest_s(curve: Curve, until_s: float, span_s: float) -> float:
