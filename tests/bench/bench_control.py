@@ -12,15 +12,18 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from agents.cli.bench_inputs import workload
 from models.bench.compare import Comparison, Setup, by_hour, cell, mean_of, report, truth_of, tuned_rivals
 from models.bench.protocol import ablations, b0, b1, perfect, slower, strategy
+from models.bench.rivals import rivals
 from models.bench.row import week
 from models.bench.run import run
 from tests.bench.control_page import page
+from tests.bench.control_wrong import BANDIT, first_minutes, wrong_cases
 
 WEEKS = ("azure-code-2024", "azure-conv-2024")
 OTHERS = ("azure-code-2023", "azure-conv-2023", "servegen-m-large", "servegen-m-small")
@@ -100,28 +103,22 @@ def delay_part(name: str, args: Namespace) -> Json:
 
 
 def wrong_part(name: str, args: Namespace) -> Json:
-    """The truth is not what the controller believes; the right model beside it, both against B0 of that truth."""
-    found: Json = {}
-    belief = truth_of("mid")
-    slow = belief._replace(flop_share=belief.flop_share * 0.75, flop_inverse=belief.flop_inverse / 0.75)
+    """The truth is not what the controller believes; the right model and the unshielded bandit beside it.
+
+    All against B0 of that truth. The first minutes count from when the model began to be wrong.
+    """
     compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
-    case = compare.case("mid", 0)
-    stream = case.stream
-    longer = replace(stream, prompt=(stream.prompt * 1.5).astype("i4"), output=(stream.output * 1.5).astype("i4"))
-    cases = {
-        "prefill a quarter slower": (replace(case, truth=slow), slow),
-        "kappa low": (replace(case, truth=truth_of("low")), truth_of("low")),
-        "kappa high": (replace(case, truth=truth_of("high")), truth_of("high")),
-        "lengths x1.5": (replace(case, stream=longer), belief),
-        "another model in mid-run": (replace(case, later=(stream.seconds / 2, slow)), belief),
-    }
     policy = strategy("aggressive", compare.base("mid"))
-    for label, (wrong, right) in cases.items():
+    bandit = next(one for one in rivals(name) if one.name == BANDIT)
+    found: Json = {}
+    for label, (wrong, right) in wrong_cases(compare.case("mid", 0)).items():
         say(label)
         zero, one = run(wrong, b0()), run(wrong, b1())
-        mine = mean_of([cell(run(wrong, policy), zero, one, None)])
-        known = mean_of([cell(run(replace(wrong, belief=right), policy), zero, one, None)])
-        found[label] = {"b0": mean_of([cell(zero, zero, one, None)]), "wrong": mine, "right": known}
+        runs = {"wrong": run(wrong, policy), "right": run(right, policy), "bandit": run(wrong, bandit)}
+        from_minute = 0 if wrong.later is None else ceil(wrong.later[0] / 60.0)
+        found[label] = {key: mean_of([cell(mine, zero, one, None)]) for key, mine in {"b0": zero, **runs}.items()}
+        for key, mine in runs.items():
+            found[label][key]["first"] = first_minutes(mine, runs["right"], zero, from_minute)
     return found
 
 
