@@ -18,11 +18,14 @@ from typing import Any
 
 from agents.cli.bench_inputs import workload
 from models.bench.compare import Comparison, Setup, by_hour, cell, mean_of, report, truth_of, tuned_rivals
+from models.bench.load import DAY_S, draw
 from models.bench.protocol import ablations, b0, b1, perfect, slower, strategy
 from models.bench.rivals import rivals
 from models.bench.row import week
-from models.bench.run import run
+from models.bench.run import Case, run
+from models.twin.weeks import WHOLE_WEEK
 from tests.bench.control_page import page
+from tests.bench.control_weeks import keep_weeks
 from tests.bench.control_wrong import BANDIT, first_minutes, wrong_cases
 
 WEEKS = ("azure-code-2024", "azure-conv-2024")
@@ -122,6 +125,33 @@ def wrong_part(name: str, args: Namespace) -> Json:
     return found
 
 
+def week_part(name: str, args: Namespace) -> Json:
+    """B0 and B1 on all seven days, the tuning days and their weekend included: neither of them is tuned.
+
+    Published figures of scaling are of the whole week; what is judged are days 3 to 6.
+    """
+    compare = Comparison(setup(name, days=None, seeds=1), say)
+    assert compare.setup.curve is not None
+    curve = compare.setup.curve.scaled(compare.scale())
+    stream = draw(curve, from_s=0.0, to_s=min(args.days or 7.0, 7.0) * DAY_S, seed=1000)
+    case = Case(stream, compare.replicas(), truth_of("mid"), compare.belief, history=curve)
+    zero, one = run(case, b0()), run(case, b1())
+    return {
+        "workload": name,
+        "days": stream.seconds / DAY_S,
+        "seeds": 1,
+        "kappa": "mid",
+        "quality": "simulated",
+        WHOLE_WEEK: stream.seconds >= 7.0 * DAY_S - 1.0,
+        "results": {},
+        "baselines": {o.name: mean_of([cell(o, zero, one, None)]) for o in (zero, one)},
+        "b1_wall_saving_by_day": [
+            1.0 - float(one.wall_j[h : h + 24].sum() / zero.wall_j[h : h + 24].sum())
+            for h in range(0, len(one.wall_j), 24)
+        ],
+    }
+
+
 def budget_part(name: str, args: Namespace) -> Json:
     """30 % more replicas under one row's budget, the whole week."""
     return week(Comparison(setup(name, days=None, seeds=1), say), args.days or 7.0)
@@ -159,6 +189,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "hours": (WEEKS, hours_part),
     "reference": (WEEKS, reference_part),
     "budget": (WEEKS[1:], budget_part),
+    "week": (WEEKS, week_part),
 }
 
 
@@ -184,6 +215,7 @@ def main() -> None:
             target.write_text(json.dumps(make(name, args), indent=1) + "\n")
     if args.write is not None:
         page(args.out, args.write)
+        keep_weeks(args.out, args.write.parent / "control")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def sections(folder: Path, plots: Path) -> list[str]:
         lines += ["", f"### {name}: nothing retuned", *_setting(found), "", HEAD]
         lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
     lines += _kappa(parts(folder, "kappa")) + _wrong(parts(folder, "wrong")) + _budget(parts(folder, "budget"))
+    lines += _week(parts(folder, "week"))
     return lines + draw(parts, folder, plots)
 
 
@@ -180,6 +181,23 @@ def _budget(found: dict[str, Json]) -> list[str]:
                 f"| {label} | {r['windows_over']} | {r['peak_wall_w'] / 1e3:.1f} kW | {touched} "
                 f"| {_times(r)} | {_ratio(r['missed_ratio'], '.3%')} |"
             )
+    return lines
+
+
+def _week(found: dict[str, Json]) -> list[str]:
+    """B1 on all seven days, day by day."""
+    lines: list[str] = []
+    for name, result in found.items():
+        one = result["baselines"]["b1"]
+        each = [_ratio(value) for value in result["b1_wall_saving_by_day"]]
+        lines += [
+            "",
+            f"### {name}: B1 on all days, tuning days included",
+            "",
+            f"{result['days']:g} days, one seed: GPU {_ratio(one['gpu_saving_ratio']['b0'])}, wall "
+            f"{_ratio(one['wall_saving_ratio']['b0'])} below B0. By day from day 0, at the wall: {', '.join(each)}. "
+            "Days 3 to 6 are those that are judged.",
+        ]
     return lines
 
 
