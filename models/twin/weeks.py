@@ -16,7 +16,7 @@ STRATEGY: Final = "aggressive"  # the one with the absolute bound that the publi
 CLOCKS_ONLY: Final = f"{STRATEGY} without replicas"
 LEAST_HOURS: Final = 20.0  # of judged time: a day, its quiet hours left out
 MOST_MISSED: Final = 0.01  # of the requests of the week: a p99 that keeps the SLO
-WHOLE_WEEK: Final = "whole_week"  # true in a file of all seven days, tuning days included: beside the judged figure
+WHOLE_WEEK: Final = "whole_week"  # in a file that begins with the tuning days: whether it holds all seven
 SETTING: Final = ("workload", "strategy", "days", "seeds", "kappa", "quality", WHOLE_WEEK)
 FIGURES: Final = (
     "gpu_saving_ratio",
@@ -70,8 +70,8 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
             continue
         seeds = value.get("seeds")
         for policy, row in _policies(name, value):
-            if value.get(WHOLE_WEEK):
-                if policy == "b1" and row["wall_saving_ratio"]["b0"] is not None:
+            if WHOLE_WEEK in value:  # tuning days lie in it: never judged
+                if value[WHOLE_WEEK] and policy == "b1" and row["wall_saving_ratio"]["b0"] is not None:
                     weeks[SERVICES[workload]] = -float(row["wall_saving_ratio"]["b0"])
                 continue
             figure = _Figure(row, float(row.get("hours") or 0.0), seeds if isinstance(seeds, int) else None)
@@ -91,7 +91,7 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
 
 def kept(name: str, value: Any) -> dict[str, Any] | None:
     """Of a file of the bench what `collected` reads, a few kB; None where it holds nothing of the three claims."""
-    if _workload(name, value) not in SERVICES:
+    if _workload(name, value) not in SERVICES or value.get(WHOLE_WEEK) is False:
         return None
     rows: dict[str, dict[str, Any]] = {}
     for policy, row in sorted(_policies(name, value), key=lambda found: float(found[1].get("hours") or 0.0)):
@@ -109,11 +109,11 @@ def kept(name: str, value: Any) -> dict[str, Any] | None:
 
 
 def _with_weeks(judged: Week | None, weeks: Mapping[str, float]) -> Week | None:
-    """The judged days' figure with that of all seven days in its note: the weekend lies among the tuning days."""
+    """The judged days' figure with that of all seven days in its note, tuning days included."""
     if judged is None or not weeks:
         return judged
     text = ", ".join(f"{service} {value:+.1%}" for service, value in sorted(weeks.items()))
-    return Week(judged.change, f"{judged.note}; all seven days, weekend included, not judged: {text}")
+    return Week(judged.change, f"{judged.note}; all seven days, tuning days included, not judged: {text}")
 
 
 def _week(

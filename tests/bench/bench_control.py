@@ -126,7 +126,7 @@ def wrong_part(name: str, args: Namespace) -> Json:
 
 
 def week_part(name: str, args: Namespace) -> Json:
-    """B0 and B1 on all seven days, the tuning days and their weekend included: neither of them is tuned.
+    """B0 and B1 on all seven days, tuning days included: neither of them is tuned.
 
     Published figures of scaling are of the whole week; what is judged are days 3 to 6.
     """
@@ -185,7 +185,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "other": (OTHERS, other_part),
     "kappa": (WEEKS, kappa_part),
     "delay": (WEEKS[:1], delay_part),
-    "wrong": (WEEKS[1:], wrong_part),
+    "wrong": (WEEKS, wrong_part),
     "hours": (WEEKS, hours_part),
     "reference": (WEEKS, reference_part),
     "budget": (WEEKS[1:], budget_part),

@@ -114,8 +114,11 @@ def test_a_whole_week_stands_beside_the_judged_figure_and_is_not_judged() -> Non
     files = {"main.json": _long(wall=0.05), "week.json": _long(168.0, wall=0.20) | {"whole_week": True, "results": {}}}
     found = collected(files)[POWER_OFF]
     assert found.change == {"conversation": -0.05}
-    assert "all seven days, weekend included, not judged: conversation -20.0%" in found.note
+    assert "all seven days, tuning days included, not judged: conversation -20.0%" in found.note
     assert POWER_OFF not in collected({"week.json": files["week.json"]})
+    part = files["week.json"] | {"whole_week": False}  # cut short: neither judged nor told
+    assert kept("week.json", part) is None and POWER_OFF not in collected({"week.json": part})
+    assert "all seven days" not in collected({"main.json": files["main.json"], "week.json": part})[POWER_OFF].note
     _, off, _ = gates_engine.weeks(published(), collected(files))
     assert off.passed is False and off.error == pytest.approx(0.03)
 
