@@ -32,6 +32,10 @@ WEEKS = ("azure-code-2024", "azure-conv-2024")
 OTHERS = ("azure-code-2023", "azure-conv-2023", "servegen-m-large", "servegen-m-small")
 STRATEGIES = ("conservative", "balanced", "aggressive", "ml-driven")
 DELAYS_S = ((0.1, 0.0), (0.5, 0.1), (1.5, 0.5), (5.0, 1.5), (40.0, 40.0))
+DENSER = {
+    "aggressive": ((0.80, 4.0), (0.88, 4.0), (0.88, 2.0), (0.96, 1.0), (1.04, 0.0)),
+    "balanced": ((0.55, 1.5), (0.65, 1.5), (0.75, 1.0), (0.85, 0.0)),
+}
 Json = dict[str, Any]
 
 
@@ -166,13 +170,18 @@ def hours_part(name: str, args: Namespace) -> Json:
 
 
 def reference_part(name: str, args: Namespace) -> Json:
-    """Perfect knowledge of the rate, packed more and more densely until an hour leaves its bound."""
+    """Perfect knowledge of the rate, packed more and more densely, and with less and less room above the rate.
+
+    Room is the strategy's own `z` as a margin on the known rate (6 % each): what is left of it decides where packing
+    does not.
+    """
     compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
     found: Json = {}
-    for strategy_name, steps in (("aggressive", (0.80, 0.88, 0.96, 1.04)), ("balanced", (0.55, 0.65, 0.75, 0.85))):
+    for strategy_name, steps in DENSER.items():
         policy = strategy(strategy_name, compare.base("mid"))
-        for busy in steps:
-            best = replace(perfect(policy, busy_upper=busy), name=f"{strategy_name}, packed to {busy:.2f}")
+        for busy, z in steps:
+            best = perfect(replace(policy, packing=replace(policy.packing, z=z)), busy_upper=busy)
+            best = replace(best, name=f"{strategy_name}, packed to {busy:.2f}, room {0.06 * z:.0%}")
             found[best.name] = compare.row(lambda _, best=best: best)  # type: ignore[misc]
     return found
 
