@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ pytest.importorskip("numba")
 from models.bench.compare import truth_of
 from models.bench.load import Stream
 from models.bench.plantparts import Node
-from models.bench.run import Case, Outcome
+from models.bench.protocol import Reference, strategy
+from models.bench.run import Case, Outcome, run
 from tests.bench.control_page import sections
 from tests.bench.control_wrong import first_minutes, wrong_cases
 
@@ -108,3 +110,18 @@ def test_each_right_model_differs_from_the_wrong_one() -> None:
         told = (right.belief, right.long_prompt, right.told)
         assert told != (wrong.belief, wrong.long_prompt, wrong.told), label
         assert (wrong.truth, wrong.later) == (right.truth, right.later) and wrong.stream is right.stream, label
+
+
+def test_a_controller_that_is_told_believes_it_from_then_on() -> None:
+    rng = np.random.default_rng(5)
+    arrival, plant = np.sort(rng.uniform(0.0, 900.0, 5400)), truth_of("mid")
+    stream = Stream(arrival, np.full(5400, 1500, np.int32), np.full(5400, 60, np.int32), 900.0)
+    slow = plant._replace(flop_share=plant.flop_share * 0.75, flop_inverse=plant.flop_inverse / 0.75)
+    case = Case(stream, 4, plant, plant, later=(420.0, slow))
+    policy = strategy("aggressive", Reference(0.6, 0.04, 3.0, 0.02))
+    alone, same, told = (
+        run(one, policy).minutes
+        for one in (case, replace(case, told=(420.0, plant)), replace(case, told=(420.0, slow)))
+    )
+    assert (same == alone).all()
+    assert (told[:7] == alone[:7]).all() and not (told[7:] == alone[7:]).all()
