@@ -17,6 +17,7 @@ import numpy as np
 from models.bench import state as st
 from models.bench.fleet import curve_work, scale_for, size, stream_work
 from models.bench.follow import Follow, fit
+from models.bench.hosts import resting_hosts
 from models.bench.load import DAY_S, Curve, Stream, draw
 from models.bench.protocol import Reference, b0, b1, perfect, strategy
 from models.bench.rivals import matched, rivals, tune
@@ -203,6 +204,7 @@ def cell(mine: Outcome, zero: Outcome, one: Outcome, best: Outcome | None) -> di
     return {
         "gpu_saving_ratio": savings["gpu"],
         "wall_saving_ratio": savings["wall"],
+        **resting_hosts(mine, zero, one),
         "p99_change_ratio": {m: _change(mine.quantile_s(m, 0.99), zero.quantile_s(m, 0.99)) for m in METRICS},
         "p99_ms": {m: 1e3 * mine.quantile_s(m, 0.99) for m in METRICS},
         "p50_ms": {m: 1e3 * mine.quantile_s(m, 0.5) for m in METRICS},
