@@ -15,6 +15,7 @@ from models.bench.follow import Follow
 from models.bench.local import OURS, STATIC, Local
 from models.bench.run import Mode, Policy
 from models.control.memory import Tuning
+from models.policy.packings import PACKINGS
 from models.policy.replicas import Packing
 from models.policy.strategies import STRATEGIES
 
@@ -66,13 +67,12 @@ class Aim:
 
 # Tuned on days 0-2 only, and frozen: the busiest day of each service (code day 0, conversation day 2).
 _TIGHT: Final = FAST._replace(deadline_ratio=0.8, slack_ratio=0.02, rush_ratio=0.8, long_gain=0.02)
-_PACKED: Final = Packing(busy_upper=0.85, z=1.5, down_after_s=900.0)
-_BALANCED: Final = Aim(1.04, 0.95, 1.1, _PACKED, _TIGHT, late=1.038, long=1.085)
+_BALANCED: Final = Aim(1.04, 0.95, 1.1, PACKINGS["balanced"], _TIGHT, late=1.038, long=1.085)
 AIMS: Final[dict[str, Aim]] = {
-    "conservative": Aim(1.04, 0.95, 1.04, replace(_PACKED, busy_upper=0.8), _TIGHT, late=1.038, long=1.02),
+    "conservative": Aim(1.04, 0.95, 1.04, PACKINGS["conservative"], _TIGHT, late=1.038, long=1.02),
     "balanced": _BALANCED,
     "ml-driven": _BALANCED,
-    "aggressive": Aim(0.092, 1.6, inf, Packing(busy_upper=0.95, z=5.0), FAST._replace(chunk_max=768.0, busy_max=0.9)),
+    "aggressive": Aim(0.092, 1.6, inf, PACKINGS["aggressive"], FAST._replace(chunk_max=768.0, busy_max=0.9)),
 }
 
 

@@ -27,6 +27,7 @@ LEARN_S: Final = 900.0  # a choice of the bandit holds this long
 EARN_S: Final = 1800.0  # a lower number must earn its later starts within this time
 TIGHT: Final = 0.3  # slack from which late first tokens are answered by more replicas too: higher clocks come first
 LOOSEST: Final = 0.4  # of the packing
+UNCOUNTED: Final = 0.75  # of the packing, where nobody counts late first tokens: nothing would make it yield
 PACK_S: Final = 7200.0  # in which the packing moves by a factor e while the slack is a factor e off
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
@@ -84,7 +85,7 @@ class Seen:
     total: int
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
-    slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely
+    slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely; NaN: uncounted
     price_w: float = nan  # what the replicas count for a running sequence; unknown: the mean gap is a hard bound
     meet: float = 1.0  # how much of the share of time in prefill a token meets
     wall_w: float = nan  # measured since the last step; what the bandit learns from
@@ -155,7 +156,8 @@ class ReplicaPlanner:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
         capacity = self._capacity(seen)
         prompt = self._prompt or 0.0
-        busy = self._packing.busy_upper * self._looser
+        looser = self._looser if isfinite(seen.slack) else min(self._looser, UNCOUNTED)
+        busy = self._packing.busy_upper * looser
         upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
         return min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))

@@ -6,7 +6,7 @@ What it cannot know (no profile, no rate, no hold-out) it says; capacity is neve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite, nan, sqrt
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from models.control.equations import Plant
 from models.control.predict import plant_of
 from models.control.profiles import profile_for
 from models.control.steady import Flow, steady, top_rate
+from models.policy.packings import PACKINGS
 from models.policy.parking import Parking
 from models.policy.pid import BatchBounds
 from models.policy.replicas import Decision, NodeCost, Packing, ReplicaPlanner, Seen, Wishes
@@ -22,8 +23,6 @@ from models.policy.tariff import Now
 from streams.jobs.actuation_latency import LatencyPools, Pool
 from streams.jobs.actuation_load import PoolLoad
 
-# Frozen on the bench's training days (models/bench/protocol.py, docs/benchmarks/control.md).
-BUSY_UPPER: Final = {"conservative": 0.50, "balanced": 0.65, "ml-driven": 0.65, "aggressive": 0.80}
 UNBOUNDED_S: Final = 1e9
 CROWD: Final = 16.0  # sequences beside which a dense replica prefills
 LEARN_SHARE: Final = 0.05  # of a step's evidence on how fast the stack really is
@@ -156,7 +155,7 @@ class ReplicaPlans:
         )
 
     def _packing(self) -> Packing:
-        return Packing(busy_upper=BUSY_UPPER.get(self._strategy.name, 0.65), min_warm=self._options.min_warm)
+        return replace(PACKINGS[self._strategy.name], min_warm=self._options.min_warm)
 
     def _seen(self, planned: _Planned, pool: Pool, load: PoolLoad, tariff: Now) -> Seen:
         self._learn(planned, pool, load)
@@ -173,7 +172,7 @@ class ReplicaPlans:
             total=total,
             decode_ratio=decode_ratio,
             prefill_ratio=1.0 if told.prefill_ratio is None else told.prefill_ratio,
-            slack=1.0 if told.slack is None else told.slack,
+            slack=nan if told.slack is None else told.slack,
             price_w=nan if told.wait_price_w is None else told.wait_price_w,
             meet=1.0 if told.meet is None else told.meet,
             weight=tariff.weight,

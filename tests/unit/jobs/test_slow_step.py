@@ -135,7 +135,7 @@ def test_engines_that_are_not_needed_are_named_one_by_one_and_nothing_is_sent(tm
     state = FakeState()
     bench = Loaded(tmp_path, mode="observe", state=state)
     bench.per_s = 0.4
-    for _ in range(80):
+    for _ in range(100):
         bench.beat(10.0)
     (pool,) = plan_of(bench)["pools"]
     held = {
