@@ -37,7 +37,7 @@ class Alert(Record, frozen=True, kw_only=True):
 
 
 class OperatorIntent(Record, frozen=True, kw_only=True):
-    """energy.operator.intent.v1: a human's pause or cap, signed; compacted by scope, so the last word holds."""
+    """energy.operator.intent.v1: a human's pause or cap, signed; the last word of a cluster and scope holds."""
 
     cluster: str
     scope: str  # "cluster", "node/<node>" or "gpu/<uuid>"
