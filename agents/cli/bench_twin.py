@@ -151,7 +151,7 @@ def page(rows: Sequence[Row]) -> str:
 
 def _line(row: Row, *, gate: bool) -> str:
     kelvin = "kelvin" in row.name
-    error = "not run" if row.error is None else f"{row.error:.2f} K" if kelvin else f"{row.error:.1%}"
+    error = "not run" if row.error is None else f"{row.error:.2f} K" if kelvin else _share(row.error)
     p90 = "" if row.p90 is None else f"{row.p90:.1%}"
     if gate:
         verdict = "yes" if row.passed else "**no**"
@@ -169,6 +169,11 @@ def _line(row: Row, *, gate: bool) -> str:
     else:
         cells = [row.name, row.n, error, p90, row.fitted_on, row.judged_on, row.note]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _share(error: float) -> str:
+    """An error that is there is never printed as 0."""
+    return f"{error:.2%}" if 0.0 < abs(error) < 5e-4 else f"{error:.1%}"
 
 
 def _unused(path: Path, reason: str, count: int) -> Row:

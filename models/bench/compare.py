@@ -17,6 +17,7 @@ import numpy as np
 from models.bench import state as st
 from models.bench.fleet import curve_work, scale_for, size, stream_work
 from models.bench.follow import Follow, fit
+from models.bench.hosts import resting_hosts
 from models.bench.load import DAY_S, Curve, Stream, draw
 from models.bench.protocol import Reference, b0, b1, perfect, strategy
 from models.bench.rivals import matched, rivals, tune
@@ -118,7 +119,7 @@ class Comparison:
         return Reference(
             **{f"{metric}_s": found.quantile_s(metric, 0.99) for metric in METRICS},
             gap_s=mean_s(found.hist[METRICS.index("tbt")].sum(axis=0)),
-            follow=_follow(found) if tuned and policy.name == "b0" else None,
+            follow=_follow(found) if tuned else None,
         )
 
     def tuning_case(self, kappa: str, span_s: float) -> Case:
@@ -166,11 +167,11 @@ class Comparison:
         return found
 
 
-def _follow(zero: Outcome) -> Follow:
-    """How B0's p99s of an hour depend on its rate."""
-    rates = zero.hours[:, st.H_REQUESTS] / 3600.0
+def _follow(found: Outcome) -> Follow:
+    """How a policy's p99s of an hour depend on its rate."""
+    rates = found.hours[:, st.H_REQUESTS] / 3600.0
     hours = range(len(rates))
-    return Follow(*(fit(rates, np.array([zero.quantile_s(m, 0.99, h) for h in hours])) for m in ("ttft", "e2e")))
+    return Follow(*(fit(rates, np.array([found.quantile_s(m, 0.99, h) for h in hours])) for m in ("ttft", "e2e")))
 
 
 def busiest_s(curve: Curve, until_s: float, span_s: float) -> float:
@@ -203,6 +204,7 @@ def cell(mine: Outcome, zero: Outcome, one: Outcome, best: Outcome | None) -> di
     return {
         "gpu_saving_ratio": savings["gpu"],
         "wall_saving_ratio": savings["wall"],
+        **resting_hosts(mine, zero, one),
         "p99_change_ratio": {m: _change(mine.quantile_s(m, 0.99), zero.quantile_s(m, 0.99)) for m in METRICS},
         "p99_ms": {m: 1e3 * mine.quantile_s(m, 0.99) for m in METRICS},
         "p50_ms": {m: 1e3 * mine.quantile_s(m, 0.5) for m in METRICS},

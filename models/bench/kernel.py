@@ -39,6 +39,7 @@ from models.bench.state import (
     H_GAPS,
     H_GPU_J,
     H_HOST_J,
+    H_HOST_S,
     H_MISSED,
     H_NODE_S,
     H_ON_S,
@@ -317,6 +318,7 @@ def meter(sim: Sim, p: Plant, node: Node, now_s: float) -> None:
             bare_w += (seats - live) * p.gpus * node.bare_w
             sim.hours[hour, H_ON_S] += live * span
             sim.hours[hour, H_NODE_S] += span
+            sim.hours[hour, H_HOST_S] += seats / per * span
         else:
             host_w += node.off_w * seats / per
     for r in range(replicas):

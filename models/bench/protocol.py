@@ -72,7 +72,7 @@ AIMS: Final[dict[str, Aim]] = {
     "conservative": Aim(1.04, 0.95, 1.04, replace(_PACKED, busy_upper=0.8), _TIGHT, late=1.038, long=1.02),
     "balanced": _BALANCED,
     "ml-driven": _BALANCED,
-    "aggressive": Aim(0.092, 1.6, inf, Packing(busy_upper=0.85, z=4.0), FAST._replace(chunk_max=768.0)),
+    "aggressive": Aim(0.092, 1.6, inf, Packing(busy_upper=0.95, z=5.0), FAST._replace(chunk_max=768.0, busy_max=0.9)),
 }
 
 

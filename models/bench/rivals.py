@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from models.bench.local import AIMD, LIMIT, OURS, PHASES, PID, PROFILE, SEARCH, UCB, Local
-from models.bench.protocol import AIMS, DELAY_S, FAST, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, Aim, Reference, percent, static
+from models.bench.protocol import AIMS, DELAY_S, FLOOR_X, SLO_TBT_S, SLO_TTFT_S, Aim, Reference, percent, static
 from models.bench.run import Mode, Policy
 from models.control.memory import Tuning
 
@@ -141,13 +141,15 @@ def tune(judge: Callable[[Policy], tuple[int, float, float]]) -> dict[str, int]:
 
 def matched(name: str, base: Reference, its: Reference) -> Policy:
     """Ours at a rival's own latency: the rival's percentiles of the tuning hours are the bounds."""
-    # Near B0 first tokens decide, and a chunk of 512 prefills one in a hundred faster than one of 448. Far from it the
-    # clocks are low, so a surge that the forecast missed needs more room.
+    # Near B0 first tokens decide, and a chunk of 512 prefills one in a hundred faster than one of 448. Far from it a
+    # rival's own percentiles are pooled ones, so the packing need not keep every single hour as a strategy must.
     near, loose = its.e2e_s < 1.25 * base.e2e_s, its.e2e_s > 1.5 * base.e2e_s
-    packing = AIMS["balanced"].packing if near else AIMS["aggressive"].packing
-    most = AIMS["aggressive"].tune.chunk_max if loose else 512.0
-    tune_of_aim = (FAST if loose else AIMS["balanced"].tune)._replace(chunk_max=most)
-    aim = Aim(1.0, 0.95, 1.03, replace(packing, busy_upper=0.9 if near else 0.85), tune_of_aim, late=0.995, long=0.99)
+    packing = replace(AIMS["balanced"].packing, busy_upper=0.9) if near else AIMS["aggressive"].packing
+    if loose:
+        packing = replace(packing, busy_upper=0.92, z=3.0)
+    most = AIMS["aggressive"].tune._replace(rush_ratio=0.8)
+    tune_of_aim = most if loose else AIMS["balanced"].tune._replace(chunk_max=512.0)
+    aim = Aim(1.0, 0.95, 1.03, packing, tune_of_aim, late=0.995, long=0.99)
     tune_of = percent(aim, its)
     assert tune_of.kind == OURS
-    return replace(Policy(f"ours at the latency of {name}", tune_of, "planned", aim.packing), source="")
+    return Policy(f"ours at the latency of {name}", tune_of, "planned", aim.packing, follow=its.follow)

@@ -36,6 +36,7 @@ Mode = Literal["fixed", "reactive", "planned", "perfect", "template"]
 SLOW_S: Final = 60.0
 REACTIVE_MARGIN: Final = 1.15
 REACTIVE_DOWN_S: Final = 900.0
+MINUTE_COLUMNS: Final = (st.H_GPU_J, st.H_REQUESTS, st.H_MISSED)  # GPU joules are of one GPU of each replica
 METRICS: Final = ("ttft", "tbt", "e2e")
 
 
@@ -69,6 +70,7 @@ class Case:
     low_replicas: int = 0  # the last ones: they serve requests of low priority and are braked near the budget
     low_share: float = 0.0  # of requests that are of low priority
     later: tuple[float, Plant] | None = None  # from this second on another model serves
+    told: tuple[float, Plant] | None = None  # from this second on the controller believes this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Outcome:
     low_requests: float = 0.0  # finished requests of low priority, and those of them that a brake touched
     low_touched: float = 0.0
     braked_s: float = 0.0
+    minutes: F8 = field(default_factory=lambda: np.zeros((0, 3)))  # MINUTE_COLUMNS, counted from the start
 
     @property
     def gpu_j(self) -> F8:
@@ -170,18 +173,23 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     sim.clock[st.C_LATE_S], sim.clock[st.C_LONG_S] = policy.local.late_s, policy.local.long_s
     slow = _Slow(case, policy, machine)
     now, starts = 0.0, 0
-    guard, local = MissGuard(), policy.local
+    guard, local, belief = MissGuard(), policy.local, case.belief
+    minutes: list[F8] = []
     while now < whole + 60.0:
         now = min(now + SLOW_S, whole + 60.0)
         truth = case.truth if case.later is None or now <= case.later[0] else case.later[1]
-        machine.advance(sim, truth, case.belief, case.node, local, now)
+        if case.told is not None and now > case.told[0] and belief is not case.told[1]:
+            belief = case.told[1]
+            slow.believe(belief)
+        machine.advance(sim, truth, belief, case.node, local, now)
+        minutes.append(sim.hours[:, MINUTE_COLUMNS].sum(axis=0))
         if policy.mode != "fixed" and now < whole:
             want = slow.want(now, sim)
             bounds = slow.followed(policy.local, sim)
             if policy.local.kind == OURS and policy.mode in ("planned", "perfect"):
                 total = sim.hours.sum(axis=0)
                 held = guard.holds(now, float(total[st.H_REQUESTS]), float(total[st.H_MISSED]))
-                local = _default_clocks(bounds, case.belief) if held else bounds
+                local = _default_clocks(bounds, belief) if held else bounds
                 want = case.replicas if held else want
             starts += apply(sim, want, now, case.node.boot_s, first_x)
     return Outcome(
@@ -199,6 +207,7 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         low_requests=float(sim.clock[st.C_LOW]),
         low_touched=float(sim.clock[st.C_TOUCHED]),
         braked_s=float(sim.clock[st.C_BRAKED_S]),
+        minutes=np.array(minutes),
     )
 
 
@@ -240,18 +249,8 @@ class _Slow:
 
     def __init__(self, case: Case, policy: Policy, machine: Any) -> None:
         self._case, self._policy = case, policy
-        local = policy.local
-        self._planner = ReplicaPlanner(
-            case.belief,
-            policy.packing,
-            Wishes(
-                local.tbt_s or 1e9, local.gap_s or 1e9, local.min_x or 1.0, local.tune.chunk_min, local.tune.chunk_max
-            ),
-            NodeCost(boot_s=case.node.boot_s),
-            cheapest=machine.cheapest,
-            top_rate=machine.top_rate,
-            bandit=ShieldedBandit(epsilon=0.05, switching=0.01, rng=random.Random(1)) if policy.learns else None,
-        )
+        self._machine = machine
+        self._planner = self._planner_of(case.belief)
         self._wall_j = 0.0
         self._load = LoadMemory()
         if policy.mode == "perfect":
@@ -268,6 +267,26 @@ class _Slow:
         self._ewma = 0.0
         self._in, self._out = nan, nan
         self.sentences: list[str] = []
+
+    def _planner_of(self, belief: Plant) -> ReplicaPlanner:
+        policy, local = self._policy, self._policy.local
+        return ReplicaPlanner(
+            belief,
+            policy.packing,
+            Wishes(
+                local.tbt_s or 1e9, local.gap_s or 1e9, local.min_x or 1.0, local.tune.chunk_min, local.tune.chunk_max
+            ),
+            NodeCost(boot_s=self._case.node.boot_s),
+            cheapest=self._machine.cheapest,
+            top_rate=self._machine.top_rate,
+            bandit=ShieldedBandit(epsilon=0.05, switching=0.01, rng=random.Random(1)) if policy.learns else None,
+        )
+
+    def believe(self, belief: Plant) -> None:
+        """Plans with another model from now on; what was seen of the load stays known."""
+        forecast = self._planner.forecast
+        self._planner = self._planner_of(belief)
+        self._planner.forecast = forecast
 
     def _remember(self, curve: Curve, until_s: float) -> None:
         """The days before the stream, as the pool's own counters would have shown them."""

@@ -51,7 +51,8 @@ H_X_S: Final = 7  # clock times busy seconds
 H_BUSY_S: Final = 8
 H_OUTPUT: Final = 9
 H_NODE_S: Final = 10
-H_COLUMNS: Final = 11
+H_HOST_S: Final = 11  # seconds of live hosts; a host that the fleet has in part counts in part
+H_COLUMNS: Final = 12
 
 # Scalars in `clock`.
 C_NOW: Final = 0

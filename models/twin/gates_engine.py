@@ -204,7 +204,7 @@ def _week(
         note = "not run: no result of `eo bench control` holds it (docs/benchmarks/control/*.json, or --weeks DIR)"
         return Row(name=name, n=0, error=None, bound=None, fitted_on=fitted_on, judged_on=judged_on, note=note)
     off = [_outside(value, *ranges.get(key, ranges.get("", (value, value)))) for key, value in found.change.items()]
-    values = ", ".join(f"{key} {value:+.1%}" for key, value in found.change.items())
+    values = ", ".join(f"{key} {value:+.2%}" for key, value in found.change.items())
     return Row(
         name=name,
         n=len(off),

@@ -1,8 +1,8 @@
 """What the control bench measured in simulated weeks, for the gates that need whole weeks.
 
 It takes the results as the bench writes them (`eo bench control --json`, and the parts of the protocol: main, rivals,
-ablation, kappa), whatever their file names, and finds the figures of three claims. It must not run anything, nor fill
-in what was not run.
+ablation, kappa, week), whatever their file names, and finds the figures of three claims. It must not run anything, nor
+fill in what was not run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ STRATEGY: Final = "aggressive"  # the one with the absolute bound that the publi
 CLOCKS_ONLY: Final = f"{STRATEGY} without replicas"
 LEAST_HOURS: Final = 20.0  # of judged time: a day, its quiet hours left out
 MOST_MISSED: Final = 0.01  # of the requests of the week: a p99 that keeps the SLO
+WHOLE_WEEK: Final = "whole_week"  # in a file that begins with the tuning days: whether it holds all seven
+SETTING: Final = ("workload", "strategy", "days", "seeds", "kappa", "quality", WHOLE_WEEK)
+FIGURES: Final = (
+    "gpu_saving_ratio",
+    "wall_saving_ratio",
+    "missed_ratio",
+    "hours",
+    "hours_outside_slo",
+    "saving_interval",
+)  # of a policy's row: what is judged or noted here
 ALL_KNOBS, POWER_OFF, CLOCK_ONLY = "all_knobs_inside_slo", "power_off_azure_week", "clock_only_inside_slo"
 
 
@@ -52,6 +62,7 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
     of them is no week.
     """
     main: dict[tuple[str, str], _Figure] = {}
+    weeks: dict[str, float] = {}
     spans: dict[str, tuple[float, float]] = {}
     for name, value in sorted(files.items()):
         workload = _workload(name, value)
@@ -59,6 +70,10 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
             continue
         seeds = value.get("seeds")
         for policy, row in _policies(name, value):
+            if WHOLE_WEEK in value:  # tuning days lie in it: never judged
+                if value[WHOLE_WEEK] and policy == "b1" and row["wall_saving_ratio"]["b0"] is not None:
+                    weeks[SERVICES[workload]] = -float(row["wall_saving_ratio"]["b0"])
+                continue
             figure = _Figure(row, float(row.get("hours") or 0.0), seeds if isinstance(seeds, int) else None)
             key = (SERVICES[workload], policy)
             if figure.hours >= LEAST_HOURS and (key not in main or main[key].hours < figure.hours):
@@ -68,10 +83,37 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
                 spans[SERVICES[workload]] = (-float(span["gpu"][1]), -float(span["gpu"][0]))
     found = {
         ALL_KNOBS: _week(main, STRATEGY, "gpu_saving_ratio", spans),
-        POWER_OFF: _week(main, "b1", "wall_saving_ratio", {}),
+        POWER_OFF: _with_weeks(_week(main, "b1", "wall_saving_ratio", {}), weeks),
         CLOCK_ONLY: _week(main, CLOCKS_ONLY, "gpu_saving_ratio", {}),
     }
     return {claim: week for claim, week in found.items() if week is not None}
+
+
+def kept(name: str, value: Any) -> dict[str, Any] | None:
+    """Of a file of the bench what `collected` reads, a few kB; None where it holds nothing of the three claims."""
+    if _workload(name, value) not in SERVICES or value.get(WHOLE_WEEK) is False:
+        return None
+    rows: dict[str, dict[str, Any]] = {}
+    for policy, row in sorted(_policies(name, value), key=lambda found: float(found[1].get("hours") or 0.0)):
+        if policy in ("b1", STRATEGY, CLOCKS_ONLY):  # where one is there twice, that of most hours stays
+            rows[policy] = {key: row[key] for key in FIGURES if key in row}
+    if not rows:
+        return None
+    if "workload" not in value:
+        return dict(rows)
+    setting = {key: value[key] for key in SETTING if key in value}
+    return setting | {
+        "results": {n: r for n, r in rows.items() if n != "b1"},
+        "baselines": {"b1": rows["b1"]} if "b1" in rows else {},
+    }
+
+
+def _with_weeks(judged: Week | None, weeks: Mapping[str, float]) -> Week | None:
+    """The judged days' figure with that of all seven days in its note, tuning days included."""
+    if judged is None or not weeks:
+        return judged
+    text = ", ".join(f"{service} {value:+.1%}" for service, value in sorted(weeks.items()))
+    return Week(judged.change, f"{judged.note}; all seven days, tuning days included, not judged: {text}")
 
 
 def _week(

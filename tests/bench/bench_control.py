@@ -12,20 +12,30 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from agents.cli.bench_inputs import workload
 from models.bench.compare import Comparison, Setup, by_hour, cell, mean_of, report, truth_of, tuned_rivals
+from models.bench.load import DAY_S, draw
 from models.bench.protocol import ablations, b0, b1, perfect, slower, strategy
+from models.bench.rivals import rivals
 from models.bench.row import week
-from models.bench.run import run
+from models.bench.run import Case, run
+from models.twin.weeks import WHOLE_WEEK
 from tests.bench.control_page import page
+from tests.bench.control_weeks import keep_weeks
+from tests.bench.control_wrong import BANDIT, first_minutes, wrong_cases
 
 WEEKS = ("azure-code-2024", "azure-conv-2024")
 OTHERS = ("azure-code-2023", "azure-conv-2023", "servegen-m-large", "servegen-m-small")
 STRATEGIES = ("conservative", "balanced", "aggressive", "ml-driven")
 DELAYS_S = ((0.1, 0.0), (0.5, 0.1), (1.5, 0.5), (5.0, 1.5), (40.0, 40.0))
+DENSER = {
+    "aggressive": ((0.80, 4.0), (0.88, 4.0), (0.88, 2.0), (0.96, 1.0), (1.04, 0.0)),
+    "balanced": ((0.55, 1.5), (0.65, 1.5), (0.75, 1.0), (0.85, 0.0)),
+}
 Json = dict[str, Any]
 
 
@@ -100,29 +110,50 @@ def delay_part(name: str, args: Namespace) -> Json:
 
 
 def wrong_part(name: str, args: Namespace) -> Json:
-    """The truth is not what the controller believes; the right model beside it, both against B0 of that truth."""
-    found: Json = {}
-    belief = truth_of("mid")
-    slow = belief._replace(flop_share=belief.flop_share * 0.75, flop_inverse=belief.flop_inverse / 0.75)
+    """The truth is not what the controller believes; the right model and the unshielded bandit beside it.
+
+    All against B0 of that truth. The first minutes count from when the model began to be wrong.
+    """
     compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
-    case = compare.case("mid", 0)
-    stream = case.stream
-    longer = replace(stream, prompt=(stream.prompt * 1.5).astype("i4"), output=(stream.output * 1.5).astype("i4"))
-    cases = {
-        "prefill a quarter slower": (replace(case, truth=slow), slow),
-        "kappa low": (replace(case, truth=truth_of("low")), truth_of("low")),
-        "kappa high": (replace(case, truth=truth_of("high")), truth_of("high")),
-        "lengths x1.5": (replace(case, stream=longer), belief),
-        "another model in mid-run": (replace(case, later=(stream.seconds / 2, slow)), belief),
-    }
     policy = strategy("aggressive", compare.base("mid"))
-    for label, (wrong, right) in cases.items():
+    bandit = next(one for one in rivals(name) if one.name == BANDIT)
+    found: Json = {}
+    for label, (wrong, right) in wrong_cases(compare.case("mid", 0)).items():
         say(label)
         zero, one = run(wrong, b0()), run(wrong, b1())
-        mine = mean_of([cell(run(wrong, policy), zero, one, None)])
-        known = mean_of([cell(run(replace(wrong, belief=right), policy), zero, one, None)])
-        found[label] = {"b0": mean_of([cell(zero, zero, one, None)]), "wrong": mine, "right": known}
+        runs = {"wrong": run(wrong, policy), "right": run(right, policy), "bandit": run(wrong, bandit)}
+        from_minute = 0 if wrong.later is None else ceil(wrong.later[0] / 60.0)
+        found[label] = {key: mean_of([cell(mine, zero, one, None)]) for key, mine in {"b0": zero, **runs}.items()}
+        for key, mine in runs.items():
+            found[label][key]["first"] = first_minutes(mine, runs["right"], zero, from_minute)
     return found
+
+
+def week_part(name: str, args: Namespace) -> Json:
+    """B0 and B1 on all seven days, tuning days included: neither of them is tuned.
+
+    Published figures of scaling are of the whole week; what is judged are days 3 to 6.
+    """
+    compare = Comparison(setup(name, days=None, seeds=1), say)
+    assert compare.setup.curve is not None
+    curve = compare.setup.curve.scaled(compare.scale())
+    stream = draw(curve, from_s=0.0, to_s=min(args.days or 7.0, 7.0) * DAY_S, seed=1000)
+    case = Case(stream, compare.replicas(), truth_of("mid"), compare.belief, history=curve)
+    zero, one = run(case, b0()), run(case, b1())
+    return {
+        "workload": name,
+        "days": stream.seconds / DAY_S,
+        "seeds": 1,
+        "kappa": "mid",
+        "quality": "simulated",
+        WHOLE_WEEK: stream.seconds >= 7.0 * DAY_S - 1.0,
+        "results": {},
+        "baselines": {o.name: mean_of([cell(o, zero, one, None)]) for o in (zero, one)},
+        "b1_wall_saving_by_day": [
+            1.0 - float(one.wall_j[h : h + 24].sum() / zero.wall_j[h : h + 24].sum())
+            for h in range(0, len(one.wall_j), 24)
+        ],
+    }
 
 
 def budget_part(name: str, args: Namespace) -> Json:
@@ -139,13 +170,18 @@ def hours_part(name: str, args: Namespace) -> Json:
 
 
 def reference_part(name: str, args: Namespace) -> Json:
-    """Perfect knowledge of the rate, packed more and more densely until an hour leaves its bound."""
+    """Perfect knowledge of the rate, packed more and more densely, and with less and less room above the rate.
+
+    Room is the strategy's own `z` as a margin on the known rate (6 % each): what is left of it decides where packing
+    does not.
+    """
     compare = Comparison(setup(name, days=args.side_days, seeds=1), say)
     found: Json = {}
-    for strategy_name, steps in (("aggressive", (0.80, 0.88, 0.96, 1.04)), ("balanced", (0.55, 0.65, 0.75, 0.85))):
+    for strategy_name, steps in DENSER.items():
         policy = strategy(strategy_name, compare.base("mid"))
-        for busy in steps:
-            best = replace(perfect(policy, busy_upper=busy), name=f"{strategy_name}, packed to {busy:.2f}")
+        for busy, z in steps:
+            best = perfect(replace(policy, packing=replace(policy.packing, z=z)), busy_upper=busy)
+            best = replace(best, name=f"{strategy_name}, packed to {busy:.2f}, room {0.06 * z:.0%}")
             found[best.name] = compare.row(lambda _, best=best: best)  # type: ignore[misc]
     return found
 
@@ -158,10 +194,11 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "other": (OTHERS, other_part),
     "kappa": (WEEKS, kappa_part),
     "delay": (WEEKS[:1], delay_part),
-    "wrong": (WEEKS[1:], wrong_part),
+    "wrong": (WEEKS, wrong_part),
     "hours": (WEEKS, hours_part),
     "reference": (WEEKS, reference_part),
     "budget": (WEEKS[1:], budget_part),
+    "week": (WEEKS, week_part),
 }
 
 
@@ -187,6 +224,7 @@ def main() -> None:
             target.write_text(json.dumps(make(name, args), indent=1) + "\n")
     if args.write is not None:
         page(args.out, args.write)
+        keep_weeks(args.out, args.write.parent / "control")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def draw(parts: Parts, folder: Path, plots: Path) -> list[str]:
         lines += ["", f"![saving against kappa, {name}](control/{path.name})"]
     for name, found in parts(folder, "delay").items():
         path = plots / f"delay-{name}.svg"
-        _delay(path, found)
+        _delay(path, name, found)
         lines += ["", f"![saving and first token against loop delay, {name}](control/{path.name})"]
     return lines
 
@@ -60,17 +60,17 @@ def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
     pyplot.close(figure)
 
 
-def _delay(path: Path, rows: dict[str, Json]) -> None:
+def _delay(path: Path, title: str, rows: dict[str, Json]) -> None:
     pyplot, figure, (axes,) = _axes()
     delays = [sum(float(part.removesuffix(" s")) for part in name.split(" + ")) for name in rows]
     axes.plot(delays, [100 * r["gpu_saving_ratio"]["b0"] for r in rows.values()], "o-", label="GPU energy below B0, %")
     axes.plot(
         delays,
-        [r["worst_hour"]["p99_ttft_ms"] / 20 for r in rows.values()],
+        [(r["worst_hour"]["p99_ttft_ms"] or float("nan")) / 20 for r in rows.values()],
         "x--",
         label="worst hour's p99 first token, % of 2 s",
     )
-    axes.set(xscale="log", xlabel="loop period + delay, s")
+    axes.set(xscale="log", xlabel="loop period + delay, s", title=f"{title}, simulated")
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from agents.cli.base import EoError
-from agents.cli.bench_twin import week_results
+from agents.cli.bench_twin import page, week_results
 from models.twin import gates_engine
 from models.twin.calibrated import published
-from models.twin.weeks import ALL_KNOBS, CLOCK_ONLY, POWER_OFF, NoResult, collected
+from models.twin.weeks import ALL_KNOBS, CLOCK_ONLY, POWER_OFF, NoResult, collected, kept
+from tests.bench.control_weeks import keep_weeks
 
 WRITTEN = Path("tests/data/bench_control/azure-conv-2024.json")
 
@@ -42,7 +43,7 @@ def test_results_of_the_bench_are_judged() -> None:
     assert found[POWER_OFF].change == {"code": -0.38, "conversation": -0.2}
     knobs, off, clock = gates_engine.weeks(published(), found)
     assert knobs.passed and knobs.error == pytest.approx(0.05) and knobs.n == 2
-    assert "simulated: code -57.0%, conversation -58.0%" in knobs.note and "96 judged hours, 1 seed" in knobs.note
+    assert "simulated: code -57.00%, conversation -58.00%" in knobs.note and "96 judged hours, 1 seed" in knobs.note
     assert off.passed and off.error == 0.0
     assert clock.passed is None and clock.n == 0
 
@@ -107,3 +108,68 @@ def test_results_that_cannot_be_read_are_said(text: str | None, said: str, tmp_p
     with pytest.raises(EoError, match=r"holds no \.json file; write some with"):
         (tmp_path / "empty").mkdir()
         week_results(tmp_path / "empty")
+
+
+def test_a_whole_week_stands_beside_the_judged_figure_and_is_not_judged() -> None:
+    files = {"main.json": _long(wall=0.05), "week.json": _long(168.0, wall=0.20) | {"whole_week": True, "results": {}}}
+    found = collected(files)[POWER_OFF]
+    assert found.change == {"conversation": -0.05}
+    assert "all seven days, tuning days included, not judged: conversation -20.0%" in found.note
+    assert POWER_OFF not in collected({"week.json": files["week.json"]})
+    part = files["week.json"] | {"whole_week": False}  # cut short: neither judged nor told
+    assert kept("week.json", part) is None and POWER_OFF not in collected({"week.json": part})
+    assert "all seven days" not in collected({"main.json": files["main.json"], "week.json": part})[POWER_OFF].note
+    _, off, _ = gates_engine.weeks(published(), collected(files))
+    assert off.passed is False and off.error == pytest.approx(0.03)
+
+
+def test_a_miss_by_a_few_hundredths_of_a_point_is_a_miss_and_is_printed_as_one() -> None:
+    code = _long(wall=0.2696) | {"workload": "azure-code-2024"}
+    _, off, _ = gates_engine.weeks(published(), collected({"main.json": code}))
+    assert off.passed is False and "code -26.96%" in off.note
+    assert "| 0.04% | 0% | **no** |" in page([off])
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    ablation = {name: _long(24.0)["results"]["aggressive"] for name in ("aggressive", "aggressive without replicas")}
+    kappa = _long(24.0)
+    kappa["results"]["aggressive"]["saving_interval"] = {"over": "kappa", "gpu": [0.45, 0.6], "wall": [0.4, 0.5]}
+    files = {
+        "main.azure-conv-2024.json": _long(),
+        "ablation.azure-conv-2024.json": ablation,
+        "kappa.azure-conv-2024.json": kappa,
+        "week.azure-conv-2024.json": _long(168.0) | {"whole_week": True, "results": {}, "result": None},
+        "rivals.azure-conv-2024.json": _long(24.0),
+        "hours.azure-conv-2024.json": {"b0": {"gpu_kwh": [1.0]}},
+    }
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value))
+    return files
+
+
+def test_what_is_kept_beside_the_page_is_small_and_is_judged_as_the_whole_is(tmp_path: Path) -> None:
+    whole, beside = tmp_path / "out", tmp_path / "control"
+    whole.mkdir()
+    files = _parts(whole)
+    written = keep_weeks(whole, beside)
+    assert sorted(path.name.partition(".")[0] for path in written) == ["ablation", "kappa", "main", "week"]
+    assert all(path.stat().st_size < 4096 for path in written)
+    del files["hours.azure-conv-2024.json"], files["rivals.azure-conv-2024.json"]
+    assert week_results(beside) == collected(files) and set(week_results(beside)) == {ALL_KNOBS, POWER_OFF, CLOCK_ONLY}
+
+
+def test_what_was_not_run_again_does_not_stay_beside_the_page(tmp_path: Path) -> None:
+    whole, beside = tmp_path / "out", tmp_path / "control"
+    whole.mkdir()
+    _parts(whole)
+    (whole / "ablation.azure-conv-2024.json").unlink()
+    beside.mkdir()
+    for name in ("ablation.azure-conv-2024.json", "notes.json"):
+        (beside / name).write_text("{}")
+    keep_weeks(whole, beside)
+    assert not (beside / "ablation.azure-conv-2024.json").exists() and (beside / "notes.json").exists()
+
+
+def test_nothing_is_kept_of_other_traces() -> None:
+    assert kept("other.servegen-m-large.json", _long() | {"workload": "servegen-m-large"}) is None
+    assert kept("ablation.azure-conv-2024.json", {"balanced": _long()["results"]["aggressive"]}) is None
