@@ -103,9 +103,9 @@ def publish_all(bootstrap: str, intents: Sequence[OperatorIntent]) -> None:
     from confluent_kafka import Producer
 
     from streams.contract import codec
+    from streams.contract.intent_key import key_of
     from streams.contract.kafka import producer_config
     from streams.contract.topics import INTENT
-    from streams.jobs.actuation_intents import key_of
 
     failed: list[str] = []
     timeout = {"message.timeout.ms": int(FLUSH_S * 1000), "log_level": 0}
@@ -132,9 +132,9 @@ def words(bootstrap: str, keyring: KeyRing, cluster: str) -> list[tuple[Operator
     from agents.cli.kafka_read import Reader
     from streams.contract.codec import decode
     from streams.contract.errors import ContractError
+    from streams.contract.intent_key import key_of
     from streams.contract.records import OperatorIntent
     from streams.contract.topics import INTENT
-    from streams.jobs.actuation_intents import key_of
 
     newest: dict[str, tuple[OperatorIntent, str]] = {}
     with Reader(bootstrap, INTENT.name) as reader:

@@ -250,7 +250,7 @@ def _add(connection: duckdb.DuckDBPyConnection, material: Material, group: Group
 
 def _holdout(connection: duckdb.DuckDBPyConnection, material: Material, group: Group) -> tuple[frozenset[str], bool]:
     """Engines that stay at default: as the archive's envelopes say, else by the hash that the product would use."""
-    from models.policy.holdout import promote
+    from models.policy import holdout
 
     rows = connection.execute(
         "SELECT engine, bool_or(holdout) FROM power_desired "
@@ -262,7 +262,8 @@ def _holdout(connection: duckdb.DuckDBPyConnection, material: Material, group: G
         return held, True
     if len(group.engines) < 4:
         return frozenset(), False  # too few to spare one: the twin at default is the reference
-    return promote(dict.fromkeys(group.engines, group.gpus), material.cluster, ratio=0.15, promoted=frozenset()), False
+    engines = dict.fromkeys(group.engines, holdout.Group(group.gpus))
+    return holdout.choose(engines, material.cluster, ratio=0.15), False
 
 
 def _chosen(engines: tuple[str, ...], held: frozenset[str], cluster: str, most: int) -> tuple[str, ...]:

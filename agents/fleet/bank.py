@@ -126,7 +126,7 @@ class Bank:
         return {node: frozenset(names) for node, names in found.items()}
 
     def chunk_range(self, engine: str) -> tuple[int, int] | None:
-        """Chunk sizes that an engine takes while it runs; see agents.node.control_loop.ChunkPort."""
+        """Chunk sizes that an engine takes while it runs; see agents.node.controllers.ChunkPort."""
         return CHUNK_RANGE if engine in self._replica_of else None
 
     def set_chunk(self, engine: str, tokens: int | None) -> None:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from agents.node import drift_ack, refusal
+from agents.node import refusal
 from agents.node.capper_client import CapperPort
-from agents.node.engine_drive import STALE_S, ControllerPort, Drive, InForce, ServingDrive, Situation
+from agents.node.controllers import ChunkPort, ChunkRange, local_controller
+from agents.node.drift_ack import DriftWords
+from agents.node.engine_drive import STALE_S, ControllerPort, Drive, ServingDrive, Situation
 from agents.node.engine_signal import Columns
 from agents.node.envelope import GRANTED, NO_TARGETS, LiveEnvelope, granted
 from agents.node.errors import CapperSilent, CapperUnavailable
-from agents.node.held import Held
+from agents.node.knobs import Clocks, Knobs, Limits
 from agents.node.misses import SLO, Slo
-from agents.node.row_meter import RowMeter
+from agents.node.row_meter import RowLine, RowMeter
 from agents.node.training_rules import TrainingRules
-from models.control.profiles import profile_for
 from models.control.training_group import RankGroup
 from streams.contract import codec, records
 from streams.contract.failpoints import hit
@@ -33,34 +34,10 @@ V = TypeVar("V", int, float)
 TRAINING: Final = "training"  # kind of an engine that serves nobody
 STEP_MHZ: Final = 15  # grid of SM clocks on data-centre GPUs
 MOST_GONE: Final = 64  # engines that are remembered though they left
-DRIFT_AGAIN_S: Final = 60.0  # one engine's drift is told once a minute, however often it recalibrates
 _DROPPING: Final = frozenset({"expiry", "restore"})
 _YIELDING: Final = frozenset({"foreign_change", "not_actuatable"})
-LIMIT_TOLERANCE_W: Final = 1.0  # as the capper's: drivers round limits to their own steps
-Clocks = dict[str, int | None]
-Limits = dict[str, float | None]
 Wanted = tuple[Clocks, Limits]
 Chosen = tuple[int | None, float | None]
-ChunkRange = tuple[int, int]
-
-
-class ChunkPort(Protocol):
-    """Where an engine takes its chunk size while it runs. No engine that this product reads does; the twin's do."""
-
-    def chunk_range(self, engine: str) -> ChunkRange | None:
-        """Smallest and largest size; None = it takes none, and the controller plans without that lever."""
-        ...
-
-    def set_chunk(self, engine: str, tokens: int | None) -> None:
-        """Sets a size; None = the engine's own."""
-        ...
-
-
-def local_controller(stack: str, chunk_range: ChunkRange | None = None) -> ControllerPort:
-    """The controller of a serving stack; one without a known profile never goes below 95 % of the default clock."""
-    from models.control.controller import LocalController
-
-    return LocalController(profile_for(stack), chunk_range=chunk_range)
 
 
 class ControlLoop:
@@ -99,19 +76,16 @@ class ControlLoop:
         self._capper, self._make, self._step_mhz = capper, controllers, step_mhz
         self._monotonic, self.wall_ns = monotonic, wall_ns
         self._slo, self._chunks, self.row = slo, chunks, row
-        self._row_problem = ""
+        self._row_line = None if row is None else RowLine(capper, row)
         self._training = training or TrainingRules()
         self._groups: dict[str, RankGroup] = {}
         self._drives: dict[str, tuple[str, Drive]] = {}
         self._chosen: dict[str, Chosen] = {}  # engine -> clock and limit of its last decision
         self._chunked: dict[str, int] = {}  # engine -> chunk size that we set
-        self._drifted: dict[str, tuple[str, tuple[str, ...]]] = {}  # engine -> why and on which GPUs, not told yet
-        self._drift_told_s: dict[str, float] = {}
+        self._drift = DriftWords(node, cluster)
         self._acks: list[PowerApplied] = []
         self._yielded: set[str] = set()
-        self._locks: Held[int] = Held(capper.set_clocks)
-        self._limits: Held[float] = Held(capper.set_limits, tolerance=LIMIT_TOLERANCE_W, own=False)
-        self._limits_known = False  # whether a limit may be set below its ceiling that this loop knows nothing of
+        self._knobs = Knobs(capper)
         self._telemetry: tuple[NodeTelemetry, Columns, float] | None = None
         self._unavailable = False
         self.live: LiveEnvelope | None = None
@@ -152,9 +126,7 @@ class ControlLoop:
         if statuses & GRANTED:
             self.live = granted(codec.decode(PowerDesired, raw), ack, received_s=received_s)
             self._yielded.clear()
-            self._locks.renewed()
-            self._limits.renewed()
-            self._doubt()
+            self._knobs.granted(self.live)
         elif "recommended" in statuses:
             # The mode was turned down: what is held goes back now, not at the end of the lease.
             self.release()
@@ -181,32 +153,23 @@ class ControlLoop:
         """
         try:
             self._hear()
-            self._tell_row()
+            if self._row_line is not None:
+                self._row_line.tell()
             if self.live is not None and now_mono_s >= self.live.expires_s:
                 self.live = None
             wanted: Wanted = ({}, {}) if telemetry is None else self._wanted(telemetry, fresh, now_mono_s, only=only)
             if self.live is None or telemetry is not None:
-                self._apply(*wanted)
-            self._tell_drift(now_mono_s, telemetry)
+                self._knobs.apply(*wanted, but=self._yielded)
+            # After the clocks went back: told once, unasked.
+            self._acks += self._drift.due(
+                now_mono_s, now_ns=self.wall_ns(), locks=self.locks, live=self.live, telemetry=telemetry
+            )
         except CapperUnavailable as error:
             self._lost(error)
         else:
             if self._unavailable:
                 self._unavailable = False
                 log.warning("the capper answers again")
-
-    def _tell_row(self) -> None:
-        """Hands the row's load on. A capper that cannot take it brakes by itself or not at all: said once."""
-        if self.row is None:
-            return
-        try:
-            used = self._capper.row_load(*self.row.load())
-            problem = "" if used else "the capper has row_meter = false, so the brake table is not obeyed here"
-        except CapperUnavailable as error:
-            problem = str(error)
-        if problem and problem != self._row_problem:
-            log.warning("row meter: %s", problem)
-        self._row_problem = problem
 
     def report(self, engine: str) -> records.EngineControl | None:
         """What is learned of an engine and how well it is predicted; None for one that was never seen."""
@@ -237,8 +200,7 @@ class ControlLoop:
 
     def _drop(self, event: PowerApplied) -> None:
         """Forgets the locks of the event's GPUs, and their grants unless a later command granted them again."""
-        self._locks.drop(event.gpu.uuid)
-        self._limits.drop(event.gpu.uuid, doubt=False)
+        self._knobs.dropped(event.gpu.uuid)
         if self.live is not None and (event.epoch, event.seq) >= (self.live.epoch, self.live.seq):
             self.live = self.live.without(event.gpu.uuid)
 
@@ -284,17 +246,14 @@ class ControlLoop:
             ceiling_w = live.ceiling_w(engine.gpu_uuid)
         targets = NO_TARGETS if live is None else live.targets.get(name, NO_TARGETS)
         drive = self._drive(engine, now_s)
-        in_force = InForce(
-            tuple(self._locks.values.get(uuid) for uuid in engine.gpu_uuid),
-            tuple(self._limits.values.get(uuid) for uuid in engine.gpu_uuid),
-        )
+        in_force = self._knobs.in_force(engine.gpu_uuid)
         situation = Situation(
             engine, columns, rows, age_s, bounds, targets, self._step_mhz, ceiling_w=ceiling_w, in_force=in_force
         )
         decision = drive.decide(now_s, situation)
         self.reasons[name] = decision.reason
         if drive.drift is not None:
-            self._drifted[name] = (drive.drift, engine.gpu_uuid)
+            self._drift.note(name, drive.drift, engine.gpu_uuid)
         stale = bounds is None or age_s > STALE_S
         self._take_chunk(name, None if stale else decision.chunk_tokens)
         if bounds is None or stale:
@@ -336,43 +295,17 @@ class ControlLoop:
             self._drives = {name: held for name, held in self._drives.items() if name in present}
             self.reasons = {name: why for name, why in self.reasons.items() if name in present}
 
-    def _tell_drift(self, now_s: float, telemetry: NodeTelemetry | None) -> None:
-        """After the clocks went back: says so once, unasked."""
-        for name, (reason, uuids) in self._drifted.items():
-            if now_s - self._drift_told_s.get(name, -DRIFT_AGAIN_S) < DRIFT_AGAIN_S:
-                continue
-            self._drift_told_s[name] = now_s
-            log.warning("%s", reason)
-            self._acks.append(
-                drift_ack.of(
-                    reason,
-                    uuids,
-                    node=self.node,
-                    cluster=self.cluster,
-                    now_ns=self.wall_ns(),
-                    locks=self.locks,
-                    live=self.live,
-                    telemetry=telemetry,
-                )
-            )
-        self._drifted.clear()
-
     # --- clocks ------------------------------------------------------------------------------------------------
 
     @property
     def locks(self) -> Clocks:
         """Effective clock lock per UUID as the capper last said."""
-        return self._locks.values
+        return self._knobs.locks
 
     @property
     def limits(self) -> Limits:
         """Power limits below the ceilings of their leases, per UUID, as the capper last said; None = at the ceiling."""
-        return self._limits.values
-
-    def _apply(self, clocks: Clocks, limits: Limits) -> None:
-        """Sends what differs from what is in force or may differ, but not again what was just refused."""
-        self._locks.apply(clocks, but=self._yielded)
-        self._limits.apply(limits, but=self._yielded)
+        return self._knobs.limits
 
     def release(self) -> None:
         """Gives every lock back now, as at the end of a lease."""
@@ -380,27 +313,16 @@ class ControlLoop:
         for name in list(self._chunked):
             self._take_chunk(name, None)
         try:
-            self._apply({}, {})
+            self._knobs.apply({}, {}, but=self._yielded)
         except CapperUnavailable as error:
             self._lost(error)
 
     def _lost(self, error: CapperUnavailable) -> None:
-        # A capper that restarted has put everything back, one that was only slow still holds its locks: assume neither.
-        self._doubt()
+        self._knobs.lost(self.live)
         self.live = None
-        self._locks.values.clear()
-        self._limits.values.clear()
-        self._limits_known = False
         if not self._unavailable:
             self._unavailable = True
             log.warning("%s", error)
-
-    def _doubt(self) -> None:
-        """No lock that this node has or may set is taken as known until it was told once more."""
-        live = self.live
-        self._locks.doubt(() if live is None else live.ranges)
-        self._limits.doubt(() if live is None or self._limits_known else live.ceilings)
-        self._limits_known = self._limits_known or live is not None
 
 
 def _faster(one: V | None, other: V | None) -> V | None:

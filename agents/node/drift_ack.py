@@ -6,10 +6,58 @@ happened to the GPUs, and because every reader of the contract knows the kind.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from agents.node.envelope import LiveEnvelope
 from streams.contract.records import NO_CAPPER, AckColumns, AckStatus, NodeTelemetry, PowerApplied, Quality
+
+log = logging.getLogger(__name__)
+AGAIN_S: Final = 60.0  # one engine's drift is told once a minute, however often it recalibrates
+
+
+class DriftWords:
+    """What has to be said of the engines of a node, each once a minute at most."""
+
+    def __init__(self, node: str, cluster: str) -> None:
+        self._node, self._cluster = node, cluster
+        self._waiting: dict[str, tuple[str, tuple[str, ...]]] = {}  # engine -> why and on which GPUs, not told yet
+        self._told_s: dict[str, float] = {}
+
+    def note(self, engine: str, reason: str, uuids: tuple[str, ...]) -> None:
+        """An engine's model has just stopped predicting it."""
+        self._waiting[engine] = (reason, uuids)
+
+    def due(
+        self,
+        now_s: float,
+        *,
+        now_ns: int,
+        locks: Mapping[str, int | None],
+        live: LiveEnvelope | None,
+        telemetry: NodeTelemetry | None,
+    ) -> list[PowerApplied]:
+        """What was noted since the last call and is not told too often."""
+        waiting, self._waiting = self._waiting, {}
+        out: list[PowerApplied] = []
+        for name, (reason, uuids) in waiting.items():
+            if now_s - self._told_s.get(name, -AGAIN_S) < AGAIN_S:
+                continue
+            self._told_s[name] = now_s
+            log.warning("%s", reason)
+            ack = of(
+                reason,
+                uuids,
+                node=self._node,
+                cluster=self._cluster,
+                now_ns=now_ns,
+                locks=locks,
+                live=live,
+                telemetry=telemetry,
+            )
+            out.append(ack)
+        return out
 
 
 def of(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Final
 
+from agents.node.capper_client import CapperPort
+from agents.node.errors import CapperUnavailable
 from streams.contract.records import NodeTelemetry
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,24 @@ class RowMeter:
             log.warning("row meter %s: %s; the node brakes when nothing newer comes", "+".join(self.names), text)
         else:
             log.info("row meter %s reads again", "+".join(self.names))
+
+
+class RowLine:
+    """Hands a row's load on to the capper. One that cannot take it brakes by itself or not at all: said once."""
+
+    def __init__(self, capper: CapperPort, meter: RowMeter) -> None:
+        self._capper, self._meter, self._problem = capper, meter, ""
+
+    def tell(self) -> None:
+        """The newest load, before each round of the loop."""
+        try:
+            used = self._capper.row_load(*self._meter.load())
+            problem = "" if used else "the capper has row_meter = false, so the brake table is not obeyed here"
+        except CapperUnavailable as error:
+            problem = str(error)
+        if problem and problem != self._problem:
+            log.warning("row meter: %s", problem)
+        self._problem = problem
 
 
 def _own_w(record: NodeTelemetry) -> float:

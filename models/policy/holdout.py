@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 MINIMUM_HOLDOUT_RATIO: Final = 0.10
 DEFAULT_CANARY_RATIO: Final = 0.05
@@ -34,26 +34,36 @@ def in_canary(salt: str, group: str, ratio: float = DEFAULT_CANARY_RATIO) -> boo
     return share_of(salt, group, "canary") < ratio
 
 
-def promote(
-    sizes: Mapping[str, int],
-    salt: str,
-    *,
-    ratio: float,
-    promoted: frozenset[str],
-    minimum: float = MINIMUM_HOLDOUT_RATIO,
-) -> frozenset[str]:
-    """The promoted groups, enlarged until at least `minimum` of the GPUs of `sizes` (group -> GPUs) are held out.
+class Group(NamedTuple):
+    """A group as it is now: GPUs that are there, and how many of them are held out. Where these are neither all nor
+    none, engines were placed anew."""
 
-    The groups of lowest hash are added, so the result does not depend on the order of arrival of the same groups.
-    A group once promoted stays so: the caller keeps the result for ever.
+    size: int
+    held: int = 0
+
+
+def choose(
+    groups: Mapping[str, Group], salt: str, *, ratio: float, minimum: float = MINIMUM_HOLDOUT_RATIO
+) -> frozenset[str]:
+    """The groups that are held out from now on: each as a whole.
+
+    A group that is held out as a whole stays so, whatever its name. Others join while less than `ratio` of the GPUs are
+    held out: first those that are held out in part, most of them first, then those that the hash names, lowest first.
+    Then the lowest hashes fill up to `minimum`. So placing the same engines anew over the same GPUs never makes the
+    hold-out larger than `ratio` and one group, or than it was.
     """
-    held = {g for g in sizes if g in promoted or in_holdout(salt, g, ratio)}
-    missing = minimum * sum(sizes.values()) - sum(sizes[g] for g in held)
-    added: set[str] = set()
-    for group in sorted(sizes.keys() - held, key=lambda g: (share_of(salt, g), g)):
-        if missing <= 0:
-            break
-        if sizes[group] > 0:  # of an absent group nothing can be measured
-            added.add(group)
-            missing -= sizes[group]
-    return promoted | added
+    there = {name: group for name, group in groups.items() if group.size > 0}  # of an absent one nothing is measured
+    total = sum(group.size for group in there.values())
+    chosen = {name for name, group in there.items() if group.held == group.size}
+    left = sorted(there.keys() - chosen, key=lambda name: (share_of(salt, name), name))
+    parted = sorted((name for name in left if there[name].held), key=lambda name: -there[name].held / there[name].size)
+    named = [name for name in left if not there[name].held and in_holdout(salt, name, ratio)]
+    have = sum(there[name].size for name in chosen)
+    for names, most in (([*parted, *named], max(ratio, minimum)), (left, minimum)):
+        for name in names:
+            if have >= most * total:
+                break
+            if name not in chosen:
+                chosen.add(name)
+                have += there[name].size
+    return frozenset(chosen)

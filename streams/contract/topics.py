@@ -120,7 +120,7 @@ ALERT: Final = Topic(
 )
 INTENT: Final = Topic(
     "energy.operator.intent.v1",
-    "scope#pause or scope#cap",
+    "cluster:scope#pause or cluster:scope#cap",
     "compact",
     None,
     r.OperatorIntent,

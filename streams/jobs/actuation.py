@@ -8,17 +8,13 @@ back.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from models.policy.arbiter import Facts
 from models.policy.strategies import strategy
-from models.policy.turns import turn_s
-from streams.commands_out import PartitionWriter
-from streams.contract import codec
 from streams.contract.dlq import DeadLetter
 from streams.contract.errors import ContractError
 from streams.contract.records import (
@@ -28,25 +24,22 @@ from streams.contract.records import (
     OperatorIntent,
     PowerApplied,
     PowerDesired,
-    Record,
 )
-from streams.contract.signing import KeyRing, Signer
 from streams.contract.topics import ANOMALY, APPLIED, FEATURES, INTENT, Topic
-from streams.errors import DeliveryFailed, StreamsError
+from streams.jobs import actuation_doors
+from streams.jobs.actuation_beat import Beat
 from streams.jobs.actuation_decide import Decider
-from streams.jobs.actuation_intents import IntentBook, IntentReader, Intents, take
+from streams.jobs.actuation_doors import NAME
+from streams.jobs.actuation_intents import IntentBook, Intents, take
 from streams.jobs.actuation_latency import TRAINING, LatencyPools
 from streams.jobs.actuation_slow import SlowStep
 from streams.jobs.actuation_state import SNAPSHOT_VERSION, NodeState, Options, PartitionState, Snapshot
 from streams.jobs.actuation_writer import Token, Writer, Writers
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
-from streams.observe.trace import Value, of_headers
-from streams.plan import read_plans
-from streams.replay import Replay
+from streams.jobs.decode import letters_first, ours
+from streams.observe.trace import of_headers
 
-NAME: Final = "actuation"
 LETTERS_S: Final = 5.0  # for dead letters of a batch that is held
-R = TypeVar("R", bound=Record)
 
 
 class ActuationJob:
@@ -63,10 +56,10 @@ class ActuationJob:
         plans: Callable[[JobContext], list[dict[str, Any]]] | None = None,
     ) -> None:
         """The ways to Kafka besides the runtime's may be replaced, for tests."""
-        self._open_intents = open_intents or _intent_reader
-        self._writers = writers or _writer_factory
-        self._count_partitions = partitions or _partitions
-        self._read_plans = plans or _plans
+        self._open_intents = open_intents or actuation_doors.intents
+        self._writers = writers or actuation_doors.writers
+        self._count_partitions = partitions or actuation_doors.partitions
+        self._read_plans = plans or actuation_doors.plans
 
     def start(self, ctx: JobContext) -> None:
         """Opens the intents and, unless the mode is observe, the way out. Raises StreamsError naming a missing key."""
@@ -74,7 +67,7 @@ class ActuationJob:
         self._options = Options.of(ctx.settings)
         chosen = strategy(self._options.strategy)
         self._pools = LatencyPools(chosen, window_s=self._options.latency_window_s)
-        self._book = IntentBook(self._options.cluster, lambda: _keyring(ctx))
+        self._book = IntentBook(self._options.cluster, lambda: actuation_doors.keyring(ctx))
         self._decider = Decider(self._options, chosen, self._pools, self._book)
         self.slow = SlowStep(
             ctx,
@@ -85,6 +78,7 @@ class ActuationJob:
             lambda: self._read_plans(ctx),
         )
         self._decider.orders = self.slow
+        self._beat = Beat(ctx, self._decider)
         self._parts: dict[int, PartitionState] = {}
         self._seen_version, self._guard_at_s, self._event_s = self._book.version, ctx.monotonic(), 0.0
         self._intents = self._open_intents(ctx)
@@ -152,22 +146,13 @@ class ActuationJob:
         if topic is FEATURES:
             return self._on_features(part, records)
         for record in records:
-            if topic is ANOMALY and (verdict := self._decode(AnomalyVerdict, topic, partition, record)) is not None:
-                self._on_verdict(part, verdict)
-            elif topic is APPLIED and (ack := self._decode(PowerApplied, topic, partition, record)) is not None:
-                self._on_ack(part, ack)
+            if topic is ANOMALY:
+                if (verdict := ours(self._ctx, topic, partition, record, AnomalyVerdict, job=NAME)) is not None:
+                    self._on_verdict(part, verdict)
+            else:
+                if (ack := ours(self._ctx, APPLIED, partition, record, PowerApplied, job=NAME)) is not None:
+                    self._on_ack(part, ack)
         return Outcome.ACK
-
-    def _decode(self, record_type: type[R], topic: Topic, partition: int, record: ConsumerRecord) -> R | None:
-        try:
-            value = codec.decode(record_type, record.value)
-            if getattr(value, "cluster", self._options.cluster) != self._options.cluster:
-                return None  # another cluster on the same topics: not ours to act on
-            return value
-        except ContractError as error:
-            dead = DeadLetter(topic.name, partition, record.offset, str(error), NAME, self._ctx.wall_ns())
-            self._ctx.publisher.dead_letter(dead, record.key, record.value)
-            return None
 
     # --- features: the beat ---
 
@@ -175,7 +160,7 @@ class ActuationJob:
         dead_before = self._ctx.publisher.dead_letters
         touched: dict[str, NodeState] = {}
         for record in records:
-            features = self._decode(NodeFeatures, FEATURES, part.partition, record)
+            features = ours(self._ctx, FEATURES, part.partition, record, NodeFeatures, job=NAME)
             if features is not None and (node := self._take(part, features)) is not None:
                 touched[node.node] = node
                 if self._ctx.tracing is not None and (context := of_headers(record.headers)) is not None:
@@ -185,17 +170,11 @@ class ActuationJob:
             return Outcome.ACK
         assert self._writer is not None
         if self._ctx.publisher.dead_letters > dead_before:
-            self._send_letters()
+            # They are on the broker before the held batch is: its commit acknowledges it unasked.
+            letters_first(self._ctx, timeout_s=LETTERS_S)
         token: Token = (FEATURES.name, part.partition, records[-1].offset)
         self._writer.submit(part.partition, drafts, [token])
         return Outcome.HOLD
-
-    def _send_letters(self) -> None:
-        """Dead letters of a held batch are on the broker before it is: its commit acknowledges it unasked."""
-        receipt = self._ctx.publisher.seal()
-        self._ctx.publisher.flush(LETTERS_S)
-        if receipt.error is not None or not receipt.done:
-            raise DeliveryFailed(receipt.error or f"dead letters were not acknowledged within {LETTERS_S:.0f} s")
 
     def _take(self, part: PartitionState, record: NodeFeatures) -> NodeState | None:
         node = part.nodes.setdefault(record.node, NodeState(record.node))
@@ -227,38 +206,7 @@ class ActuationJob:
             self._save(part)
             for node in part.nodes.values():
                 node.urgent |= not part.held.isdisjoint(node.granted)  # it joined the hold-out: its grant ends now
-        fresh_ns = now_ns - int(self._options.oldest_sample_s * 1e9)
-        due = [node for node in nodes if node.window_end_ns >= fresh_ns and self._due(node, now_s, now_ns)]
-        return [self._draft(part, node, now_s, now_ns) for node in due]
-
-    def _due(self, node: NodeState, now_s: float, now_ns: int) -> bool:
-        if self._book.pause(node.node, now_ns) is not None:
-            return not node.silenced  # one envelope that grants nothing, then none
-        if node.silenced or node.urgent or node.issued_s is None:
-            return True
-        return now_s - node.issued_s >= self._options.interval_s
-
-    def _draft(self, part: PartitionState, node: NodeState, now_s: float, now_ns: int) -> PowerDesired:
-        begun_ns = now_ns if node.trace is None else time.time_ns()
-        draft = self._decider.draft(part, node, now_ns)
-        if node.trace is not None:
-            self._trace(node, draft, begun_ns)
-        node.issued_s, node.urgent = turn_s(node.node, now_s, self._options.interval_s), False
-        node.silenced = self._book.pause(node.node, now_ns) is not None
-        if self._options.mode in ("canary", "on"):
-            part.note_grants(node, draft.gpu, now_s)
-        return draft
-
-    def _trace(self, node: NodeState, draft: PowerDesired, begun_ns: int) -> None:
-        """The decision as a child of the sample that it used; its context goes to the writer beside the draft."""
-        parent, tracing, node.trace = node.trace, self._ctx.tracing, None
-        if tracing is None:
-            return
-        facts: dict[str, Value] = {"host.name": node.node, "eo.mode": draft.mode, "eo.strategy": draft.strategy}
-        facts |= {"eo.reason": draft.reason, "eo.sample_age_ms": (draft.issued_at_ns - draft.sample_ts_ns) / 1e6}
-        span = tracing.tracer.start("actuation.decide", parent=parent, start_ns=begun_ns, attributes=facts)
-        span.end()
-        tracing.handoff.put((draft.node, draft.issued_at_ns), span.traceparent)
+        return self._beat.drafts(part, nodes, now_s, now_ns)
 
     # --- what makes a node urgent ---
 
@@ -350,53 +298,3 @@ class ActuationJob:
         part.dirty = False
         snapshot = part.snapshot(epoch, self._book.all())
         self._ctx.state.save(NAME, part.partition, snapshot, part.offsets, SNAPSHOT_VERSION)
-
-
-def _keyring(ctx: JobContext) -> KeyRing:
-    """The public keys, or none at all: then no intent counts."""
-    path = ctx.layout.keyring
-    return KeyRing.load(path) if path.exists() else KeyRing({})
-
-
-def _partitions(ctx: JobContext) -> int:
-    from confluent_kafka import KafkaException
-
-    try:
-        with Replay(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-partitions", timeout_s=5.0) as replay:
-            return replay.partitions(FEATURES.name)
-    except KafkaException as error:
-        raise StreamsError(f"the partitions of {FEATURES.name} cannot be counted: {error}") from error
-
-
-def _plans(ctx: JobContext) -> list[dict[str, Any]]:
-    from confluent_kafka import KafkaException
-
-    try:
-        with Replay(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-plans", timeout_s=5.0) as replay:
-            return read_plans(replay, ctx.settings.cluster, now_ns=ctx.wall_ns())
-    except KafkaException as error:
-        raise StreamsError(f"the newest plans cannot be read: {error}") from error
-
-
-def _intent_reader(ctx: JobContext) -> Intents:
-    return IntentReader(ctx.settings.bootstrap, f"{ctx.settings.group(NAME)}-intents")
-
-
-def _writer_factory(ctx: JobContext, options: Options) -> Callable[[int], Writer]:
-    try:
-        signer = Signer.load(ctx.layout.actuation_key)
-    except (OSError, ValueError) as error:
-        raise StreamsError(
-            f"mode {options.mode} needs the signing key {ctx.layout.actuation_key} ({error}); "
-            "make one with `eo config keys`, or use EO_MODE=observe"
-        ) from error
-    keyring, bootstrap = _keyring(ctx), ctx.settings.bootstrap
-    return lambda partition: PartitionWriter(
-        bootstrap,
-        options.cluster,
-        partition,
-        signer=signer,
-        keyring=keyring,
-        wall_ns=ctx.wall_ns,
-        tracing=ctx.tracing,
-    )

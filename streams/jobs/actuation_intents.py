@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from streams.contract import codec
 from streams.contract.errors import ContractError, SignatureInvalid
+from streams.contract.intent_key import Family, family, key_of, known_keys
 from streams.contract.kafka import assigned_consumer_config
-from streams.contract.records import IntentKind, OperatorIntent
+from streams.contract.records import OperatorIntent
 from streams.contract.signing import KeyRing
 from streams.contract.topics import INTENT
 from streams.jobs.actuation_retry import patiently
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SCOPE: Final = re.compile(r"cluster|(node|gpu)/.{1,200}")
 AHEAD_NS: Final = 60 * 10**9  # a word from the future would silence every later one
-Family = Literal["pause", "cap"]
-
-
-def family(kind: IntentKind) -> Family:
-    """What a word is about: a resume answers a pause, a clear a cap, and neither says anything about the other."""
-    return "pause" if kind in ("pause", "resume") else "cap"
-
-
-def key_of(intent: OperatorIntent) -> str:
-    """The word's Kafka key: the topic is compacted, and a cap must not compact a pause of the same scope away."""
-    return f"{intent.scope}#{family(intent.kind)}"
 
 
 class IntentBook:
@@ -192,8 +182,7 @@ def take(book: IntentBook, raw: RawIntent, now_ns: int) -> str | None:
         return None  # a tombstone: compaction's own
     try:
         intent = codec.decode(OperatorIntent, raw.value)
-        # A bare scope is the key of words written before families had keys of their own.
-        if raw.key not in (key_of(intent).encode(), intent.scope.encode()):
+        if raw.key not in [key.encode() for key in known_keys(intent)]:
             raise ContractError(f"intent {intent.intent_id}: key {raw.key!r} is not its scope's {key_of(intent)!r}")
         book.accept(intent, now_ns)
     except ContractError as error:

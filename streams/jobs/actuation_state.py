@@ -5,12 +5,13 @@ Values and their snapshot form only; deciding and sending happen elsewhere.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from models.policy.holdout import DEFAULT_CANARY_RATIO, in_holdout, promote
+from models.policy.holdout import DEFAULT_CANARY_RATIO, Group, choose, in_holdout
 from streams.contract.records import (
     DeviceColumns,
     EngineReading,
@@ -65,7 +66,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """The part of a partition's state that must outlive the process."""
 
     epoch: int = 0
-    promoted: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()  # groups held out beside the hash's; not written any more, `held` says it
     held: tuple[str, ...] = ()
     chosen: bool = True  # false: saved before the roster was known, so that nobody was promoted yet
     groups: dict[str, str] = {}
@@ -115,9 +116,9 @@ class PartitionState:
     heard_s: float = 0.0  # time in which the partition reported, so that a pause of all telemetry ages nobody
     heard_at_s: float | None = None  # when it last reported
     granted_s: dict[str, float] = field(default_factory=dict)  # GPU -> when it was last granted anything
-    promoted: frozenset[str] = frozenset()
-    held: set[str] = field(default_factory=set)  # GPUs that were ever held out: they stay so under any engine's name
+    held: set[str] = field(default_factory=set)  # GPUs held out: they stay so under any engine's name
     held_groups: set[str] = field(default_factory=set)  # groups with such a GPU
+    unasked: set[str] = field(default_factory=set)  # GPUs that came since the hold-out was last chosen
     restraints: Restraints = field(default_factory=Restraints)
     offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
     ceilings: dict[str, dict[str, float]] = field(default_factory=dict)  # node -> GPU -> watts that its row granted
@@ -155,6 +156,8 @@ class PartitionState:
         if uuid in self.absent:
             self.absent.discard(uuid)
             self._absentees(self.group_of[uuid], -1)
+            if uuid in self.held:
+                self.held_groups.add(self.group_of[uuid])
 
     def leave(self, absent_s: float) -> None:
         """Stops counting GPUs that did not report for `absent_s` while others did: the hold-out is a share of those
@@ -176,7 +179,9 @@ class PartitionState:
 
     def _move(self, uuid: str, group: str) -> None:
         old = self.group_of.get(uuid)
-        if old is not None:
+        if old is None:
+            self.unasked.add(uuid)
+        else:
             self.sizes[old] -= 1
             if self.sizes[old] == 0:
                 del self.sizes[old]
@@ -193,26 +198,27 @@ class PartitionState:
         return None if group is None or group == uuid else group
 
     def fill_holdout(self, options: Options) -> bool:
-        """Promotes groups where the hash left too few and remembers who is held out; true when there are more."""
+        """Chooses the hold-out for the roster as it is now; true when it changed."""
         self.roster_changed, self.chosen = False, True
-        before, known = self.promoted, len(self.held)
-        counted = before | self.held_groups
-        there = {group: size - self.gone.get(group, 0) for group, size in self.sizes.items()}
-        self.promoted = before | (
-            promote(there, options.cluster, ratio=options.holdout_ratio, promoted=counted) - counted
-        )
-        self._remember(options)
-        return self.promoted != before or len(self.held) > known
-
-    def _remember(self, options: Options) -> None:
-        self.held |= {uuid for uuid in self.group_of if self.held_out(uuid, options)}
-        self.held_groups = {self.group_of[uuid] for uuid in self.held if uuid in self.group_of}
+        before, present = frozenset(self.held), self.seen_s.keys()
+        held = Counter(self.group_of[uuid] for uuid in self.held & present)
+        groups = {name: Group(size - self.gone.get(name, 0), held[name]) for name, size in self.sizes.items()}
+        self.held_groups = set(choose(groups, options.cluster, ratio=options.holdout_ratio))
+        # Who is gone joins with its group, but leaves only when it is back: until then it keeps what it was.
+        members = {uuid for uuid, name in self.group_of.items() if name in self.held_groups}
+        self.held = (self.held - present) | members
+        self.unasked -= present
+        return self.held != before
 
     def held_out(self, uuid: str, options: Options) -> bool:
-        """Whether a GPU belongs to the hold-out."""
+        """Whether a GPU belongs to the hold-out; of one that has just come the hash says what it will be."""
         group = self.group_of.get(uuid, uuid)
-        known = group in self.held_groups or group in self.promoted
-        return known or in_holdout(options.cluster, group, options.holdout_ratio)
+        new = uuid in self.unasked or uuid not in self.group_of
+        return (
+            uuid in self.held
+            or group in self.held_groups
+            or (new and in_holdout(options.cluster, group, options.holdout_ratio))
+        )
 
     def side(self, node: NodeState, engine: EngineReading, options: Options, now_s: float) -> Side:
         """The group that an engine's reading is measured for. One that joined the hold-out while it was granted
@@ -233,7 +239,6 @@ class PartitionState:
     def snapshot(self, epoch: int, intents: tuple[OperatorIntent, ...]) -> Snapshot:
         return Snapshot(
             epoch=epoch,
-            promoted=tuple(sorted(self.promoted)),
             held=tuple(sorted(self.held)),
             chosen=self.chosen,
             groups=dict(self.group_of),
@@ -248,13 +253,22 @@ class PartitionState:
 
     def recover(self, snapshot: Snapshot, options: Options) -> None:
         """Takes a snapshot in. One written before `held` was kept says by its groups who was held out."""
-        self.promoted, self.held = frozenset(snapshot.promoted), set(snapshot.held)
+        self.held = set(snapshot.held)
         self.ceilings, self.unsettled, self.outside = snapshot.ceilings, snapshot.unsettled, snapshot.outside
         for uuid, group in snapshot.groups.items():
             self._see(uuid)
             self._move(uuid, group)
+        self.recovered = self.chosen = bool(snapshot.groups) and snapshot.chosen
         for uuid in self.seen_s.keys() & set(snapshot.absent):
             self._miss(uuid)
-        self._remember(options)
+        if self.chosen:
+            self.unasked.clear()
+            self._recall(snapshot, options)
         self.restraints = Restraints(dict(snapshot.frozen), dict(snapshot.blocked))
-        self.recovered = self.chosen = bool(snapshot.groups) and snapshot.chosen
+
+    def _recall(self, snapshot: Snapshot, options: Options) -> None:
+        by_name = set(snapshot.promoted)
+        if not snapshot.held:
+            by_name |= {name for name in self.sizes if in_holdout(options.cluster, name, options.holdout_ratio)}
+        self.held |= {uuid for uuid, name in self.group_of.items() if name in by_name}
+        self.held_groups = {self.group_of[uuid] for uuid in self.held & self.seen_s.keys()}

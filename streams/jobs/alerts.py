@@ -12,9 +12,8 @@ from typing import Final
 import msgspec
 
 from models.alerts import measure
-from models.alerts.carbon import Budget, factor_at
+from models.alerts.carbon import Budget
 from models.alerts.life import Change, Finding
-from models.alerts.recent import Recent
 from models.alerts.rule import KINDS, Rule
 from models.policy.holdout import in_holdout
 from models.policy.strategies import strategy
@@ -22,16 +21,16 @@ from streams.contract.errors import ContractError, SignatureInvalid
 from streams.contract.records import AnomalyVerdict, EngineReading, PowerApplied, PowerDesired, Quality
 from streams.contract.signing import KeyRing
 from streams.contract.topics import ANOMALY, APPLIED, DESIRED, FEATURES, TELEMETRY, Topic
-from streams.errors import StreamsError
 from streams.jobs import alerts_events as events
 from streams.jobs import alerts_rules, alerts_wire
 from streams.jobs.actuation_latency import Group
+from streams.jobs.alerts_carbon import CarbonWatch
 from streams.jobs.alerts_latency import LatencyWatch
+from streams.jobs.alerts_node import NodeRules
 from streams.jobs.alerts_record import to_alert
 from streams.jobs.alerts_state import VERSION, PartitionState, Saved
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
 from streams.jobs.decode import bury, good
-from streams.sinks import private_file
 from streams.transport import FetchTuning
 
 NAME: Final = "alerts"
@@ -54,13 +53,10 @@ class AlertsJob:
         found = alerts_rules.load(
             settings.alert_rules_dir, location=settings.location, factor_file=settings.carbon_factors
         )
-        self._rules, self._factors = found.rules, list(found.factors)
-        self._factors_ns = self._factors_changed_ns()
+        self._rules = found.rules
         self._by_kind = {kind: [one for one in self._rules.values() if one.kind == kind] for kind in KINDS}
-        windows_s = [rule.number("window_s") for kind in ("power", "efficiency") for rule in self._of(kind)]
-        self._keep_s = max((one for one in windows_s if one != measure.WINDOW_S), default=0.0)
-        per_node = [rule.every_s for kind in ("power", "idle", "efficiency") for rule in self._of(kind)]
-        self._every_ns = int(max(1.0, min(per_node, default=60.0)) * 1e9) - 500_000_000  # half a sample of slack
+        self._carbon = CarbonWatch(ctx, self._of("carbon"), found.factors)
+        self._on_node = NodeRules(self._by_kind)
         for name, why in sorted(found.silent.items()):
             ctx.log.warning("alert rule %s is silent: %s", name, why)
         path = ctx.layout.keyring
@@ -168,15 +164,14 @@ class AlertsJob:
             if not self._note("features", seen.window_end_ns, now_ns):
                 continue
             self._newest_quality = seen.quality
-            self._spend(part, seen)
+            self._carbon.spend(part.budget, seen)
             for engine in seen.engines:
                 for watch in self._watches:
                     watch.add(seen.window_end_ns, self._group(part, engine), engine, seen.quality)
-            if self._keep_s:
-                self._remember(part, seen)
-            if abs(seen.window_end_ns - part.judged_ns.get(seen.node, 0)) >= self._every_ns:
-                part.judged_ns[seen.node] = seen.window_end_ns
-                self._judge(part, seen.view())
+            self._on_node.remember(part, seen)
+            if self._on_node.due(part, seen):
+                for rule, finding in self._on_node.findings(part, self._parts.values(), seen.view()):
+                    self._take(part, rule, [finding])
 
     def _note(self, stream: str, ts_ns: int, now_ns: int) -> bool:
         """Moves a stream's newest time; False for a time that cannot be."""
@@ -205,48 +200,7 @@ class AlertsJob:
             return
         part.holdout.update(told)
 
-    # --- rules on one node ---
-
-    def _judge(self, part: PartitionState, node: measure.Node) -> None:
-        for rule in self._of("power"):
-            self._take(part, rule, [measure.power(rule, _over(part, rule, node))])
-        for rule in self._of("idle"):
-            self._take(part, rule, [measure.idle(rule, node)])
-        for rule in self._of("efficiency"):
-            seen = _over(part, rule, node)
-            for engine in seen.engines:
-                self._take(part, rule, [self._efficiency(part, rule, seen, engine)])
-
-    def _efficiency(self, part: PartitionState, rule: Rule, node: measure.Node, engine: measure.Engine) -> Finding:
-        window_s = rule.number("window_s")
-        pool = f"{engine.stack}|{engine.workload}|{window_s:g}"
-        own = measure.j_per_token(node, engine)
-        if own is not None:
-            part.efficiency[engine.name, window_s] = (pool, own, node.ts_ns)
-        return measure.efficiency(rule, node, engine, self._peers(pool, node.ts_ns))
-
-    def _remember(self, part: PartitionState, seen: alerts_wire.FeaturesUsed) -> None:
-        """Keeps this second for rules with a window of their own."""
-        recent = part.recent.get(seen.node) or part.recent.setdefault(seen.node, Recent(self._keep_s))
-        tokens = {engine.engine: engine.generation_tokens_total for engine in seen.engines}
-        recent.add(seen.view(), seen.features.energy_j_delta or (), tokens)
-
-    def _peers(self, pool: str, now_ns: int) -> list[float]:
-        """J/token of the engines of a stack, of the last minute, over all partitions of this worker."""
-        oldest = now_ns - max(measure.WINDOW_NS, 2 * self._every_ns)
-        return [
-            value
-            for part in self._parts.values()
-            for name, value, ts_ns in part.efficiency.values()
-            if name == pool and ts_ns >= oldest
-        ]
-
-    def _spend(self, part: PartitionState, seen: alerts_wire.FeaturesUsed) -> None:
-        column = seen.features.energy_j_delta
-        factor = factor_at(self._factors, seen.window_end_ns)
-        if part.budget is not None and factor is not None and column is not None:
-            joules = sum(value for value in column if value is not None)
-            part.budget.add(seen.window_end_ns, joules, factor.g_per_kwh)
+    # --- out ---
 
     def _take(self, part: PartitionState, rule: Rule, findings: Iterable[Finding]) -> None:
         for finding in findings:
@@ -271,23 +225,8 @@ class AlertsJob:
                 self._save(number, part)
         return ()
 
-    def _reload_factors(self) -> None:
-        """Takes up a factor file that was replaced; a wrong one leaves what was known in force, and says so once."""
-        settings, changed_ns = self._ctx.settings, self._factors_changed_ns()
-        if changed_ns == self._factors_ns or not self._of("carbon"):
-            return
-        self._factors_ns = changed_ns
-        try:
-            self._factors = list(alerts_rules.factors(settings.location, settings.carbon_factors)[0])
-        except StreamsError as error:
-            self._ctx.log.error("%s; going on with the factors known before", error)
-
-    def _factors_changed_ns(self) -> int:
-        path = self._ctx.settings.carbon_factors
-        return 0 if path is None else private_file.changed_ns(path)
-
     def _look(self, now_ns: int) -> None:
-        self._reload_factors()
+        self._carbon.reload()
         first = self._parts[min(self._parts)]  # keeps what is about no single node
         for rule in self._of("silence"):
             self._silence(rule, first, now_ns)
@@ -295,8 +234,10 @@ class AlertsJob:
             self._take(first, rule, self._lag(now_ns))
         for watch in self._watches:
             self._take(first, watch.rule, watch.findings(self._newest["features"]))
-        for rule in self._of("carbon"):
-            self._take(first, rule, self._carbon(rule))
+        budgets = [part.budget for part in self._parts.values() if part.budget is not None]
+        for rule in self._carbon.rules:
+            found = self._carbon.findings(rule, budgets, self._newest["features"], self._newest_quality)
+            self._take(first, rule, found)
         for part in self._parts.values():
             for change in part.book.due(self._rules, now_ns):
                 if change.rule in self._rules:
@@ -339,36 +280,6 @@ class AlertsJob:
         lag_s = max(0.0, (telemetry - features) / 1e9)
         subject = f"cluster {self._cluster}"
         return [Finding(subject, now_ns, lag_s, {}, quality=self._newest_quality, window_start_ns=features)]
-
-    def _carbon(self, rule: Rule) -> list[Finding]:
-        now_ns = self._newest["features"]
-        budgets = [part.budget for part in self._parts.values() if part.budget is not None]
-        factor = factor_at(self._factors, now_ns)
-        if not now_ns or factor is None:
-            return []
-        for budget in budgets:
-            budget.trim(now_ns)
-        window_h = rule.number("window_h")
-        kwh = sum(budget.total_kwh() for budget in budgets)
-        evidence: dict[str, float | None] = {"energy_kwh": kwh, "g_per_kwh": factor.g_per_kwh, "window_h": window_h}
-        return [
-            Finding(
-                subject=f"cluster {self._cluster}",
-                ts_ns=now_ns,
-                value=sum(budget.total_g() for budget in budgets),
-                evidence=evidence,
-                labels={"location": factor.location, "factor_source": factor.source, "factor_kind": factor.kind},
-                quality=self._newest_quality,
-                window_start_ns=now_ns - int(window_h * 3600e9),
-            )
-        ]
-
-
-def _over(part: PartitionState, rule: Rule, node: measure.Node) -> measure.Node:
-    """The node's means over the rule's own window; the features' minute is the features' own."""
-    window_s = rule.number("window_s")
-    recent = part.recent.get(node.node)
-    return node if window_s == measure.WINDOW_S or recent is None else recent.view(node, window_s)
 
 
 def _disagreements(rule: Rule, seen: alerts_wire.TelemetryUsed) -> list[Finding]:

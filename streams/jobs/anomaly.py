@@ -20,14 +20,12 @@ from models.anomaly.metrics import METRICS, Action
 from models.efficiency import regression
 from models.efficiency.model_drift import STAYED_S, ModelDrift
 from models.efficiency.regression import EfficiencyRegression
-from streams.contract import codec
-from streams.contract.errors import ContractError
 from streams.contract.records import AnomalyVerdict, EngineReading, NodeFeatures
 from streams.contract.topics import FEATURES, Topic
 from streams.jobs.anomaly_batch import Batch
 from streams.jobs.anomaly_state import VERSION, EngineCounters, PartitionState, Saved
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
-from streams.jobs.decode import bury
+from streams.jobs.decode import ours
 from streams.observe.trace import traced
 from streams.transport import FetchTuning
 
@@ -86,7 +84,7 @@ class AnomalyJob:
     def _judge_all(self, part: PartitionState, topic: Topic, partition: int, records: Sequence[ConsumerRecord]) -> None:
         due: dict[str, NodeFeatures] = {}
         for record in records:
-            features = self._decode(topic, partition, record)
+            features = ours(self._ctx, topic, partition, record, NodeFeatures, job=NAME)
             if features is None:
                 continue
             self._tell(_by_model(part, features))
@@ -97,14 +95,6 @@ class AnomalyJob:
                 part.judged_ns[features.node] = features.window_end_ns
                 due[features.node] = features
         self._judge(part, list(due.values()))
-
-    def _decode(self, topic: Topic, partition: int, record: ConsumerRecord) -> NodeFeatures | None:
-        try:
-            features = codec.decode(NodeFeatures, record.value)
-        except ContractError as error:
-            bury(self._ctx, topic, partition, record, reason=str(error), job=NAME)
-            return None
-        return features if features.cluster == self._ctx.settings.cluster else None
 
     def _judge(self, part: PartitionState, nodes: Sequence[NodeFeatures]) -> None:
         if not nodes:

@@ -16,10 +16,11 @@ from streams.contract.codec import decode
 from streams.contract.dlq import DeadLetter
 from streams.contract.errors import ContractError
 from streams.contract.topics import Topic
-from streams.errors import DeliveryFailed, StreamsError
+from streams.errors import StreamsError
 from streams.jobs.archive_buffer import Fenced, PartitionBuffer
 from streams.jobs.archive_upkeep import Upkeep
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
+from streams.jobs.decode import letters_first
 from streams.transport import FetchTuning
 
 FLUSH_ROWS: Final = 250_000  # a buffer is written before its age when it holds this many rows
@@ -149,10 +150,7 @@ class ArchiveJob:
         """Dead letters are on the broker before the offsets of the records that they replace are released."""
         if not self._letters:
             return
-        receipt = self._ctx.publisher.seal()
-        self._ctx.publisher.flush(LETTERS_S)
-        if receipt.error is not None or not receipt.done:
-            raise DeliveryFailed(receipt.error or f"dead letters were not acknowledged within {LETTERS_S:.0f} s")
+        letters_first(self._ctx, timeout_s=LETTERS_S)
         self._letters = False
 
     def stop(self) -> None:

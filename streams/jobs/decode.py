@@ -10,6 +10,7 @@ from streams.contract.dlq import DeadLetter
 from streams.contract.errors import ContractError
 from streams.contract.records import Record
 from streams.contract.topics import Topic
+from streams.errors import DeliveryFailed
 from streams.jobs.base import ConsumerRecord, JobContext
 
 T = TypeVar("T", bound=Record)
@@ -31,7 +32,29 @@ def good(
         yield record, value
 
 
+def ours(
+    ctx: JobContext, topic: Topic, partition: int, record: ConsumerRecord, record_type: type[T], *, job: str
+) -> T | None:
+    """One record of this cluster. None for another cluster's on the same topics, which is not ours to act on, and for
+    one that does not decode: it goes to the dead-letter queue."""
+    try:
+        value = codec.decode(record_type, record.value)
+    except ContractError as error:
+        bury(ctx, topic, partition, record, reason=str(error), job=job)
+        return None
+    return value if getattr(value, "cluster", ctx.settings.cluster) == ctx.settings.cluster else None
+
+
 def bury(ctx: JobContext, topic: Topic, partition: int, record: ConsumerRecord, *, reason: str, job: str) -> None:
     """Sends one record to the dead-letter queue, bytes unchanged."""
     dead = DeadLetter(topic.name, partition, record.offset, reason, job, ctx.wall_ns())
     ctx.publisher.dead_letter(dead, record.key, record.value)
+
+
+def letters_first(ctx: JobContext, *, timeout_s: float) -> None:
+    """Waits until the dead letters sent so far are on the broker: before the offsets of the records that they replace
+    are released. Raises DeliveryFailed."""
+    receipt = ctx.publisher.seal()
+    ctx.publisher.flush(timeout_s)
+    if receipt.error is not None or not receipt.done:
+        raise DeliveryFailed(receipt.error or f"dead letters were not acknowledged within {timeout_s:.0f} s")

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from streams.contract import codec
-from streams.contract.dlq import DeadLetter
-from streams.contract.errors import ContractError, SignatureInvalid
-from streams.contract.records import LedgerEntry, NodeFeatures, PowerApplied, PowerDesired, Record
+from streams.contract.errors import SignatureInvalid
+from streams.contract.records import LedgerEntry, NodeFeatures, PowerApplied, PowerDesired
 from streams.contract.signing import KeyRing
 from streams.contract.topics import APPLIED, DESIRED, FEATURES, Topic
 from streams.errors import DeliveryFailed
 from streams.jobs.base import ConsumerRecord, JobContext, Outcome
+from streams.jobs.decode import ours
 from streams.jobs.ledger_book import NodeBook
 from streams.jobs.ledger_window import NodeWindow
 from streams.observe.trace import JobTracing, Value, of_headers
@@ -31,7 +30,6 @@ NAME: Final = "ledger"
 VERSION: Final = 1
 LARGEST_BYTES: Final = 900_000  # of a snapshot: Kafka's default bound on a message is 1 MB
 FLUSH_S: Final = 5.0
-R = TypeVar("R", bound=Record)
 
 
 class Saved(msgspec.Struct):
@@ -100,14 +98,14 @@ class LedgerJob:
         part.offsets[topic.name] = records[-1].offset + 1
         for record in records:
             if topic is FEATURES:
-                if (features := self._decode(NodeFeatures, topic, partition, record)) is not None:
+                if (features := ours(self._ctx, topic, partition, record, NodeFeatures, job=NAME)) is not None:
                     part.windows.setdefault(features.node, NodeWindow()).add(features)
             elif topic is DESIRED:
-                command = self._decode(PowerDesired, topic, partition, record)
+                command = ours(self._ctx, topic, partition, record, PowerDesired, job=NAME)
                 if command is not None and self._genuine(command):
                     book, window = self._node(part, command.node)
                     self._send(book.command(command, window, self._ctx.monotonic()))
-            elif (ack := self._decode(PowerApplied, topic, partition, record)) is not None:
+            elif (ack := ours(self._ctx, topic, partition, record, PowerApplied, job=NAME)) is not None:
                 book, window = self._node(part, ack.node)
                 if self._ctx.tracing is not None:
                     self._trace(self._ctx.tracing, ack, record)
@@ -122,15 +120,6 @@ class LedgerJob:
         if book is None:
             book = part.books[node] = NodeBook(node, self._cluster)
         return book, part.windows.setdefault(node, NodeWindow())
-
-    def _decode(self, record_type: type[R], topic: Topic, partition: int, record: ConsumerRecord) -> R | None:
-        try:
-            value = codec.decode(record_type, record.value)
-            return value if getattr(value, "cluster", self._cluster) == self._cluster else None
-        except ContractError as error:
-            dead = DeadLetter(topic.name, partition, record.offset, str(error), NAME, self._ctx.wall_ns())
-            self._ctx.publisher.dead_letter(dead, record.key, record.value)
-            return None
 
     def _genuine(self, command: PowerDesired) -> bool:
         """A forged envelope must not move the mark: genuine ones would count as old. Without a key ring all count."""

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import tests.fakes.nvml.client as client
 from agents.capper.protocol import SOCKET_NAME
 from streams.contract.codec import encode
-from streams.contract.records import EnvelopeColumns
+from streams.contract.records import BrakeColumns, EnvelopeColumns
 from streams.contract.signing import Signer, generate
 from tests.fakes.capper_rig import columns, command
 from tests.fakes.nvml import FakeNvml
@@ -21,14 +24,35 @@ OBEY = {"EO_CAPPER_OPT_IN": "1", "EO_CAPPER_MAX_MODE": "on", "EO_CAPPER_MIN_POWE
 READY_S = 20.0
 
 
+@contextmanager
+def capper_on_nvml(*, gpus: int = 2) -> Iterator[CapperProcess]:
+    """A node's capper, not started yet, in a folder of its own. The folder is short because socket paths are."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(FakeNvml.or_skip(Path(folder), gpus=gpus)) as nvml,
+        CapperProcess(Path(folder), nvml) as made,
+    ):
+        yield made
+
+
 class CapperProcess:
-    """Starts, kills and restarts `eo capper --node n1 --cluster c1`; `eo` runs any other verb in the same setting."""
+    """Starts, kills and restarts `eo capper --node n1 --cluster c1`; `eo` runs any other verb in the same setting.
+
+    As a context it kills at the end what still runs.
+    """
 
     def __init__(self, folder: Path, nvml: FakeNvml) -> None:
         self.folder, self.nvml = folder, nvml
         self.process: subprocess.Popen[str] | None = None
         self.signer: Signer = generate("job-1", folder / "keys" / "actuation.key")
         (folder / "keys" / "keyring").write_text(self.signer.public_line() + "\n")
+
+    def __enter__(self) -> CapperProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.kill()
 
     @property
     def socket(self) -> Path:
@@ -84,10 +108,21 @@ class CapperProcess:
             timeout=60,
         )
 
-    def raw(self, seq: int, gpu: EnvelopeColumns | None = None, *, ttl_ms: int = 30_000) -> bytes:
+    def raw(
+        self,
+        seq: int,
+        gpu: EnvelopeColumns | None = None,
+        *,
+        ttl_ms: int = 30_000,
+        brake: BrakeColumns | None = None,
+    ) -> bytes:
         """A command for all GPUs, issued now."""
         gpu = gpu or columns(self.nvml.uuids, watts=400.0)
-        return encode(self.signer.sign(command(seq, gpu, issued_at_ns=time.time_ns(), ttl_ms=ttl_ms)))
+        return encode(self.signer.sign(command(seq, gpu, issued_at_ns=time.time_ns(), ttl_ms=ttl_ms, brake=brake)))
+
+    def limits_seen(self) -> set[float]:
+        """The limits in force as an independent client reads them."""
+        return {values["limit_w"] for values in self.seen_by_others().values()}
 
     def seen_by_others(self, *arguments: str) -> dict[str, dict[str, float]]:
         """What a second, independent client of NVML reads; with (uuid, watts) it sets a limit first."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from agents.node.capper_client import SocketCapper
 from agents.node.errors import CapperUnavailable
 from streams.contract import failpoints
-from tests.fakes.capper_process import CapperProcess
+from tests.fakes.capper_process import CapperProcess, capper_on_nvml
 from tests.fakes.capper_rig import columns
-from tests.fakes.nvml import FakeNvml
 
 POINTS = sorted(name for name in failpoints.NAMES if name.startswith("capper."))
 SETS_BEFORE_DEATH = {
@@ -31,15 +28,10 @@ FOUND_W = {0: 700.0, 1: 650.0}
 
 @pytest.fixture
 def capper() -> Iterator[CapperProcess]:
-    """Two GPUs, one of which somebody had set to 650 W before us. A short folder: socket paths are short."""
-    with tempfile.TemporaryDirectory() as folder:
-        nvml = FakeNvml.or_skip(Path(folder), gpus=2)
-        nvml.foreign_writer(1, FOUND_W[1])
-        made = CapperProcess(Path(folder), nvml)
+    """Two GPUs, one of which somebody had set to 650 W before us."""
+    with capper_on_nvml() as made:
+        made.nvml.foreign_writer(1, FOUND_W[1])
         yield made
-        if made.process is not None:
-            made.kill()
-        nvml.close()
 
 
 def found(capper: CapperProcess) -> bool:

@@ -1,4 +1,4 @@
-"""One job's workers on a real broker, for the tests that kill one and start the next."""
+"""One job's workers on a real broker, for the tests that kill one and start the next; a capper as a process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fakes.capper_process import CapperProcess, capper_on_nvml
 from tests.faults.worker_rig import Worker
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ class JobWorkers:
         command, site = ("-m", "agents", "worker", job), self._site
         self.started.append(Worker(site.bootstrap, site.layout.root, *command, cluster=site.cluster, EO_SNAPSHOT_S="1"))
         return self.started[-1]
+
+
+@pytest.fixture
+def capper() -> Iterator[CapperProcess]:
+    """A node with two GPUs on the C stand-in for NVML; the test starts its capper."""
+    with capper_on_nvml() as made:
+        yield made
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_cap_of_a_paused_node_and_its_pause_stand_side_by_side(site: Site, cap
     assert shown() == [(f"node/{node}", "cap"), (f"node/{node}", "pause")]
     with Reader(site.bootstrap, INTENT.name) as reader:
         keys = [m.key for m in reader.last(None) if m.key is not None and node.encode() in m.key]
-    assert keys == [f"node/{node}#pause".encode(), f"node/{node}#cap".encode()]
+    assert keys == [f"{site.cluster}:node/{node}#pause".encode(), f"{site.cluster}:node/{node}#cap".encode()]
     told(capsys, "resume", "--node", node, "--yes")
     assert shown() == [(f"node/{node}", "cap")]
     told(capsys, "cap", "clear", node, "--yes")

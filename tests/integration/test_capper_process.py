@@ -6,34 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents.node.capper_client import SocketCapper
-from streams.contract.codec import encode
 from streams.contract.records import BrakeColumns, PowerApplied
 from tests.fakes.capper_process import CapperProcess
-from tests.fakes.capper_rig import columns, command
-from tests.fakes.nvml import FakeNvml
+from tests.fakes.capper_rig import columns
 
 NOTHING = "nothing to do: no limit and no lock of ours is in force\n"
-
-
-@pytest.fixture
-def capper() -> Iterator[CapperProcess]:
-    """A node with two GPUs. The folder is short because socket paths are."""
-    with tempfile.TemporaryDirectory() as folder:
-        nvml = FakeNvml.or_skip(Path(folder), gpus=2)
-        made = CapperProcess(Path(folder), nvml)
-        yield made
-        if made.process is not None:
-            made.kill()
-        nvml.close()
 
 
 def grant(capper: CapperProcess, seq: int, **gpu: Any) -> PowerApplied:
@@ -60,7 +43,7 @@ def test_a_signed_command_reaches_the_device_and_sigterm_takes_it_back(capper: C
     code, said = capper.terminate()
     assert code == 0, said
     assert "capper of n1 is ready and obeys commands up to mode on" in said
-    assert {values["limit_w"] for values in capper.seen_by_others().values()} == {700.0}
+    assert capper.limits_seen() == {700.0}
     assert set(capper.nvml.locks_mhz().values()) == {0}
 
 
@@ -291,16 +274,12 @@ def test_a_full_row_brakes_through_the_socket_and_a_silent_agent_brakes_too(capp
     uuids = capper.nvml.uuids
     step = (250.0,) * len(uuids)
     table = BrakeColumns(row="r1", budget_w=10_000.0, from_ratio=(0.97,), max_power_w=(step,))
-    signed = command(1, columns(uuids, watts=450.0), issued_at_ns=time.time_ns(), ttl_ms=30_000, brake=table)
     capper.start(EO_CAPPER_ROW_METER="1", EO_CAPPER_ROW_METER_MAX_AGE_S="1")
-    client = SocketCapper(capper.socket)
-
-    def limits() -> set[float]:
-        return {values["limit_w"] for values in capper.seen_by_others().values()}
-
+    client, limits = SocketCapper(capper.socket), capper.limits_seen
     try:
         assert client.row_load(5_000.0, 0.0)
-        assert client.grant(encode(capper.signer.sign(signed)), received_ns=time.time_ns()).gpu.status[0] == "applied"
+        signed = capper.raw(1, columns(uuids, watts=450.0), brake=table)
+        assert client.grant(signed, received_ns=time.time_ns()).gpu.status[0] == "applied"
         assert limits() == {450.0}
         assert client.row_load(9_800.0, 0.0) and limits() == {250.0}
         (event,) = client.events()
@@ -316,9 +295,8 @@ def test_a_full_row_brakes_through_the_socket_and_a_silent_agent_brakes_too(capp
     capper.start(EO_CAPPER_ROW_METER="1", EO_CAPPER_ROW_METER_MAX_AGE_S="1")
     client = SocketCapper(capper.socket)
     try:
-        again = command(2, columns(uuids, watts=450.0), issued_at_ns=time.time_ns(), ttl_ms=30_000, brake=table)
         assert client.row_load(5_000.0, 0.0)
-        client.grant(encode(capper.signer.sign(again)), received_ns=time.time_ns())
+        client.grant(capper.raw(2, columns(uuids, watts=450.0), brake=table), received_ns=time.time_ns())
         assert limits() == {450.0}
         deadline = time.monotonic() + 20
         while limits() != {250.0}:

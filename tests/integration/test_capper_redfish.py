@@ -40,10 +40,8 @@ def capper(bmc: FakeBmc) -> Iterator[CapperProcess]:
             "EO_CAPPER_REDFISH_LATENCY_S": "2",
         }
         uuids = tuple(f"GPU-{bmc.machine.uuid(n)}" for n in (1, 2))
-        made = CapperProcess(Path(folder), SimpleNamespace(environment=lambda: settings, uuids=uuids))  # type: ignore[arg-type]
-        yield made
-        if made.process is not None:
-            made.kill()
+        with CapperProcess(Path(folder), SimpleNamespace(environment=lambda: settings, uuids=uuids)) as made:  # type: ignore[arg-type]
+            yield made
 
 
 def grant(capper: CapperProcess) -> PowerApplied:

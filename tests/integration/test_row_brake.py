@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agents.node.capper_client import SocketCapper
-from streams.contract.codec import encode
 from streams.contract.records import BrakeColumns
 from tests.fakes.capper_process import CapperProcess
-from tests.fakes.capper_rig import columns, command
-from tests.fakes.nvml import FakeNvml
+from tests.fakes.capper_rig import columns
 
 pytestmark = pytest.mark.integration
 WAIT_S = 30.0
@@ -32,17 +29,6 @@ control_interval_s = 0.2
 row_meter = ["pdu-a"]
 metrics_port = -1
 """
-
-
-@pytest.fixture
-def capper() -> Iterator[CapperProcess]:
-    with tempfile.TemporaryDirectory() as folder:
-        nvml = FakeNvml.or_skip(Path(folder), gpus=2)
-        made = CapperProcess(Path(folder), nvml)
-        yield made
-        if made.process is not None:
-            made.kill()
-        nvml.close()
 
 
 def recording(path: Path, full_from_s: float) -> None:
@@ -79,15 +65,11 @@ def test_a_row_that_fills_up_is_braked_by_its_nodes_without_any_broker(capper: C
     agent = subprocess.Popen(
         [sys.executable, "-m", "agents", "agent"], env=environment, stderr=subprocess.PIPE, text=True
     )
-    client = SocketCapper(capper.socket)
-
-    def limits() -> set[float]:
-        return {values["limit_w"] for values in capper.seen_by_others().values()}
-
+    client, limits = SocketCapper(capper.socket), capper.limits_seen
     try:
         until(lambda: client.status()["row"]["watts"] is not None, "the agent never told its row's power")  # type: ignore[index]
-        signed = command(1, columns(uuids, watts=450.0), issued_at_ns=time.time_ns(), ttl_ms=30_000, brake=table)
-        ack = client.grant(encode(capper.signer.sign(signed)), received_ns=time.time_ns())
+        signed = capper.raw(1, columns(uuids, watts=450.0), brake=table)
+        ack = client.grant(signed, received_ns=time.time_ns())
         assert set(ack.gpu.status) == {"applied"} and limits() == {450.0}
         until(lambda: limits() == {250.0}, "the row is full and nothing braked")
         why = client.status()["row"]["why"]  # type: ignore[index]

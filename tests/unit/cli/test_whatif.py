@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import msgspec
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from agents.cli import whatif_archive
 from agents.cli.main import main
 from agents.cli.whatif import ceilings
 from agents.cli.whatif_archive import read
+from agents.cli.whatif_frame import Group
+from models.policy.holdout import in_holdout
 from models.twin.params import TwinParams
 from streams.contract import records as r
 from tests.fakes import archive as plain
@@ -133,6 +136,17 @@ def test_an_archive_of_hold_outs_only_takes_the_twin_as_reference(truth: twin.Tr
     folder = twin.write(tmp_path / "archive", held)
     material = read(folder, start_ns=None, end_ns=None, engine_seconds=20_000)
     assert material.flagged == [False] and not material.series[0].holdout.any()
+
+
+def test_without_envelopes_the_hold_out_is_the_one_that_the_product_would_choose() -> None:
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE power_desired (engine VARCHAR, holdout BOOLEAN, ts_ns BIGINT)")
+    engines = tuple(f"e{i}" for i in range(100))
+    group = Group(stack="s", workload="chat", gpus=4, engines=engines, step_s=1.0)
+    held, flagged = whatif_archive._holdout(connection, whatif_archive.Material("c1", 0, 1), group)
+    connection.close()
+    assert not flagged and 10 <= len(held) <= 15  # the hash names more than the least, and they count
+    assert all(in_holdout("c1", name, 0.15) for name in held)
 
 
 def test_an_archive_of_broken_pages_only_is_refused(

@@ -122,14 +122,39 @@ def test_a_key_that_was_added_later_counts() -> None:
     assert book.accept(word("pause"), T0_NS)
 
 
+@pytest.mark.parametrize("older", [b"cluster#pause", b"cluster"])
+@pytest.mark.parametrize("new_first", [False, True])
+def test_a_resume_under_the_new_key_ends_a_pause_under_an_older_one(
+    book: IntentBook, older: bytes, new_first: bool
+) -> None:
+    pause, resume = word("pause"), word("resume", ts_ns=T0_NS + S)
+    assert take(book, RawIntent(0, older, codec.encode(pause), True), T0_NS) is None
+    assert book.pause("n1", T0_NS) is not None, "a pause of before the upgrade still counts"
+    ended = RawIntent(1, b"c1:cluster#pause", codec.encode(resume), True)
+    kept = [RawIntent(0, older, codec.encode(pause), True), ended]  # compaction sees two keys: both stay in the log
+    restarted = IntentBook("c1", lambda: RING)
+    for raw in reversed(kept) if new_first else kept:
+        assert take(restarted, raw, T0_NS + S) is None
+    assert restarted.pause("n1", T0_NS + S) is None
+
+
+def test_a_clear_under_the_new_key_ends_a_cap_under_an_older_one(book: IntentBook) -> None:
+    cap, clear = word("cap", "gpu/G", max_power_w=300.0), word("clear", "gpu/G", ts_ns=T0_NS + S)
+    assert take(book, RawIntent(0, b"gpu/G#cap", codec.encode(cap), True), T0_NS) is None
+    assert book.cap("G", T0_NS) is not None
+    assert take(book, RawIntent(1, b"c1:gpu/G#cap", codec.encode(clear), True), T0_NS + S) is None
+    assert book.cap("G", T0_NS + S) is None
+
+
 def test_raw_words_must_carry_their_scope_as_key(book: IntentBook) -> None:
     intent = word("pause", "node/n1")
-    assert take(book, RawIntent(0, b"node/n1#pause", codec.encode(intent), False), T0_NS) is None
-    later = word("resume", "node/n1", ts_ns=T0_NS + S)
-    assert take(book, RawIntent(0, b"node/n1", codec.encode(later), False), T0_NS + S) is None, "the older key counts"
-    assert book.accepted_total == 2
-    assert "is not its scope" in (take(book, RawIntent(1, b"node/n1#cap", codec.encode(intent), False), T0_NS) or "")
-    assert "is not its scope" in (take(book, RawIntent(1, b"cluster", codec.encode(intent), False), T0_NS) or "")
+    assert take(book, RawIntent(0, b"c1:node/n1#pause", codec.encode(intent), False), T0_NS) is None
+    for turn, older in enumerate((b"node/n1#pause", b"node/n1"), 1):
+        later = word("resume", "node/n1", ts_ns=T0_NS + turn * S)
+        assert take(book, RawIntent(0, older, codec.encode(later), False), T0_NS + turn * S) is None, "older keys count"
+    assert book.accepted_total == 3
+    for wrong in (b"c2:node/n1#pause", b"c1:node/n1#cap", b"node/n1#cap", b"cluster", b"c1:node/n1"):
+        assert "is not its scope" in (take(book, RawIntent(1, wrong, codec.encode(intent), False), T0_NS) or "")
     assert take(book, RawIntent(2, b"cluster", None, False), T0_NS) is None
     assert take(book, RawIntent(3, b"cluster", b"{", False), T0_NS) is not None
 

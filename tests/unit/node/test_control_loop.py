@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from agents.node.control_loop import ControlLoop, local_controller
+from agents.node.control_loop import ControlLoop
+from agents.node.controllers import local_controller
 from agents.node.engine_signal import Columns, Window
 from agents.node.envelope import NO_TARGETS
 from agents.node.errors import CapperSilent

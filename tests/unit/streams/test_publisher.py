@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from streams import publisher as publisher_module
@@ -103,7 +104,7 @@ def test_a_message_that_can_never_be_taken_is_an_error_with_its_size() -> None:
 
 def test_a_record_goes_to_its_topic_with_the_contracts_headers() -> None:
     publisher, producer = made()
-    state = r.JobState(job="j", partition=0, ts_ns=1, offsets={}, data=r.msgspec.Raw(b"{}"))
+    state = r.JobState(job="j", partition=0, ts_ns=1, offsets={}, data=msgspec.Raw(b"{}"))
     publisher.send(state, "j/0", source="j")
     ((topic, sent),) = producer.messages
     assert (topic, sent["key"]) == (STATE.name, b"j/0")

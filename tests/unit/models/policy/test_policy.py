@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from models.policy import guard, holdout
 from models.policy.arbiter import Device, Facts, Grant, decide, outside_rows, within
 from models.policy.devices import DEVICES, device
+from models.policy.holdout import Group
 from models.policy.strategies import AIM, DEEPEST_SM_RATIO, STRATEGIES, Bound, strategy
 
 H100 = DEVICES["NVIDIA H100 80GB HBM3"]
@@ -198,35 +200,59 @@ def test_within_never_exceeds_the_default() -> None:
     assert within(900.0, H100) == 700.0 and within(10.0, H100) == 200.0 and within(10.0, Device()) == 10.0
 
 
-groups = st.dictionaries(st.text("abcdef0123", min_size=1, max_size=6), st.integers(1, 8), min_size=1, max_size=30)
+sizes_of = st.dictionaries(st.text("abcdef0123", min_size=1, max_size=6), st.integers(1, 8), min_size=1, max_size=30)
 
 
-@given(groups, st.floats(0.1, 0.5), st.text(max_size=4))
-def test_every_partition_holds_out_a_tenth_and_promotions_are_for_ever(
+def never_asked(sizes: Mapping[str, int]) -> dict[str, Group]:
+    return {name: Group(size) for name, size in sizes.items()}
+
+
+@given(sizes_of, st.floats(0.1, 0.5), st.text(max_size=4))
+def test_every_partition_holds_out_a_tenth_and_what_is_held_out_stays_so(
     sizes: dict[str, int], ratio: float, salt: str
 ) -> None:
-    first = holdout.promote(sizes, salt, ratio=ratio, promoted=frozenset())
-    held = {g for g in sizes if g in first or holdout.in_holdout(salt, g, ratio)}
-    assert sum(sizes[g] for g in held) >= 0.1 * sum(sizes.values())
-    later = holdout.promote({**sizes, "new-group": 4}, salt, ratio=ratio, promoted=first)
-    assert later >= first
+    first, total = holdout.choose(never_asked(sizes), salt, ratio=ratio), sum(sizes.values())
+    held = sum(sizes[name] for name in first)
+    assert 0.1 * total <= held < ratio * total + max(sizes.values())
+    later = {name: Group(size, size if name in first else 0) for name, size in sizes.items()}
+    assert holdout.choose({**later, "new-group": Group(4)}, salt, ratio=ratio) >= first
+    assert holdout.choose(later, "another salt", ratio=0.0) == first  # neither names nor a lower ratio let one go
 
 
-def test_a_group_that_is_gone_is_not_promoted() -> None:
-    away = {f"away{i}": 0 for i in range(20)}
-    sizes = {**away, "a": 4, "b": 4}
+def test_the_hash_names_who_is_held_out() -> None:
+    names = [f"e{i}" for i in range(200)]
+    chosen = holdout.choose(never_asked(dict.fromkeys(names, 4)), "c", ratio=0.15)
+    assert 20 <= len(chosen) <= 30 and all(holdout.in_holdout("c", name, 0.15) for name in chosen)
+    share = {name: holdout.share_of("c", name) for name in names}
+    assert max(share[name] for name in chosen) < min(share[name] for name in names if name not in chosen)
+
+
+def test_a_higher_ratio_lets_more_join() -> None:
+    names = [f"e{i}" for i in range(200)]
+    first = holdout.choose(never_asked(dict.fromkeys(names, 4)), "c", ratio=0.15)
+    more = holdout.choose({name: Group(4, 4 if name in first else 0) for name in names}, "c", ratio=0.4)
+    assert first < more and 60 <= len(more) <= 80
+
+
+def test_of_engines_placed_anew_those_with_most_of_the_hold_out_stay_in_it() -> None:
+    small = {"a": Group(4, 1), "b": Group(4, 3), "c": Group(4, 0), "d": Group(4, 4)}
+    many = {**small, **{f"x{i}": Group(4) for i in range(28)}}
+    assert holdout.choose(many, "s", ratio=0.1) >= {"d", "b", "a"}  # 12 of 128, one more may join
+    assert holdout.choose(small, "s", ratio=0.3) == {"d", "b"}  # 4 of 16 are below 0.3: one more, and no further
+    assert holdout.choose(small, "s", ratio=0.1) == {"d"}
+
+
+def test_a_group_that_is_gone_is_not_chosen() -> None:
+    away = {f"away{i}": Group(0) for i in range(20)}
     for salt in map(str, range(50)):
-        promoted = holdout.promote(sizes, salt, ratio=0.1, promoted=frozenset())
-        assert promoted.isdisjoint(away)
-        assert any(g in promoted or holdout.in_holdout(salt, g, 0.1) for g in ("a", "b"))
+        chosen = holdout.choose({**away, "a": Group(4), "b": Group(4)}, salt, ratio=0.1)
+        assert chosen and chosen <= {"a", "b"}
 
 
-@given(st.lists(st.text(min_size=1), unique=True, min_size=2), st.randoms())
-def test_promotion_does_not_depend_on_the_order_of_arrival(names: list[str], random: object) -> None:
-    sizes = dict.fromkeys(names, 4)
-    turned = dict.fromkeys(reversed(names), 4)
-    first = holdout.promote(sizes, "s", ratio=0.1, promoted=frozenset())
-    assert first == holdout.promote(turned, "s", ratio=0.1, promoted=frozenset())
+@given(st.lists(st.text(min_size=1), unique=True, min_size=2))
+def test_the_choice_does_not_depend_on_the_order_of_arrival(names: list[str]) -> None:
+    there, turned = dict.fromkeys(names, Group(4)), dict.fromkeys(reversed(names), Group(4))
+    assert holdout.choose(there, "s", ratio=0.1) == holdout.choose(turned, "s", ratio=0.1)
 
 
 def test_the_share_held_out_is_the_ratio() -> None:
