@@ -85,7 +85,7 @@ class Seen:
     total: int
     prefill_ratio: float = 1.0
     decode_ratio: float = 1.0
-    slack: float = 1.0  # below 1: more first tokens came late than may, so the pool is packed less densely; NaN: uncounted
+    slack: float = 1.0  # below 1: more first tokens came late than may, so it is packed less densely; NaN: uncounted
     price_w: float = nan  # what the replicas count for a running sequence; unknown: the mean gap is a hard bound
     meet: float = 1.0  # how much of the share of time in prefill a token meets
     wall_w: float = nan  # measured since the last step; what the bandit learns from

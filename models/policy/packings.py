@@ -1,0 +1,21 @@
+"""How densely each strategy packs replicas: one table for the actuation job and for the bench that proved it.
+
+Chosen on days 0-2 of the Azure 2024 week and frozen (docs/benchmarks/control.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from models.policy.replicas import Packing
+
+# Bounds in percent of default clocks: the packing yields to late first tokens, so it may begin dense.
+_BALANCED: Final = Packing(busy_upper=0.85, z=1.5, down_after_s=900.0)
+PACKINGS: Final[dict[str, Packing]] = {
+    "conservative": replace(_BALANCED, busy_upper=0.8),
+    "balanced": _BALANCED,
+    "ml-driven": _BALANCED,
+    # Dense, with room by how wrong the forecast was: a sure one needs little, and a surge still finds replicas.
+    "aggressive": Packing(busy_upper=0.95, z=5.0),
+}
