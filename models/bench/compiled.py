@@ -1,4 +1,4 @@
-"""Turns the plain functions of equations, decide, local and kernel into machine code, as one namespace.
+"""Turns the plain functions of equations, setpoint, decide, local and kernel into machine code, as one namespace.
 
 Each module's functions are copied into a namespace in which the names of compiled functions replace the plain ones, so
 the source that runs in the agent is the source that runs here. Needs numba (extra `bench`); nothing else imports this.
@@ -20,6 +20,7 @@ MODULES: Final = (
     "models.control.equations",
     "models.control.steady",
     "models.control.learn",
+    "models.control.setpoint",
     "models.control.decide",
     "models.bench.local",
     "models.bench.brake",

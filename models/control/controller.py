@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import inf, isfinite, nan
 from typing import Final
 
-from models.control import decide as core
 from models.control import memory
+from models.control.decide import approach, decide, grid_up, release
 from models.control.equations import Plant, iteration_s
 from models.control.learn import RECALIBRATE_S, flow_of, follow, learn
 from models.control.memory import Bounds, Load, Tuning
@@ -19,6 +19,7 @@ from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 from models.control.release import MOST, heat_or_brake, no_signal, no_target
 from models.control.residual import Residual, doubtful, predict, time_of
+from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TBT, TTFT, WAIT
 from models.control.steady import steady
 from models.control.types import ClockBounds, Decision, EngineState, Health, Observed, Targets
 
@@ -166,7 +167,7 @@ class LocalController:
         # A late window may begin before the lock moved: it is judged when all of it lies in quiet time.
         if self._moved_s + 2.0 * self._tune.react_s <= self._since_s + SLACK_S:
             self._judge(now_s, plant, load, observed)
-        x, chunk, why = core.decide(plant, self._tuning(observed), self._memory, load, to, now_s)
+        x, chunk, why = decide(plant, self._tuning(observed), self._memory, load, to, now_s)
         if abs(x - before) > STEP or (self._tune.chunk_max > 0.0 and self._memory[memory.S_UNQUIET] >= now_s):
             self._moved_s = now_s
         lock = None if x >= to.default_x - 1e-9 else self._mhz(x, bounds)
@@ -245,7 +246,7 @@ class LocalController:
             )
         floor = UNKNOWN_STACK_FLOOR * bounds.default_mhz
         step = bounds.step_mhz / bounds.default_mhz
-        low = core.grid_up(max(floor, bounds.min_mhz) / bounds.default_mhz, step)
+        low = grid_up(max(floor, bounds.min_mhz) / bounds.default_mhz, step)
         if low > min(bounds.max_mhz / bounds.default_mhz, 1.0) + 1e-9:
             return self._release(
                 now_s, bounds, f"unknown stack and no clock from {floor:.0f} MHz in bounds: default clocks"
@@ -253,7 +254,7 @@ class LocalController:
         own, before = self._memory, self._memory[memory.S_X]
         own[memory.S_WANTED] = low
         to = Bounds(inf, inf, inf, low, 1.0, 1.0)
-        core.approach(step, self._tune, own, nan, to, now_s, low)
+        approach(step, self._tune, own, nan, to, now_s, low)
         why = f"unknown stack: not below {self._mhz(low, bounds)} MHz"
         lock = None if own[memory.S_X] >= 1.0 - 1e-9 else self._mhz(own[memory.S_X], bounds)
         return Decision(lock, why + self._moved(before, own[memory.S_X], bounds))
@@ -262,23 +263,23 @@ class LocalController:
         default = self._share(bounds.default_mhz, bounds)
         if abs(default - self._memory[memory.S_X]) > STEP:
             self._moved_s = self._memory[memory.S_UNQUIET] = now_s
-        core.release(self._memory, Bounds(inf, inf, inf, 0.0, default, default), now_s)
+        release(self._memory, Bounds(inf, inf, inf, 0.0, default, default), now_s)
         return Decision(None, why)
 
     def _words(self, why: int, before: float, x: float, *, targets: Targets, bounds: ClockBounds) -> str:
         own = self._memory
         top = f"even at {min(bounds.max_mhz, bounds.default_mhz)} MHz: default clocks"
         wait, first = own[memory.S_WAIT] * 1e3, own[memory.S_FIRST] * 1e3
-        if why == core.LOWEST:
+        if why == LOWEST:
             wanted = self._mhz(own[memory.S_WANTED], bounds)
             return f"lowest clock that keeps the targets is {wanted} MHz" + self._moved(before, x, bounds)
         return {
-            core.BOUNDS: "the bounds hold no clock of the device's grid: default clocks",
-            core.WAIT: f"queue wait {wait:.0f} ms over the target of {targets.ttft_ms or 0:.0f} ms: default clocks",
-            core.TTFT: f"time to first token {first:.0f} ms over {targets.ttft_ms or 0:.0f} ms {top}",
-            core.TBT: f"time between tokens {own[memory.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
-            core.GAP: f"end-to-end over {targets.e2e_ms or 0:.0f} ms {top}",
-            core.DRIFT: "the model does not predict this engine any more: default clocks while it is calibrated anew",
+            BOUNDS: "the bounds hold no clock of the device's grid: default clocks",
+            WAIT: f"queue wait {wait:.0f} ms over the target of {targets.ttft_ms or 0:.0f} ms: default clocks",
+            TTFT: f"time to first token {first:.0f} ms over {targets.ttft_ms or 0:.0f} ms {top}",
+            TBT: f"time between tokens {own[memory.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
+            GAP: f"end-to-end over {targets.e2e_ms or 0:.0f} ms {top}",
+            DRIFT: "the model does not predict this engine any more: default clocks while it is calibrated anew",
         }[why]
 
     def _moved(self, before: float, x: float, bounds: ClockBounds) -> str:

@@ -13,6 +13,7 @@ from models.control.equations import iteration_s, prefill_fit
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
+from models.control.setpoint import DRIFT, WAIT, chunk_at
 from models.control.steady import Flow, cheapest, steady
 
 PLANT = plant_of(LLAMA_70B_H100X4)
@@ -91,17 +92,15 @@ def test_what_was_prefilled_is_no_longer_due() -> None:
 def test_backlog_that_default_clocks_cannot_serve_in_time_releases() -> None:
     engine = Engine()
     engine.settle()
-    assert engine.step(queued=40_000.0) == core.WAIT
+    assert engine.step(queued=40_000.0) == WAIT
     assert engine.memory[memory.S_X] == 1.0
 
 
 def test_chunk_shrinks_with_the_clock_so_that_its_iteration_keeps_the_gap() -> None:
     for x in (0.6, 0.8, 1.0):
-        chunk = core.chunk_at(PLANT, TUNE, x, 10.0, 17_000.0, 0.045)
+        chunk = chunk_at(PLANT, TUNE, x, 10.0, 17_000.0, 0.045)
         assert iteration_s(PLANT, x, 10.0, 17_000.0, learn.room_of(PLANT, chunk, 10.0)) <= 0.045 * 1.001
-    assert core.chunk_at(PLANT, TUNE, 0.6, 10.0, 17_000.0, 0.045) < core.chunk_at(
-        PLANT, TUNE, 1.0, 10.0, 17_000.0, 0.045
-    )
+    assert chunk_at(PLANT, TUNE, 0.6, 10.0, 17_000.0, 0.045) < chunk_at(PLANT, TUNE, 1.0, 10.0, 17_000.0, 0.045)
     assert prefill_fit(PLANT, 0.6, 10.0, 17_000.0, 0.001) == -10.0
 
 
@@ -171,19 +170,19 @@ def test_a_model_that_stops_predicting_gives_default_clocks_within_two_seconds_a
     engine.settle()
     assert engine.memory[memory.S_X] < 0.8
     steps = 0
-    while engine.step(factor=1.6) != core.DRIFT:
+    while engine.step(factor=1.6) != DRIFT:
         steps += 1
         assert steps < 20
     assert engine.memory[memory.S_X] == 1.0
-    assert all(engine.step(factor=1.6) == core.DRIFT for _ in range(45))
+    assert all(engine.step(factor=1.6) == DRIFT for _ in range(45))
     later = [engine.step(factor=1.6) for _ in range(300)]
-    assert core.DRIFT not in later[60:]
+    assert DRIFT not in later[60:]
     assert engine.memory[memory.S_PREFILL] == pytest.approx(1.6, rel=0.01)
 
 
 def test_a_model_that_predicts_never_recalibrates() -> None:
     engine = Engine()
-    assert all(engine.step() != core.DRIFT for _ in range(600))
+    assert all(engine.step() != DRIFT for _ in range(600))
     assert engine.memory[memory.S_PREFILL] == pytest.approx(1.0, abs=0.02)
     assert engine.memory[memory.S_DECODE] == pytest.approx(1.0, abs=0.02)
 
