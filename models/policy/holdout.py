@@ -35,8 +35,7 @@ def in_canary(salt: str, group: str, ratio: float = DEFAULT_CANARY_RATIO) -> boo
 
 
 class Group(NamedTuple):
-    """A group as it is now: GPUs that are there, and how many of them are held out. Where these are neither all nor
-    none, engines were placed anew."""
+    """A group as it is now: GPUs that are there, and how many of its GPUs, there or not, are held out for ever."""
 
     size: int
     held: int = 0
@@ -45,21 +44,20 @@ class Group(NamedTuple):
 def choose(
     groups: Mapping[str, Group], salt: str, *, ratio: float, minimum: float = MINIMUM_HOLDOUT_RATIO
 ) -> frozenset[str]:
-    """The groups that are held out from now on: each as a whole.
+    """The groups that are held out from now on, each as a whole.
 
-    A group that is held out as a whole stays so, whatever its name. Others join while less than `ratio` of the GPUs are
-    held out: first those that are held out in part, most of them first, then those that the hash names, lowest first.
-    Then the lowest hashes fill up to `minimum`. So placing the same engines anew over the same GPUs never makes the
-    hold-out larger than `ratio` and one group, or than it was.
+    A group with a GPU that is held out for ever is one of them as long as it has that GPU. While less than `ratio` of
+    the GPUs are in such groups, those that the hash names join, lowest first; then the lowest hashes fill up to
+    `minimum`. Only the GPUs of those that join are held out for ever by it: the others of a mixed group go free with
+    their next placing. So placing the same engines anew over the same GPUs makes nobody join for good.
     """
     there = {name: group for name, group in groups.items() if group.size > 0}  # of an absent one nothing is measured
     total = sum(group.size for group in there.values())
-    chosen = {name for name, group in there.items() if group.held == group.size}
+    chosen = {name for name, group in there.items() if group.held}
     left = sorted(there.keys() - chosen, key=lambda name: (share_of(salt, name), name))
-    parted = sorted((name for name in left if there[name].held), key=lambda name: -there[name].held / there[name].size)
-    named = [name for name in left if not there[name].held and in_holdout(salt, name, ratio)]
+    named = [name for name in left if in_holdout(salt, name, ratio)]
     have = sum(there[name].size for name in chosen)
-    for names, most in (([*parted, *named], max(ratio, minimum)), (left, minimum)):
+    for names, most in ((named, max(ratio, minimum)), (left, minimum)):
         for name in names:
             if have >= most * total:
                 break

@@ -205,7 +205,7 @@ class ActuationJob:
         if part.roster_changed and part.fill_holdout(self._options):
             self._save(part)
             for node in part.nodes.values():
-                node.urgent |= not part.held.isdisjoint(node.granted)  # it joined the hold-out: its grant ends now
+                node.urgent |= part.kept_out(node.granted)  # it joined the hold-out: its grant ends now
         return self._beat.drafts(part, nodes, now_s, now_ns)
 
     # --- what makes a node urgent ---

@@ -6,6 +6,7 @@ Values and their snapshot form only; deciding and sending happen elsewhere.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -116,8 +117,8 @@ class PartitionState:
     heard_s: float = 0.0  # time in which the partition reported, so that a pause of all telemetry ages nobody
     heard_at_s: float | None = None  # when it last reported
     granted_s: dict[str, float] = field(default_factory=dict)  # GPU -> when it was last granted anything
-    held: set[str] = field(default_factory=set)  # GPUs held out: they stay so under any engine's name
-    held_groups: set[str] = field(default_factory=set)  # groups with such a GPU
+    held: set[str] = field(default_factory=set)  # GPUs held out for ever, under any engine's name
+    held_groups: set[str] = field(default_factory=set)  # groups with such a GPU: held out as a whole
     unasked: set[str] = field(default_factory=set)  # GPUs that came since the hold-out was last chosen
     restraints: Restraints = field(default_factory=Restraints)
     offsets: dict[str, int] = field(default_factory=dict)  # topic -> next
@@ -200,15 +201,18 @@ class PartitionState:
     def fill_holdout(self, options: Options) -> bool:
         """Chooses the hold-out for the roster as it is now; true when it changed."""
         self.roster_changed, self.chosen = False, True
-        before, present = frozenset(self.held), self.seen_s.keys()
-        held = Counter(self.group_of[uuid] for uuid in self.held & present)
+        before = frozenset(self.held), frozenset(self.held_groups)
+        held = Counter(self.group_of[uuid] for uuid in self.held if uuid in self.group_of)
         groups = {name: Group(size - self.gone.get(name, 0), held[name]) for name, size in self.sizes.items()}
         self.held_groups = set(choose(groups, options.cluster, ratio=options.holdout_ratio))
-        # Who is gone joins with its group, but leaves only when it is back: until then it keeps what it was.
-        members = {uuid for uuid, name in self.group_of.items() if name in self.held_groups}
-        self.held = (self.held - present) | members
-        self.unasked -= present
-        return self.held != before
+        joined = {name for name in self.held_groups if not held[name]}
+        self.held |= {uuid for uuid, name in self.group_of.items() if name in joined}
+        self.unasked -= self.seen_s.keys()
+        return (frozenset(self.held), frozenset(self.held_groups)) != before
+
+    def kept_out(self, uuids: Iterable[str]) -> bool:
+        """Whether any of these GPUs is held out."""
+        return any(uuid in self.held or self.group_of.get(uuid) in self.held_groups for uuid in uuids)
 
     def held_out(self, uuid: str, options: Options) -> bool:
         """Whether a GPU belongs to the hold-out; of one that has just come the hash says what it will be."""
