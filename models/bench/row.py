@@ -77,6 +77,13 @@ def policies(compare: Comparison, row: Row) -> list[tuple[str, Case, Policy]]:
     for name in ("balanced", "aggressive"):
         ours = replace(strategy(name, base), mode="fixed")
         found.append((f"30 % more, {name}, brake", row.more, ours))
+        if name == "balanced":
+            under = replace(
+                row.more,
+                truth=row.more.truth._replace(limit_w=limit_w),
+                belief=row.more.belief._replace(limit_w=limit_w),
+            )
+            found.append((f"30 % more, {name} under ceilings of {limit_w:.0f} W, brake", under, ours))
     return found
 
 
