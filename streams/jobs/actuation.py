@@ -202,10 +202,12 @@ class ActuationJob:
             return []
         if not part.settled(now_s, self._options.settle_s) or self.slow.waits:
             return []
-        if part.roster_changed and part.fill_holdout(self._options):
-            self._save(part)
+        if part.roster_changed:
+            if part.fill_holdout(self._options):
+                self._save(part)
+            # Who joined the hold-out, or an engine that is in it, under a grant: that ends now.
             for node in part.nodes.values():
-                node.urgent |= part.kept_out(node.granted)  # it joined the hold-out: its grant ends now
+                node.urgent |= part.kept_out(node.leased)
         return self._beat.drafts(part, nodes, now_s, now_ns)
 
     # --- what makes a node urgent ---

@@ -98,6 +98,7 @@ class NodeState:
     silenced: bool = False  # the one envelope that a pause is allowed has been sent
     trace: str | None = None  # context of the newest traced sample that no decision has used yet
     granted: frozenset[str] = frozenset()  # GPUs with a clock granted for real: their engines are "controlled"
+    leased: frozenset[str] = frozenset()  # GPUs with anything granted for real: a clock, or a limit alone
 
 
 @dataclass(slots=True)
@@ -236,9 +237,9 @@ class PartitionState:
     def note_grants(self, node: NodeState, gpu: EnvelopeColumns, now_s: float) -> None:
         """Remembers what a node's newest envelope grants for real."""
         node.granted = frozenset(uuid for uuid, mhz in zip(gpu.uuid, gpu.max_sm_mhz, strict=True) if mhz is not None)
-        for uuid, mhz, watts in zip(gpu.uuid, gpu.max_sm_mhz, gpu.max_power_w, strict=True):
-            if mhz is not None or watts is not None:
-                self.granted_s[uuid] = now_s
+        limited = frozenset(uuid for uuid, watts in zip(gpu.uuid, gpu.max_power_w, strict=True) if watts is not None)
+        node.leased = node.granted | limited
+        self.granted_s.update(dict.fromkeys(node.leased, now_s))
 
     def snapshot(self, epoch: int, intents: tuple[OperatorIntent, ...]) -> Snapshot:
         return Snapshot(

@@ -217,6 +217,36 @@ def test_who_joins_the_hold_out_under_a_grant_measures_nothing_until_its_lease_i
     assert bench.job._pools._counts[POOL, "holdout", "tbt"].samples == samples + 1000
 
 
+@pytest.mark.parametrize("limit_alone", [False, True])
+def test_a_guest_of_an_engine_that_is_held_out_already_loses_its_grant_at_once(
+    tmp_path: Path, limit_alone: bool
+) -> None:
+    bench = Bench(tmp_path, **({"power_target_w": 300.0, "slow_interval_s": 5.0} if limit_alone else {}))
+    run(bench, 60, NODES)
+    host = min(held_of(bench))
+    (node,), engine = nodes_of({host}), engine_of(bench, host)
+    bench.beat(6.0, [node])
+    bench.clock.now_s += 1.0
+    guest = next(uuid for uuid in bench.latest()[node].gpu.uuid if engine_of(bench, uuid) != engine)
+    clock, watts, _ = grants(bench.latest()[node])[guest]
+    assert (clock is None) is limit_alone and (clock, watts) != (None, None)
+    (report,) = bench.reports([node])
+    moved = [
+        msgspec.structs.replace(
+            one,
+            gpu_uuid=(*one.gpu_uuid, guest)
+            if one.engine == engine
+            else tuple(uuid for uuid in one.gpu_uuid if uuid != guest),
+        )
+        for one in report.engines
+    ]
+    before = len(bench.wire.written)
+    bench.feed(FEATURES, msgspec.structs.replace(report, seq=report.seq + 1, engines=tuple(moved)))
+    assert [command.node for command in bench.wire.written[before:]] == [node]  # nobody joined for good, yet it is due
+    assert grants(bench.latest()[node])[guest][:2] == (None, None)
+    bench.job.stop()
+
+
 def test_a_snapshot_says_whether_the_hold_out_was_chosen() -> None:
     older = msgspec.json.decode(b'{"groups": {"GPU-1": "e"}}', type=Snapshot)
     assert older.chosen  # before the field existed, a restart went on from what was saved
