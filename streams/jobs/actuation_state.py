@@ -269,6 +269,9 @@ class PartitionState:
         if self.chosen:
             self.unasked.clear()
             self._recall(snapshot, options)
+            # Whoever may have been granted something may have it still: its lease is counted from now on.
+            free = (uuid for uuid in self.group_of if not self.kept_out((uuid,)))
+            self.granted_s.update(dict.fromkeys(free, self.since_s))
         self.restraints = Restraints(dict(snapshot.frozen), dict(snapshot.blocked))
 
     def _recall(self, snapshot: Snapshot, options: Options) -> None:
@@ -276,4 +279,4 @@ class PartitionState:
         if not snapshot.held:
             by_name |= {name for name in self.sizes if in_holdout(options.cluster, name, options.holdout_ratio)}
         self.held |= {uuid for uuid, name in self.group_of.items() if name in by_name}
-        self.held_groups = {self.group_of[uuid] for uuid in self.held & self.seen_s.keys()}
+        self.held_groups = {self.group_of[uuid] for uuid in self.held & self.group_of.keys()}  # absent ones count too

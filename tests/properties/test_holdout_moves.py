@@ -124,3 +124,48 @@ def test_who_was_away_when_its_engine_joined_comes_back_held_out() -> None:
     report(part, placing, 2000.0)
     part.fill_holdout(figures)
     assert part.held == {uuid for name, gpus in placing if name in (first, second) for uuid in gpus}
+
+
+def mixed(figures: Options) -> tuple[PartitionState, str, tuple[str, ...]]:
+    """A partition with an engine of one GPU of the hold-out and three guests, and those."""
+    part = PartitionState(0, since_s=0.0)
+    report(part, [(f"e{i}", tuple(uuids()[i : i + 4])) for i in range(0, GPUS, 4)], 0.0)
+    part.fill_holdout(figures)
+    host, *others = sorted(part.held)
+    free = [uuid for uuid in uuids() if uuid not in part.held]
+    report(part, [("mix", (host, *free[:3])), ("others", tuple(others)), ("free", tuple(free[3:]))], 1.0)
+    part.fill_holdout(figures)
+    return part, host, tuple(free[:3])
+
+
+def test_guests_stay_out_over_a_restart_while_their_host_is_away() -> None:
+    figures = options(0.0)
+    part, host, guests = mixed(figures)
+    for turn in range(1, 400):
+        part.enrol(NodeState("n1", uuid=tuple(u for u in uuids() if u != host)), turn * 5.0)
+        part.leave(900.0)
+    part.fill_holdout(figures)
+    assert part.absent == {host} and part.kept_out(guests)
+    assert restarted(part, figures).kept_out(guests)  # from the first moment on, not from the next choice
+
+
+def test_a_new_worker_measures_a_new_guest_when_the_old_worker_s_lease_is_over() -> None:
+    figures = options(0.0)
+    part, host, guests = mixed(figures)
+    part = restarted(part, figures)
+    (engine,) = joined = (
+        EngineReading(
+            engine="mix", kind="vllm", stack="s", workload="chat", gpu_uuid=(host, *guests, free_gpu(part)), ts_ns=0
+        ),
+    )
+    known = NodeState("n1", uuid=tuple(uuids()), engines=joined)
+    old = engine.gpu_uuid[:4]
+    assert part.side(known, msgspec.structs.replace(engine, gpu_uuid=old), figures, 1.0) == "holdout"
+    part.enrol(known, 1.0)
+    part.fill_holdout(figures)
+    assert part.side(known, engine, figures, 1.0) == "default"  # the worker before may have granted it something
+    assert part.side(known, engine, figures, figures.ttl_ms / 1e3) == "holdout"
+
+
+def free_gpu(part: PartitionState) -> str:
+    return next(uuid for uuid in uuids() if not part.kept_out((uuid,)))
