@@ -35,10 +35,15 @@ def in_canary(salt: str, group: str, ratio: float = DEFAULT_CANARY_RATIO) -> boo
 
 
 class Group(NamedTuple):
-    """A group as it is now: GPUs that are there, and how many of its GPUs, there or not, are held out for ever."""
+    """A group as it is now: GPUs that are there, and how many of its GPUs, there or not, are held out for ever.
+
+    `place`: whose hash decides, where it is not the group's own. The GPUs of a node that serve nothing yet have the
+    node's, so that those chosen lie together: an engine that starts over one of them is held out with all of its GPUs.
+    """
 
     size: int
     held: int = 0
+    place: str = ""
 
 
 def choose(
@@ -54,8 +59,9 @@ def choose(
     there = {name: group for name, group in groups.items() if group.size > 0}  # of an absent one nothing is measured
     total = sum(group.size for group in there.values())
     chosen = {name for name, group in there.items() if group.held}
-    left = sorted(there.keys() - chosen, key=lambda name: (share_of(salt, name), name))
-    named = [name for name in left if in_holdout(salt, name, ratio)]
+    by_hash = {name: there[name].place or name for name in there.keys() - chosen}
+    left = sorted(by_hash, key=lambda name: (share_of(salt, by_hash[name]), name))
+    named = [name for name in left if in_holdout(salt, by_hash[name], ratio)]
     have = sum(there[name].size for name in chosen)
     for names, most in ((named, max(ratio, minimum)), (left, minimum)):
         for name in names:

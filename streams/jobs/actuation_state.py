@@ -69,6 +69,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     epoch: int = 0
     promoted: tuple[str, ...] = ()  # groups held out beside the hash's; not written any more, `held` says it
     held: tuple[str, ...] = ()
+    lone_on: dict[str, str] = {}  # GPU that serves nothing -> its node, whose hash decides
     chosen: bool = True  # false: saved before the roster was known, so that nobody was promoted yet
     groups: dict[str, str] = {}
     absent: tuple[str, ...] = ()
@@ -111,6 +112,7 @@ class PartitionState:
     chosen: bool = False  # whether the hold-out was ever chosen from a whole roster
     nodes: dict[str, NodeState] = field(default_factory=dict)
     group_of: dict[str, str] = field(default_factory=dict)  # GPU -> engine, kept when the engine falls silent
+    node_of: dict[str, str] = field(default_factory=dict)  # GPU that served nothing when it came -> node
     sizes: dict[str, int] = field(default_factory=dict)  # group -> GPUs
     gone: dict[str, int] = field(default_factory=dict)  # group -> those of them that are absent
     seen_s: dict[str, float] = field(default_factory=dict)  # GPU -> `heard_s` of its last report
@@ -146,6 +148,8 @@ class PartitionState:
             self._see(uuid)
             if uuid not in self.group_of:
                 self._move(uuid, uuid)
+            if self.group_of[uuid] == uuid:
+                self.node_of[uuid] = node.node
 
     def _hear(self, now_s: float) -> None:
         if self.heard_at_s is None:
@@ -204,7 +208,10 @@ class PartitionState:
         self.roster_changed, self.chosen = False, True
         before = frozenset(self.held), frozenset(self.held_groups)
         held = Counter(self.group_of[uuid] for uuid in self.held if uuid in self.group_of)
-        groups = {name: Group(size - self.gone.get(name, 0), held[name]) for name, size in self.sizes.items()}
+        groups = {
+            name: Group(size - self.gone.get(name, 0), held[name], self.node_of.get(name, ""))
+            for name, size in self.sizes.items()
+        }
         self.held_groups = set(choose(groups, options.cluster, ratio=options.holdout_ratio))
         joined = {name for name in self.held_groups if not held[name]}
         self.held |= {uuid for uuid, name in self.group_of.items() if name in joined}
@@ -222,7 +229,7 @@ class PartitionState:
         return (
             uuid in self.held
             or group in self.held_groups
-            or (new and in_holdout(options.cluster, group, options.holdout_ratio))
+            or (new and in_holdout(options.cluster, self.node_of.get(group, group), options.holdout_ratio))
         )
 
     def side(self, node: NodeState, engine: EngineReading, options: Options, now_s: float) -> Side:
@@ -247,6 +254,7 @@ class PartitionState:
             held=tuple(sorted(self.held)),
             chosen=self.chosen,
             groups=dict(self.group_of),
+            lone_on={uuid: node for uuid, node in self.node_of.items() if self.group_of.get(uuid) == uuid},
             absent=tuple(sorted(self.absent)),
             ceilings=self.ceilings,
             unsettled=self.unsettled,
@@ -258,7 +266,7 @@ class PartitionState:
 
     def recover(self, snapshot: Snapshot, options: Options) -> None:
         """Takes a snapshot in. One written before `held` was kept says by its groups who was held out."""
-        self.held = set(snapshot.held)
+        self.held, self.node_of = set(snapshot.held), dict(snapshot.lone_on)
         self.ceilings, self.unsettled, self.outside = snapshot.ceilings, snapshot.unsettled, snapshot.outside
         for uuid, group in snapshot.groups.items():
             self._see(uuid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 from hypothesis import given, settings
@@ -169,3 +170,29 @@ def test_a_new_worker_measures_a_new_guest_when_the_old_worker_s_lease_is_over()
 
 def free_gpu(part: PartitionState) -> str:
     return next(uuid for uuid in uuids() if not part.kept_out((uuid,)))
+
+
+@given(st.integers(0, 30), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_engines_that_start_on_gpus_which_served_nothing_take_few_more_into_the_hold_out(
+    cluster: int, new_worker: bool
+) -> None:
+    """16 nodes of eight GPUs come up empty, and are chosen from; then two engines of four start on each."""
+    part, figures = PartitionState(0, since_s=0.0), replace(options(0.15), cluster=f"c{cluster}")
+    nodes = {f"n{k}": tuple(f"GPU-{cluster}-{k}-{i}" for i in range(8)) for k in range(16)}
+    every = {uuid for gpus in nodes.values() for uuid in gpus}
+    for name, gpus in nodes.items():
+        part.enrol(NodeState(name, uuid=gpus), 0.0)
+    part.fill_holdout(figures)
+    empty = set(part.held)
+    assert MINIMUM_HOLDOUT_RATIO * 128 <= len(empty) < 0.15 * 128 + 1
+    part = restarted(part, figures) if new_worker else part
+    for name, gpus in nodes.items():
+        both = [(f"{name}-{k}", gpus[4 * k : 4 * k + 4]) for k in range(2)]
+        engines = tuple(
+            EngineReading(engine=e, kind="vllm", stack="s", workload="chat", gpu_uuid=mine, ts_ns=0) for e, mine in both
+        )
+        part.enrol(NodeState(name, uuid=gpus, engines=engines), 1.0)
+    part.fill_holdout(figures)
+    held = {uuid for uuid in every if part.held_out(uuid, figures)}
+    assert empty <= held and len(held) <= 0.15 * 128 + 8
