@@ -76,6 +76,7 @@ def _set(args: argparse.Namespace, layout: Layout, bootstrap: str, place: Place,
         reason=args.reason,
         duration_s=args.duration_s,
         max_power_w=args.watts,
+        known_ns=None if args.dry_run else intents.newest_ns(bootstrap, layout, "cap", _scope(place)),
     )
     if not args.dry_run:
         confirm(args, f"Cap {name} at {args.watts:g} W {intents.until(intent)}?")
@@ -90,7 +91,9 @@ def _set(args: argparse.Namespace, layout: Layout, bootstrap: str, place: Place,
 
 
 def _clear(args: argparse.Namespace, layout: Layout, bootstrap: str, place: Place) -> int:
-    intent = intents.make("clear", _scope(place), layout=layout, reason=args.reason)
+    scope = _scope(place)
+    known_ns = None if args.dry_run else intents.newest_ns(bootstrap, layout, "clear", scope)
+    intent = intents.make("clear", scope, layout=layout, reason=args.reason, known_ns=known_ns)
     if not args.dry_run:
         confirm(args, f"End the cap of {place.uuid or place.node}?")
         intents.publish(bootstrap, intent)

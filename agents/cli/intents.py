@@ -63,8 +63,13 @@ def make(
     now_ns: Callable[[], int] = time.time_ns,
     cluster: str | None = None,
     actor: str | None = None,
+    known_ns: int | None = None,
 ) -> OperatorIntent:
-    """A signed word, by default of this shell's user for its cluster; raises EoError when there is no operator key."""
+    """A signed word, by default of this shell's user for its cluster; raises EoError when there is no operator key.
+
+    `known_ns`: time of the newest word about the same (`newest_ns`), which this one is put after.
+    """
+    from streams.contract.intent_key import after
     from streams.contract.records import OperatorIntent
     from streams.contract.signing import Signer
 
@@ -78,19 +83,43 @@ def make(
     except ValueError as error:
         raise EoError(f"{error}; put the file back from a copy.") from error
     now = now_ns()
+    if (at := after(known_ns, now)) is None:
+        _note_far_ahead(scope, (known_ns or 0) - now)
+        at = now
     return signer.sign(
         OperatorIntent(
             cluster=cluster or cluster_name(),
             scope=scope,
             intent_id=uuid.uuid4().hex[:16],
-            ts_ns=now,
+            ts_ns=at,
             actor=actor or getpass.getuser(),
             kind=kind,
             reason=reason,
             max_power_w=max_power_w,
-            expires_ns=None if duration_s is None else now + duration_s * 10**9,
+            expires_ns=None if duration_s is None else at + duration_s * 10**9,
         )
     )
+
+
+def _note_far_ahead(scope: str, ahead_ns: int) -> None:
+    print(
+        f"note: the newest word on {scope} is {ahead_ns / 1e9:.0f} s ahead of this clock (60 s are allowed). If this "
+        "clock is slow, what you say now is ignored: set it (`date -u` shows it) and say it again.",
+        file=sys.stderr,
+    )
+
+
+def newest_ns(bootstrap: str, layout: Layout, kind: IntentKind, scope: str) -> int | None:
+    """Time of the newest word that counts on the same scope and matter; None when there is none or it cannot be read:
+    a word must not wait for the right to read."""
+    from streams.contract.intent_key import family
+
+    try:
+        found = words(bootstrap, keyring_of(layout), cluster_name())
+    except EoError:
+        return None
+    same = (w for w, wrong in found if not wrong and w.scope == scope and family(w.kind) == family(kind))
+    return max((word.ts_ns for word in same), default=None)
 
 
 def publish(bootstrap: str, intent: OperatorIntent) -> None:
@@ -146,11 +175,19 @@ def words(bootstrap: str, keyring: KeyRing, cluster: str) -> list[tuple[Operator
             continue  # the actuation job has sent it to the dead letters
         if word.cluster != cluster:
             continue
-        wrong = _wrong(keyring, word)
+        wrong = _wrong_key(message.key, word) or _wrong(keyring, word)
         known = newest.get(key_of(word))
         if known is None or known[1] or (not wrong and word.ts_ns >= known[0].ts_ns):
             newest[key_of(word)] = (word, wrong)
     return [newest[key] for key in sorted(newest)]
+
+
+def _wrong_key(key: bytes | None, word: OperatorIntent) -> str:
+    from streams.contract.intent_key import key_of, known_keys
+
+    if key in [known.encode() for known in known_keys(word)]:
+        return ""
+    return f"it stands under the key {key!r}, not under its scope's {key_of(word)!r}"
 
 
 def _wrong(keyring: KeyRing, word: OperatorIntent) -> str:

@@ -25,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
     scope = intents.node_scope(args.node)
     bootstrap = resolve_bootstrap(layout)
     intents.note_unknown_node(bootstrap, args.node)
-    intent = intents.make("pause", scope, layout=layout, reason=args.reason, duration_s=args.duration_s)
+    known_ns = None if args.dry_run else intents.newest_ns(bootstrap, layout, "pause", scope)
+    intent = intents.make(
+        "pause", scope, layout=layout, reason=args.reason, duration_s=args.duration_s, known_ns=known_ns
+    )
     what = f"{'the cluster' if args.node is None else args.node} ({intents.cluster_name()})"
     if not args.dry_run:
         confirm(args, f"Pause {what} {intents.until(intent)}?")

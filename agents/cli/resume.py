@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
     scope = intents.node_scope(args.node)
     bootstrap = resolve_bootstrap(layout)
     intents.note_unknown_node(bootstrap, args.node)
-    intent = intents.make("resume", scope, layout=layout, reason=args.reason)
+    known_ns = None if args.dry_run else intents.newest_ns(bootstrap, layout, "resume", scope)
+    intent = intents.make("resume", scope, layout=layout, reason=args.reason, known_ns=known_ns)
     what = f"{'the cluster' if args.node is None else args.node} ({intents.cluster_name()})"
     if not args.dry_run:
         confirm(args, f"Resume {what}?")

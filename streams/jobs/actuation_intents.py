@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from streams.contract import codec
 from streams.contract.errors import ContractError, SignatureInvalid
-from streams.contract.intent_key import Family, family, key_of, known_keys
+from streams.contract.intent_key import AHEAD_NS, Family, family, key_of, known_keys
 from streams.contract.kafka import assigned_consumer_config
 from streams.contract.records import OperatorIntent
 from streams.contract.signing import KeyRing
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCOPE: Final = re.compile(r"cluster|(node|gpu)/.{1,200}")
-AHEAD_NS: Final = 60 * 10**9  # a word from the future would silence every later one
 
 
 class IntentBook:

@@ -221,7 +221,7 @@ def test_who_joins_the_hold_out_under_a_grant_measures_nothing_until_its_lease_i
 def test_a_guest_of_an_engine_that_is_held_out_already_loses_its_grant_at_once(
     tmp_path: Path, limit_alone: bool
 ) -> None:
-    bench = Bench(tmp_path, **({"power_target_w": 300.0, "slow_interval_s": 5.0} if limit_alone else {}))
+    bench = Bench(tmp_path, power_target_w=300.0 if limit_alone else None, slow_interval_s=5.0)
     run(bench, 60, NODES)
     host = min(held_of(bench))
     (node,), engine = nodes_of({host}), engine_of(bench, host)
