@@ -28,6 +28,7 @@ EARN_S: Final = 1800.0  # a lower number must earn its later starts within this 
 TIGHT: Final = 0.3  # slack from which late first tokens are answered by more replicas too: higher clocks come first
 LOOSEST: Final = 0.4  # of the packing
 UNCOUNTED: Final = 0.75  # of the packing, where nobody counts late first tokens: nothing would make it yield
+UNCOUNTED_S: Final = 900.0  # a count that was there is missed for so long first: restarts, pauses and scrapes break it
 PACK_S: Final = 7200.0  # in which the packing moves by a factor e while the slack is a factor e off
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
@@ -125,6 +126,7 @@ class ReplicaPlanner:
         self._choice: Choice | None = None
         self._chosen_s = 0.0
         self._looser = 1.0
+        self._uncounted_s = inf  # since late first tokens were last counted
         self._spent: list[float] = []
         self.log: list[Logged] = []
 
@@ -156,7 +158,8 @@ class ReplicaPlanner:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
         capacity = self._capacity(seen)
         prompt = self._prompt or 0.0
-        looser = self._looser if isfinite(seen.slack) else min(self._looser, UNCOUNTED)
+        counted = isfinite(seen.slack) or self._uncounted_s < UNCOUNTED_S
+        looser = self._looser if counted else min(self._looser, UNCOUNTED)
         busy = self._packing.busy_upper * looser
         upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
@@ -332,6 +335,7 @@ class ReplicaPlanner:
 
     def _learn_packing(self, slack: float, span_s: float) -> None:
         """Late first tokens are answered by clocks first; where these have no room left, slowly by more replicas."""
+        self._uncounted_s = 0.0 if isfinite(slack) else self._uncounted_s + span_s
         if isfinite(slack) and slack > 0.0:
             off = min(1.0, max(-1.0, log(slack / TIGHT)))
             self._looser = min(1.0, max(LOOSEST, self._looser * exp(off * span_s / PACK_S)))

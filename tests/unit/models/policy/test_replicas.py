@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf, nan, pi, sin
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from models.control import steady
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
 from models.policy.forecast import DAY_S, RateForecast
+from models.policy.packings import PACKINGS
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
+from models.policy.strategies import STRATEGIES
 
 PLANT = plant_of(LLAMA_70B_H100X4)
 WISHES = Wishes(tbt_s=0.09, gap_s=1e9, min_x=0.6, chunk_min=192.0, chunk_max=512.0)
@@ -70,6 +73,20 @@ def test_goes_up_at_once_where_the_bounds_cannot_be_kept() -> None:
     planner.price = lambda replicas, rate, seen: inf if replicas < 6 else 1.0  # type: ignore[method-assign]
     assert planner.step(60.0, 60.0, replace(SEEN, serving=4)).replicas == 5  # one at a time
     assert planner.step(120.0, 60.0, replace(SEEN, serving=6)).replicas == 6
+
+
+def test_a_count_of_late_first_tokens_that_breaks_off_starts_nobody_before_a_quarter_of_an_hour() -> None:
+    planner = _planner(Packing(busy_upper=0.5))
+    dense = _settled(planner, SEEN).serving
+    at_s, seen = 1_800.0, replace(SEEN, serving=dense)
+    wants = []
+    for minute in range(60):  # comes and goes
+        at_s += 60.0
+        seen = replace(seen, slack=nan if minute % 3 else 1.0)
+        wants.append(planner.step(at_s, 60.0, seen).replicas)
+    assert set(wants) == {dense}
+    gone = [planner.step(at_s + 60.0 * k, 60.0, replace(seen, slack=nan)).replicas for k in range(1, 20)]
+    assert gone[:12] == [dense] * 12 and gone[-1] > dense
 
 
 def test_late_first_tokens_loosen_the_packing_slowly_and_where_nobody_counts_them_room_is_kept_at_once() -> None:
@@ -249,3 +266,16 @@ def test_the_rate_s_memory_goes_on_in_another_process() -> None:
         old.forecast.ahead(now_s, 480.0).expected, rel=0.2
     )
     new.forecast.recall({"bins": {"x": 1.0, "3": float("nan"), "4": -1.0}, "level": "high", "error2": None})
+
+
+def test_the_documents_tell_the_packings_that_are_used() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "policy.md").read_text(encoding="utf-8")
+    shares = ", ".join(f"{name} {PACKINGS[name].busy_upper:.2f}" for name in ("conservative", "balanced", "aggressive"))
+    assert f"({shares}; `models/policy/packings.py`)" in text
+    balanced, most = PACKINGS["balanced"], PACKINGS["aggressive"]
+    assert PACKINGS["conservative"].z == balanced.z
+    assert f"standard errors (conservative and balanced {balanced.z:g}, aggressive {most.z:g})" in text
+    assert PACKINGS.keys() == STRATEGIES.keys() and PACKINGS["ml-driven"] == balanced
+    waits = [packing.down_after_s for packing in PACKINGS.values()]
+    assert set(waits) == {900.0, 600.0} and most.down_after_s == 600.0
+    assert "wanted for a quarter of an hour (aggressive: ten minutes)" in text
