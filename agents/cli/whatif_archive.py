@@ -136,7 +136,7 @@ def _others(connection: duckdb.DuckDBPyConnection, material: Material, where: di
     row = connection.execute(
         "SELECT coalesce(sum(limit_w) FILTER (NOT held), 0), count(*) FILTER (limit_w IS NULL AND NOT held), "
         "count(DISTINCT node) FROM (SELECT uuid, any_value(node) AS node, max(limit_default_w) AS limit_w, "
-        "coalesce(bool_or(list_contains($stacks, stack)), false) AS held FROM telemetry_node "
+        "coalesce(bool_and(list_contains($stacks, stack)), false) AS held FROM telemetry_node "
         "WHERE ts_ns BETWEEN $start AND $end GROUP BY uuid)",
         {**where, "stacks": stacks},
     ).fetchone()
@@ -249,11 +249,14 @@ def _add(connection: duckdb.DuckDBPyConnection, material: Material, group: Group
 
 
 def _holdout(connection: duckdb.DuckDBPyConnection, material: Material, group: Group) -> tuple[frozenset[str], bool]:
-    """Engines that stay at default: as the archive's envelopes say, else by the hash that the product would use."""
+    """Engines that stay at default: as the archive's envelopes say, else by the hash that the product would use.
+
+    A name goes with its engine from GPU to GPU, so one that was held out for a part of the range is no measure of it.
+    """
     from models.policy import holdout
 
     rows = connection.execute(
-        "SELECT engine, bool_or(holdout) FROM power_desired "
+        "SELECT engine, bool_and(holdout) FROM power_desired "
         "WHERE ts_ns BETWEEN $start AND $end AND list_contains($engines, engine) GROUP BY 1",
         {"start": material.start_ns, "end": material.end_ns, "engines": list(group.engines)},
     ).fetchall()

@@ -149,6 +149,17 @@ def test_without_envelopes_the_hold_out_is_the_one_that_the_product_would_choose
     assert all(in_holdout("c1", name, 0.15) for name in held)
 
 
+def test_an_engine_that_was_held_out_for_a_part_of_the_range_is_no_measure_of_it() -> None:
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE power_desired (engine VARCHAR, holdout BOOLEAN, ts_ns BIGINT)")
+    rows = [("always", True), ("always", True), ("moved", True), ("moved", False), ("never", False)]
+    connection.executemany("INSERT INTO power_desired VALUES (?, ?, 1)", rows)
+    group = Group(stack="s", workload="chat", gpus=4, engines=("always", "moved", "never"), step_s=1.0)
+    found = whatif_archive._holdout(connection, whatif_archive.Material("c1", 0, 1), group)
+    connection.close()
+    assert found == (frozenset({"always"}), True)
+
+
 def test_an_archive_of_broken_pages_only_is_refused(
     truth: twin.Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
