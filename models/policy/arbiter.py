@@ -36,6 +36,7 @@ class Facts:
     device: Device
     engine: str | None = None
     holdout: bool = False
+    guest: bool = False  # held out only while its engine has a GPU that is so for ever
     canary: bool = True  # inside the share that may be granted; always true outside mode canary
     blocked: str | None = None  # safety: foreign change, not actuatable, telemetry too old
     frozen: str | None = None  # an anomaly verdict: takes away what this program chose, not what a human did
@@ -117,6 +118,12 @@ def within(watts: float, device: Device) -> float:
 def _refusal(facts: Facts) -> Grant | None:
     if facts.blocked is not None:
         return _nothing("safety", facts.blocked)
+    if facts.holdout and facts.guest:
+        return _nothing(
+            "holdout",
+            f"Hold-out: engine {facts.engine} also runs on a GPU that stays at default for ever, so this one "
+            "stays there too until its next placing.",
+        )
     if facts.holdout:
         return _nothing("holdout", "Hold-out: this GPU stays at default for ever, savings are measured against it.")
     if facts.paused is not None:

@@ -112,6 +112,7 @@ class Decider:
             device=device(node.name[index] if node.name else None, _reported(node, index)),
             engine=part.engine_of(uuid),
             holdout=part.held_out(uuid, self.options),
+            guest=uuid not in part.held and part.kept_out((uuid,)),
             canary=canary,
             blocked=None if block is None else block.text,
             frozen=None if freeze is None or now_ns >= freeze.until_ns else freeze.text,

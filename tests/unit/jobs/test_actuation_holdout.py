@@ -243,7 +243,10 @@ def test_a_guest_of_an_engine_that_is_held_out_already_loses_its_grant_at_once(
     before = len(bench.wire.written)
     bench.feed(FEATURES, msgspec.structs.replace(report, seq=report.seq + 1, engines=tuple(moved)))
     assert [command.node for command in bench.wire.written[before:]] == [node]  # nobody joined for good, yet it is due
-    assert grants(bench.latest()[node])[guest][:2] == (None, None)
+    told = grants(bench.latest()[node])
+    assert told[guest][:2] == (None, None)
+    assert told[guest][2].startswith(f"Hold-out: engine {engine} also runs on a GPU that stays at default for ever")
+    assert told[host][2].startswith("Hold-out: this GPU stays at default for ever")
     bench.job.stop()
 
 
