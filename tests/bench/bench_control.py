@@ -36,6 +36,8 @@ DENSER = {
     "aggressive": ((0.80, 4.0), (0.88, 4.0), (0.88, 2.0), (0.96, 1.0), (1.04, 0.0)),
     "balanced": ((0.55, 1.5), (0.65, 1.5), (0.75, 1.0), (0.85, 0.0)),
 }
+STRESSED = ((0.85, 4.0), (0.90, 5.0), (0.95, 5.0), (0.95, 6.0), (1.00, 7.0))
+PACE = 3.0
 Json = dict[str, Any]
 
 
@@ -156,6 +158,24 @@ def week_part(name: str, args: Namespace) -> Json:
     }
 
 
+def stress_part(name: str, args: Namespace) -> Json:
+    """How aggressive's packing was chosen: the tuning days at PACE times their speed, six seeds, a grid of packings."""
+    compare = Comparison(setup(name, days=None, seeds=1), say)
+    assert compare.setup.curve is not None
+    whole = compare.setup.curve.scaled(compare.scale())
+    curve = replace(whole, t_s=whole.t_s / PACE)
+    policy = strategy("aggressive", compare.base("mid"))
+    found: dict[str, list[Json]] = {}
+    for seed in range(1, 7):
+        stream = draw(curve, from_s=0.0, to_s=3.0 * DAY_S / PACE, seed=seed)
+        case = Case(stream, compare.replicas(), truth_of("mid"), compare.belief, history=curve)
+        zero, one = run(case, b0()), run(case, b1())
+        for busy, z in STRESSED:
+            packed = replace(policy, packing=replace(policy.packing, busy_upper=busy, z=z))
+            found.setdefault(f"packed to {busy:.2f}, z {z:g}", []).append(cell(run(case, packed), zero, one, None))
+    return {name: mean_of(cells) for name, cells in found.items()}
+
+
 def budget_part(name: str, args: Namespace) -> Json:
     """30 % more replicas under one row's budget, the whole week."""
     return week(Comparison(setup(name, days=None, seeds=1), say), args.days or 7.0)
@@ -189,6 +209,7 @@ def reference_part(name: str, args: Namespace) -> Json:
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "main": (WEEKS, main_part),
     "tune": (WEEKS, tune_part),
+    "stress": (WEEKS[:1], stress_part),
     "rivals": (WEEKS, rivals_part),
     "ablation": (WEEKS, ablation_part),
     "other": (OTHERS, other_part),

@@ -70,7 +70,12 @@ def sections(folder: Path, plots: Path) -> list[str]:
         lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
         lines += [row(r["name"], r) for r in found["rivals"]] + _beside(name, found["rivals"])
         lines += _hosts(name, found)
-    for title, part in (("ablation", "ablation"), ("loop delay", "delay"), ("perfect load, packed", "reference")):
+    for title, part in (
+        ("ablation", "ablation"),
+        ("loop delay", "delay"),
+        ("perfect load, packed", "reference"),
+        ("tuning days at three times their pace, six seeds", "stress"),
+    ):
         for name, found in parts(folder, part).items():
             lines += ["", f"### {name}: {title}", "", HEAD, *(row(n, r) for n, r in found.items())]
     for name, found in parts(folder, "other").items():
