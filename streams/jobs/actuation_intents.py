@@ -31,7 +31,7 @@ class IntentBook:
     """The words in force. `version` changes whenever the answer to any question here may have changed."""
 
     def __init__(self, cluster: str, keyring: Callable[[], KeyRing]) -> None:
-        self._cluster, self._load = cluster, keyring
+        self.cluster, self._load = cluster, keyring
         self._keyring = keyring()
         self._newest: dict[tuple[str, Family], OperatorIntent] = {}
         self._expired: set[tuple[str, Family]] = set()
@@ -43,7 +43,7 @@ class IntentBook:
         Raises:
             ContractError: forged or without sense; counted, and nothing changes.
         """
-        if intent.cluster != self._cluster:
+        if intent.cluster != self.cluster:
             return False
         try:
             self._verify(intent)
@@ -183,7 +183,9 @@ def take(book: IntentBook, raw: RawIntent, now_ns: int) -> str | None:
         intent = codec.decode(OperatorIntent, raw.value)
         if raw.key not in [key.encode() for key in known_keys(intent)]:
             raise ContractError(f"intent {intent.intent_id}: key {raw.key!r} is not its scope's {key_of(intent)!r}")
-        book.accept(intent, now_ns)
+        if not book.accept(intent, now_ns) and intent.cluster == book.cluster and not raw.old:
+            what = f"{intent.kind} {intent.intent_id} of {intent.actor} on {intent.scope}"
+            log.warning("%s changes nothing: a newer word is known; is the clock of its writer slow?", what)
     except ContractError as error:
         log.warning("%s@%d ignored: %s", INTENT.name, raw.offset, error)
         return str(error)

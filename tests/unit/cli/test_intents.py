@@ -133,3 +133,15 @@ def test_a_word_under_a_strange_key_does_not_count_and_is_shown_as_such(
     capsys.readouterr()
     assert main(["cap", "show"]) == 0
     assert "NOT COUNTED: it stands under the key" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cluster", "old", "told"), [("c1", False, 1), ("c1", True, 0), ("c2", False, 0)])
+def test_a_worker_says_that_an_older_word_changes_nothing(
+    topic: Topic, caplog: pytest.LogCaptureFixture, cluster: str, old: bool, told: int
+) -> None:
+    book = IntentBook("c1", lambda: intents.keyring_of(Layout.from_env()))
+    for offset, one in enumerate((said("pause", at_ns=NOW_NS), said("resume", at_ns=NOW_NS - S, cluster=cluster))):
+        raw = RawIntent(offset, key_of(one).encode(), codec.encode(one), old)
+        assert take(book, raw, NOW_NS) is None
+    assert [one.kind for one in book.all()] == ["pause"]
+    assert caplog.text.count("on cluster changes nothing: a newer word is known") == told
