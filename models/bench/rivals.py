@@ -141,12 +141,9 @@ def tune(judge: Callable[[Policy], tuple[int, float, float]]) -> dict[str, int]:
 
 def matched(name: str, base: Reference, its: Reference) -> Policy:
     """Ours at a rival's own latency: the rival's percentiles of the tuning hours are the bounds."""
-    # Near B0 first tokens decide, and a chunk of 512 prefills one in a hundred faster than one of 448. Far from it a
-    # rival's own percentiles are pooled ones, so the packing need not keep every single hour as a strategy must.
+    # Near B0 first tokens decide, and a chunk of 512 prefills one in a hundred faster than one of 448.
     near, loose = its.e2e_s < 1.25 * base.e2e_s, its.e2e_s > 1.5 * base.e2e_s
     packing = replace(AIMS["balanced"].packing, busy_upper=0.9) if near else AIMS["aggressive"].packing
-    if loose:
-        packing = replace(packing, busy_upper=0.92, z=3.0)
     most = AIMS["aggressive"].tune._replace(rush_ratio=0.8)
     tune_of_aim = most if loose else AIMS["balanced"].tune._replace(chunk_max=512.0)
     aim = Aim(1.0, 0.95, 1.03, packing, tune_of_aim, late=0.995, long=0.99)
