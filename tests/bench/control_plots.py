@@ -54,7 +54,10 @@ def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
         axes.annotate(name, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
     axes.axvline(2_000.0, color="tab:red", linewidth=0.8)
     axes.set(
-        xscale="log", xlabel="p99 time to first token, ms (SLO 2 s)", ylabel="J per request at the wall", title=title
+        xscale="log",
+        xlabel="p99 time to first token, ms (SLO 2 s)",
+        ylabel="J per request at the wall",
+        title=f"{title}, simulated",
     )
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
@@ -80,11 +83,12 @@ def _hours(path: Path, title: str, rows: dict[str, Json]) -> None:
     """Power at the wall over the judged hours, and every hour's p99 of the first token below it."""
     pyplot, figure, axes = _axes(2)
     for name, r in rows.items():
-        hours = range(len(r["wall_kwh"]))
-        axes[0].plot(hours, r["wall_kwh"], linewidth=1.0, label=name)
-        axes[1].plot(hours, [v or float("nan") for v in r["p99_ttft_ms"]], linewidth=1.0)
+        # The last entry is the minute after the last hour, in which requests still end.
+        hours = range(len(r["wall_kwh"]) - 1)
+        axes[0].plot(hours, r["wall_kwh"][:-1], linewidth=1.0, label=name)
+        axes[1].plot(hours, [v or float("nan") for v in r["p99_ttft_ms"][:-1]], linewidth=1.0)
     axes[0].set(ylabel="kW at the wall", title=f"{title}, simulated", ylim=(0, None))
-    axes[0].legend(fontsize=7, ncols=3)
+    axes[0].legend(fontsize=7, ncols=1, loc="center right", bbox_to_anchor=(1.22, 0.5))
     axes[1].axhline(2_000.0, color="tab:red", linewidth=0.8)
     axes[1].set(xlabel="judged hour", ylabel="p99 first token, ms", yscale="log")
     figure.savefig(path, metadata={"Date": None})
