@@ -70,7 +70,7 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
             continue
         seeds = value.get("seeds")
         for policy, row in _policies(name, value):
-            if WHOLE_WEEK in value:  # tuning days lie in it: never judged
+            if WHOLE_WEEK in value:  # tuning days lie in it: only for what is tuned on nothing
                 if value[WHOLE_WEEK] and policy == "b1" and row["wall_saving_ratio"]["b0"] is not None:
                     weeks[SERVICES[workload]] = -float(row["wall_saving_ratio"]["b0"])
                 continue
@@ -109,11 +109,14 @@ def kept(name: str, value: Any) -> dict[str, Any] | None:
 
 
 def _with_weeks(judged: Week | None, weeks: Mapping[str, float]) -> Week | None:
-    """The judged days' figure with that of all seven days in its note, tuning days included."""
-    if judged is None or not weeks:
+    """All seven days in place of the judged ones, where they were run: what is published is of the whole week, and
+    scaling at default clocks is tuned on none of its days. The judged days' figure stays in the note."""
+    if not weeks:
         return judged
-    text = ", ".join(f"{service} {value:+.1%}" for service, value in sorted(weeks.items()))
-    return Week(judged.change, f"{judged.note}; all seven days, tuning days included, not judged: {text}")
+    change = {**({} if judged is None else judged.change), **weeks}
+    days = ", ".join(f"{service} {value:+.2%}" for service, value in judged.change.items()) if judged else "not run"
+    note = "all seven days, one seed, nothing tuned: " + ", ".join(sorted(weeks))
+    return Week(dict(sorted(change.items())), f"{note}; days 3 to 6 alone: {days}")
 
 
 def _week(

@@ -110,17 +110,18 @@ def test_results_that_cannot_be_read_are_said(text: str | None, said: str, tmp_p
         week_results(tmp_path / "empty")
 
 
-def test_a_whole_week_stands_beside_the_judged_figure_and_is_not_judged() -> None:
-    files = {"main.json": _long(wall=0.05), "week.json": _long(168.0, wall=0.20) | {"whole_week": True, "results": {}}}
+def test_scaling_is_judged_by_the_whole_week_where_it_was_run_and_the_judged_days_stay_told() -> None:
+    week = _long(168.0, wall=0.20) | {"whole_week": True, "results": {}}
+    files = {"main.json": _long(wall=0.05), "week.json": week}
     found = collected(files)[POWER_OFF]
-    assert found.change == {"conversation": -0.05}
-    assert "all seven days, tuning days included, not judged: conversation -20.0%" in found.note
-    assert POWER_OFF not in collected({"week.json": files["week.json"]})
-    part = files["week.json"] | {"whole_week": False}  # cut short: neither judged nor told
+    assert found.change == {"conversation": -0.20} and "days 3 to 6 alone: conversation -5.00%" in found.note
+    assert collected({"week.json": week})[POWER_OFF].note.endswith("days 3 to 6 alone: not run")
+    assert ALL_KNOBS not in collected({"week.json": week})  # strategies are tuned on its first days
+    part = week | {"whole_week": False}  # cut short: neither judged nor told
     assert kept("week.json", part) is None and POWER_OFF not in collected({"week.json": part})
-    assert "all seven days" not in collected({"main.json": files["main.json"], "week.json": part})[POWER_OFF].note
+    assert collected({"main.json": files["main.json"], "week.json": part})[POWER_OFF].change == {"conversation": -0.05}
     _, off, _ = gates_engine.weeks(published(), collected(files))
-    assert off.passed is False and off.error == pytest.approx(0.03)
+    assert off.passed is True and off.error == 0.0
 
 
 def test_a_miss_by_a_few_hundredths_of_a_point_is_a_miss_and_is_printed_as_one() -> None:
