@@ -136,7 +136,7 @@ def _others(connection: duckdb.DuckDBPyConnection, material: Material, where: di
     row = connection.execute(
         "SELECT coalesce(sum(limit_w) FILTER (NOT held), 0), count(*) FILTER (limit_w IS NULL AND NOT held), "
         "count(DISTINCT node) FROM (SELECT uuid, any_value(node) AS node, max(limit_default_w) AS limit_w, "
-        "coalesce(bool_and(list_contains($stacks, stack)), false) AS held FROM telemetry_node "
+        "coalesce(bool_or(list_contains($stacks, stack)), false) AS held FROM telemetry_node "
         "WHERE ts_ns BETWEEN $start AND $end GROUP BY uuid)",
         {**where, "stacks": stacks},
     ).fetchone()

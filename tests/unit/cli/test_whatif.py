@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import msgspec
@@ -210,3 +211,15 @@ def test_a_range_too_long_for_its_engines_names_the_days(
     monkeypatch.setattr(whatif_archive, "MOST_CELLS", 60)
     sentence = _refused(capsys, "--archive", str(archive))
     assert "is too long a range for 3 engines that report every 1 s; give at most 0.0 days" in sentence
+
+
+def test_a_gpu_that_serves_a_replayed_stack_for_a_part_of_the_range_is_no_other() -> None:
+    """Its ceiling is counted with its series: among the others too, it would refuse budgets that can be kept."""
+    rows = [("a", "s1"), ("a", "s2"), ("b", "s2"), ("c", None)]
+    connection = duckdb.connect()
+    connection.execute(
+        "CREATE TABLE telemetry_node (uuid VARCHAR, node VARCHAR, limit_default_w DOUBLE, stack VARCHAR, ts_ns BIGINT)"
+    )
+    connection.executemany("INSERT INTO telemetry_node VALUES (?, 'n1', 700.0, ?, 1)", rows)
+    served = SimpleNamespace(series=[SimpleNamespace(stack="s1")], notes=[])
+    assert whatif_archive._others(connection, served, {"start": 0, "end": 2}) == (1400.0, 1)  # type: ignore[arg-type]

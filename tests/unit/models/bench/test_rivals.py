@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+from models.bench.follow import Fit, Follow
 from models.bench.protocol import Reference
 from models.bench.rivals import CHOSEN, grid, matched, rivals, tune
 from models.bench.run import Policy
@@ -42,3 +43,10 @@ def test_ours_beside_a_rival_takes_that_rivals_percentiles_but_never_more_than_t
     assert ours.local.late_s <= 0.9 and ours.local.long_s <= 8.0  # no later than it
     wild = matched("y", BASE, Reference(20.0, 0.5, 90.0, 0.2))
     assert wild.local.tbt_s < 0.1 and wild.local.ttft_s < 2.0
+
+
+def test_the_bounds_beside_a_rival_follow_the_load_as_the_rivals_own_percentiles_did() -> None:
+    flat, steep = Fit(1.0, 0.0, 1.0), Fit(0.5, 0.01, 1.0)
+    base, its = BASE, Reference(0.9, 0.06, 8.0, 0.03, follow=Follow(flat, steep))
+    assert matched("x", base, its).follow == its.follow
+    assert matched("x", base, Reference(0.9, 0.06, 8.0, 0.03)).follow is None  # a recording without tuning days
