@@ -67,9 +67,9 @@ class Aim:
 
 # Tuned on days 0-2 only, and frozen: the busiest day of each service (code day 0, conversation day 2).
 _TIGHT: Final = FAST._replace(deadline_ratio=0.8, slack_ratio=0.02, rush_ratio=0.8, long_gain=0.02)
-_BALANCED: Final = Aim(1.04, 0.95, 1.1, PACKINGS["balanced"], _TIGHT, late=1.038, long=1.085)
+_BALANCED: Final = Aim(1.04, 0.95, 1.1, PACKINGS["balanced"], _TIGHT, late=1.045, long=1.085)
 AIMS: Final[dict[str, Aim]] = {
-    "conservative": Aim(1.04, 0.95, 1.04, PACKINGS["conservative"], _TIGHT, late=1.038, long=1.02),
+    "conservative": Aim(1.04, 0.95, 1.04, PACKINGS["conservative"], _TIGHT, late=1.045, long=1.02),
     "balanced": _BALANCED,
     "ml-driven": _BALANCED,
     "aggressive": Aim(0.092, 1.6, inf, PACKINGS["aggressive"], FAST._replace(chunk_max=768.0, busy_max=0.9)),

@@ -26,6 +26,7 @@ from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.equations import Plant
 from models.control.guard import MissGuard
+from models.control.learn import SLACK_MIN
 from models.control.memory import S_DECODE, S_MEET, S_PREFILL, S_PRICE, S_SIZE, S_SLACK, begin
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
@@ -320,7 +321,7 @@ class _Slow:
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
             price, met = (float(sim.ctl[on, c].mean()) for c in (S_PRICE, S_MEET))
-            slack = float(sim.ctl[on, S_SLACK].mean())
+            slack = float(np.maximum(sim.ctl[on, S_SLACK], SLACK_MIN).mean())
             seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, slack=slack, price_w=price, meet=met)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:

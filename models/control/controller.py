@@ -13,7 +13,7 @@ from typing import Final
 from models.control import memory
 from models.control.decide import approach, decide, grid_up, release
 from models.control.equations import Plant, iteration_s
-from models.control.learn import RECALIBRATE_S, flow_of, follow, learn
+from models.control.learn import RECALIBRATE_S, flow_of, follow, learn, slack_of
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
@@ -76,7 +76,7 @@ class LocalController:
             time_error=seen.time_error,
             power_error=seen.power_error,
             recalibrating=self.recalibrating,
-            slack=self._memory[memory.S_SLACK],
+            slack=slack_of(self._memory),
             wait_price_w=self._memory[memory.S_PRICE],
             meet=self._memory[memory.S_MEET],
         )

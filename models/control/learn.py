@@ -13,6 +13,7 @@ from models.control.memory import (
     S_ANSWER,
     S_BAD,
     S_CHUNK,
+    S_COUNTED,
     S_DECODE,
     S_DONE,
     S_GAP_COUNT,
@@ -32,6 +33,7 @@ from models.control.memory import (
     S_TIME,
     S_WATT,
     S_X,
+    SLACK_FIRST,
     Bounds,
     Load,
     Tuning,
@@ -51,7 +53,8 @@ MEET_S: Final = 300.0
 MEET_MIN: Final = 0.1
 MEET_MAX: Final = 1.5
 LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
-SLACK_MIN: Final = 0.1
+SLACK_MIN: Final = 0.1  # least that clocks are chosen by; what is late beyond it is owed
+SLACK_OWED: Final = 0.01  # some fifty late ones of debt, where one shrinks the slack by a twentieth
 SLACK_MAX: Final = 3.0
 ANSWER_MIN: Final = 0.85
 ANSWER_MAX: Final = 1.15
@@ -179,6 +182,11 @@ def follow(s: list[float], load: Load, now_s: float) -> None:
     s[S_TIME] = now_s
 
 
+def slack_of(s: list[float]) -> float:
+    """What the first token's slack is multiplied by now."""
+    return max(SLACK_MIN, s[S_SLACK])
+
+
 def flow_of(s: list[float]) -> Flow:
     """The mean load of the last seconds with what is learned of the stack."""
     each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
@@ -188,11 +196,14 @@ def flow_of(s: list[float]) -> Flow:
 def chance(u: Tuning, s: list[float], load: Load) -> None:
     """A bound on one in a hundred is kept by counting: each that is late takes room away, each in time gives some back.
 
-    The share of late ones settles at LATE_SHARE wherever the factor is inside its range.
+    The share of late ones settles at LATE_SHARE wherever the factor is inside its range. What came late while clocks
+    could do no more is remembered below SLACK_MIN and made up for later: the bound is one on hours, not on minutes.
     """
     if load.firsts > 0.0:
+        if s[S_COUNTED] <= 0.0:
+            s[S_COUNTED], s[S_SLACK] = 1.0, SLACK_FIRST
         change = exp(u.late_gain * (LATE_SHARE * load.firsts - load.late))
-        s[S_SLACK] = min(SLACK_MAX, max(SLACK_MIN, s[S_SLACK] * change))
+        s[S_SLACK] = min(SLACK_MAX, max(SLACK_OWED, s[S_SLACK] * change))
     if load.answers > 0.0:
         change = exp(u.long_gain * (LATE_SHARE * load.answers - load.long))
         s[S_ANSWER] = min(ANSWER_MAX, max(ANSWER_MIN, s[S_ANSWER] * change))

@@ -22,6 +22,7 @@ S_RATE: Final = 6
 S_TIME: Final = 7
 S_DECODE: Final = 8  # learned ratios
 S_PREFILL: Final = 9
+S_COUNTED: Final = 10  # 1 once first tokens have been counted
 S_LONG: Final = 11  # a long prompt, tokens
 S_DONE: Final = 12  # prompt tokens prefilled since the start
 S_BAD: Final = 13  # windows in a row in which the model did not predict
@@ -56,6 +57,7 @@ S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 
 
 PRICE_FIRST: Final = 1000.0  # dear at first: clocks begin high
+SLACK_FIRST: Final = 0.3  # tight at first, where late first tokens are counted: what is too much shows at once as room
 
 
 class Tuning(NamedTuple):

@@ -9,7 +9,7 @@ from math import exp, floor, inf, log
 from typing import Final
 
 from models.control.equations import Plant, iteration_s, prefill_fit
-from models.control.learn import PRICE_MIN, flow_of, room_of
+from models.control.learn import PRICE_MIN, flow_of, room_of, slack_of
 from models.control.memory import (
     PRICE_FIRST,
     S_DECODE,
@@ -23,7 +23,6 @@ from models.control.memory import (
     S_PRICE,
     S_PRICED,
     S_RATE,
-    S_SLACK,
     S_TOP,
     Bounds,
     Load,
@@ -65,7 +64,7 @@ def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float,
         return TBT
     rate = room / mixed
     if to.ttft_s < inf:
-        slack = max(u.slack_ratio * s[S_SLACK] * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
+        slack = max(u.slack_ratio * slack_of(s) * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
         if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
             return TTFT
         if s[S_RATE] > u.busy_max * rate:

@@ -11,7 +11,7 @@ from typing import Final
 from models.policy.replicas import Packing
 
 # Bounds in percent of default clocks: the packing yields to late first tokens, so it may begin dense.
-_BALANCED: Final = Packing(busy_upper=0.85, z=1.5, down_after_s=900.0)
+_BALANCED: Final = Packing(busy_upper=0.85, z=1.5, down_after_s=900.0, first=0.8)
 PACKINGS: Final[dict[str, Packing]] = {
     "conservative": replace(_BALANCED, busy_upper=0.8),
     "balanced": _BALANCED,

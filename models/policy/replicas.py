@@ -61,6 +61,7 @@ class Packing:
     wear_j: float = 2.0e5  # what one start must earn beyond its own energy
     price: float = 1.0  # weight of a watt at the wall (price, carbon); only ratios over time matter
     error_floor: float = 0.06
+    first: float = 1.0  # share of the packing to begin with: counting late first tokens brings it up
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class ReplicaPlanner:
         self._bandit = bandit
         self._choice: Choice | None = None
         self._chosen_s = 0.0
-        self._looser = 1.0
+        self._looser = packing.first
         self._uncounted_s = inf  # since late first tokens were last counted
         self._spent: list[float] = []
         self.log: list[Logged] = []

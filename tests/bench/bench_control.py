@@ -25,6 +25,7 @@ from models.bench.row import week
 from models.bench.run import Case, run
 from models.twin.weeks import WHOLE_WEEK
 from tests.bench.control_page import page
+from tests.bench.control_short import short_part
 from tests.bench.control_weeks import keep_weeks
 from tests.bench.control_wrong import BANDIT, first_minutes, wrong_cases
 
@@ -220,6 +221,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "reference": (WEEKS, reference_part),
     "budget": (WEEKS[1:], budget_part),
     "week": (WEEKS, week_part),
+    "short": (WEEKS, lambda name, args: short_part(Comparison(setup(name, days=None, seeds=1), say))),
 }
 
 

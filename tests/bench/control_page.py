@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.control_plots import draw
+from tests.bench.control_short import short_lines
 
 Json = dict[str, Any]
 TITLES = {"azure-code-2024": "code", "azure-conv-2024": "conversation"}
@@ -82,7 +83,7 @@ def sections(folder: Path, plots: Path) -> list[str]:
         lines += ["", f"### {name}: nothing retuned", *_setting(found), "", HEAD]
         lines += [row(n, r) for n, r in {**found["baselines"], **found["results"]}.items()]
     lines += _kappa(parts(folder, "kappa")) + _wrong(parts(folder, "wrong")) + _budget(parts(folder, "budget"))
-    lines += _week(parts(folder, "week"))
+    lines += _week(parts(folder, "week")) + short_lines(parts(folder, "short"), BOUNDS)
     return lines + draw(parts, folder, plots)
 
 

@@ -263,8 +263,38 @@ def test_unknown_counts_leave_the_slack_alone_and_no_count_leaves_its_range() ->
     assert row[memory.S_SLACK] == row[memory.S_ANSWER] == 1.0
     for firsts, late in ((1e6, 0.0), (1e6, 1e6)):
         learn.chance(TUNE, row, quiet._replace(firsts=firsts, late=late, answers=firsts, long=late))
-        assert learn.SLACK_MIN <= row[memory.S_SLACK] <= learn.SLACK_MAX
+        assert learn.SLACK_OWED <= row[memory.S_SLACK] <= learn.SLACK_MAX
+        assert learn.SLACK_MIN <= learn.slack_of(row) <= learn.SLACK_MAX
         assert learn.ANSWER_MIN <= row[memory.S_ANSWER] <= learn.ANSWER_MAX
+
+
+def test_counting_begins_tight_where_late_ones_are_counted_and_only_there() -> None:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    learn.chance(TUNE, row, quiet._replace(firsts=0.0, late=0.0))
+    assert row[memory.S_SLACK] == 1.0
+    learn.chance(TUNE, row, quiet._replace(firsts=1.0, late=0.0))
+    assert row[memory.S_SLACK] == pytest.approx(memory.SLACK_FIRST, rel=0.01)
+    for _ in range(5_000):
+        learn.chance(TUNE, row, quiet._replace(firsts=1.0, late=0.0))
+    assert row[memory.S_SLACK] > 1.0  # begun once, not again and again
+
+
+def test_what_clocks_could_not_prevent_is_made_up_for() -> None:
+    """Late ones under the least slack are owed: over the whole, one in a hundred, though a burst had six in it."""
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    late = total = 0.0
+    for k in range(30_000):
+        share = 0.06 if 10_000 <= k < 11_000 else 0.02 * learn.slack_of(row)
+        learn.chance(TUNE, row, quiet._replace(firsts=1.0, late=share))
+        if k >= 5_000:  # settled from its tight beginning
+            late, total = late + share, total + 1.0
+        if k == 11_000:
+            assert row[memory.S_SLACK] < learn.slack_of(row) == learn.SLACK_MIN
+    assert late / total == pytest.approx(learn.LATE_SHARE, rel=0.03)
 
 
 def test_less_slack_means_a_higher_clock() -> None:

@@ -105,6 +105,16 @@ def test_late_first_tokens_loosen_the_packing_slowly_and_where_nobody_counts_the
     assert uncounted == still > dense
 
 
+def test_a_packing_may_begin_loose_and_comes_up_while_first_tokens_are_in_time() -> None:
+    careful, dense = (_planner(Packing(busy_upper=0.5, first=first)) for first in (0.6, 1.0))
+    for planner in (careful, dense):
+        _settled(planner, SEEN, minutes=3)
+    ahead = careful.forecast.ahead(200.0, 480.0)
+    begun, settled = careful.least(ahead, SEEN), dense.least(ahead, SEEN)
+    _settled(careful, SEEN, minutes=120, start_s=200.0)
+    assert begun > settled == careful.least(ahead, SEEN)
+
+
 def test_a_packing_that_was_loosened_comes_back_when_nobody_is_late_any_more() -> None:
     planner = _planner(Packing(busy_upper=0.5))
     _settled(planner, replace(SEEN, slack=0.1), minutes=1_000)
