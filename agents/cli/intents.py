@@ -110,16 +110,24 @@ def _note_far_ahead(scope: str, ahead_ns: int) -> None:
 
 
 def newest_ns(bootstrap: str, layout: Layout, kind: IntentKind, scope: str) -> int | None:
-    """Time of the newest word that counts on the same scope and matter; None when there is none or it cannot be read:
-    a word must not wait for the right to read."""
+    """Time of the newest word that counts on the same scope and matter; None when there is none or it is not known."""
+    return newest_of(bootstrap, layout, kind, cluster_name()).get(scope)
+
+
+def newest_of(bootstrap: str, layout: Layout, kind: IntentKind, cluster: str) -> dict[str, int]:
+    """The same for every scope that was spoken of; empty when they cannot be read: a word must not wait for the right
+    to read."""
     from streams.contract.intent_key import family
 
     try:
-        found = words(bootstrap, keyring_of(layout), cluster_name())
+        found = words(bootstrap, keyring_of(layout), cluster)
     except EoError:
-        return None
-    same = (w for w, wrong in found if not wrong and w.scope == scope and family(w.kind) == family(kind))
-    return max((word.ts_ns for word in same), default=None)
+        return {}
+    newest: dict[str, int] = {}
+    for word, wrong in found:
+        if not wrong and family(word.kind) == family(kind):
+            newest[word.scope] = max(word.ts_ns, newest.get(word.scope, word.ts_ns))
+    return newest
 
 
 def publish(bootstrap: str, intent: OperatorIntent) -> None:

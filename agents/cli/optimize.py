@@ -177,6 +177,7 @@ def _apply(
         reason=args.reason or f"eo optimize, {args.strategy}",
         duration_s=args.duration_s,
         now_ns=time.time_ns,
+        known={} if args.dry_run or not wanted else intents.newest_of(bootstrap, layout, "cap", state.cluster),
     )
     if sent and not args.dry_run:
         intents.publish_all(bootstrap, sent)

@@ -6,7 +6,7 @@ a cluster in mode observe stays in it: nothing is sent there. Hold-out GPUs and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,8 +77,12 @@ def words(
     reason: str,
     duration_s: int,
     now_ns: Callable[[], int],
+    known: Mapping[str, int],
 ) -> list[OperatorIntent]:
-    """The signed words; raises EoError when this user has no operator key."""
+    """The signed words, each put after the newest that `known` has about its scope.
+
+    Raises EoError when this user has no operator key.
+    """
     return [
         intents.make(
             "cap",
@@ -90,6 +94,7 @@ def words(
             now_ns=now_ns,
             cluster=cluster,
             actor=actor,
+            known_ns=known.get(f"gpu/{uuid}"),
         )
         for uuid, watts in wanted
     ]
@@ -112,7 +117,7 @@ def outcome(sent: Sequence[OperatorIntent], found: Sequence[Recommendation], str
     return {
         "state": "sent",
         "caps": len(sent),
-        "expires_ns": sent[0].expires_ns,
+        "expires_ns": max(word.expires_ns or 0 for word in sent),
         "intent_ids": [word.intent_id for word in sent],
         "reason": (
             f"{len(sent)} GPUs are to keep their cap; {left_out} were left out. `eo explain GPU` says how one went."

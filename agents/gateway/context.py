@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -25,6 +25,7 @@ from agents.gateway.views import Views
 from streams.contract.records import OperatorIntent
 
 Publish = Callable[[list[OperatorIntent]], None]
+KnownCaps = Callable[[], Mapping[str, int]]  # scope -> time of the newest word on capping it
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Context:
     metrics: GatewayMetrics
     idempotency: Idempotency
     publish: Publish
+    known_caps: KnownCaps
     plans: PlanDoor
     wall_ns: Callable[[], int]
     started_ns: int

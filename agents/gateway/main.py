@@ -15,7 +15,7 @@ from agents.gateway import problems
 from agents.gateway.access import Gate
 from agents.gateway.archive import ArchiveDoor
 from agents.gateway.cluster import ClusterState
-from agents.gateway.context import Context, Publish
+from agents.gateway.context import Context, KnownCaps, Publish
 from agents.gateway.feed import Feed, Reader
 from agents.gateway.idempotency import Idempotency
 from agents.gateway.job_look import JobLooks
@@ -55,6 +55,7 @@ def make_context(
     *,
     open_reader: Callable[[float, float], Reader],
     publish: Publish,
+    known_caps: KnownCaps,
     look_at_jobs: Callable[[], list[JobLook]],
     look_at_places: Callable[[], Mapping[str, Placement]],
     wall_ns: Callable[[], int] = time.time_ns,
@@ -90,6 +91,7 @@ def make_context(
         metrics=GatewayMetrics(look),
         idempotency=Idempotency(layout.root / "gateway" / "idempotency.json", wall_ns=wall_ns),
         publish=publish,
+        known_caps=known_caps,
         plans=PlanDoor(kafka_plans(settings.bootstrap, settings.cluster), monotonic=monotonic),
         wall_ns=wall_ns,
         started_ns=started_ns,

@@ -128,6 +128,7 @@ def serve(settings: GatewaySettings, *, told: Callable[[str], None]) -> None:
         settings,
         open_reader=kafka_reader(settings.bootstrap),
         publish=lambda words: intents.publish_all(settings.bootstrap, words),
+        known_caps=lambda: intents.newest_of(settings.bootstrap, settings.layout, "cap", settings.cluster),
         look_at_jobs=JobProbe(settings.bootstrap, settings.cluster, settings.job_names, client_id="eo-gateway").look,
         look_at_places=placement.look,
     )

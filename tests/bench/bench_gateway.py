@@ -74,6 +74,7 @@ def context(folder: Path) -> Context:
         settings,
         open_reader=lambda *_: Scripted(),
         publish=lambda _: None,
+        known_caps=dict,
         look_at_jobs=list,
         look_at_places=dict,
     )

@@ -74,6 +74,7 @@ class Rig:
     clock: Clock = field(default_factory=Clock)
     sent: list[r.OperatorIntent] = field(default_factory=list)
     publish_error: Exception | None = None
+    known_caps: dict[str, int] = field(default_factory=dict)  # scope -> time of the newest word on its cap
     places: dict[str, Placement] = field(default_factory=dict)
     looks: list[JobLook] | None = None  # of the jobs; None = every one does well
 
@@ -85,6 +86,7 @@ class Rig:
             chosen,
             open_reader=lambda *_: NoReader(),
             publish=self._publish,
+            known_caps=lambda: self.known_caps,
             look_at_jobs=lambda: [job_look(job) for job in JOBS] if self.looks is None else self.looks,
             look_at_places=lambda: dict(self.places),
             wall_ns=self.clock.wall_ns,

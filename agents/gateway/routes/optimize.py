@@ -116,6 +116,7 @@ async def _applied(context: Context, caller: Caller, asked: OptimizeRequest) -> 
             reason=asked.reason or f"POST /optimize, {asked.strategy}",
             duration_s=asked.duration_s,
             now_ns=context.wall_ns,
+            known=context.known_caps() if wanted else {},
         )
         if sent:
             context.publish(sent)

@@ -119,6 +119,17 @@ def test_applying_sends_signed_caps_that_end_and_never_to_the_holdout(rig: Rig, 
         assert word.actor.startswith("api/") and "POST /optimize, balanced" in word.reason
 
 
+def test_a_cap_is_put_after_the_newest_word_about_its_gpu(rig: Rig, client: TestClient) -> None:
+    """Said by somebody whose clock is ahead of ours: otherwise the older word would go on counting."""
+    ensure_keys(rig.context.settings.layout)
+    ahead_ns = rig.clock.wall_ns() + 20 * 10**9
+    rig.known_caps[f"gpu/{uuids(0)[0]}"] = ahead_ns
+    told = ask(client, rig.key("operate"), {**APPLY, "duration_s": 600}, **{"Idempotency-Key": "k1"}).json()["applied"]
+    late = [word for word in rig.sent if word.ts_ns != rig.clock.wall_ns()]
+    assert [(word.scope, word.ts_ns) for word in late] == [(f"gpu/{uuids(0)[0]}", ahead_ns + 1)]
+    assert late[0].expires_ns == told["expires_ns"] == ahead_ns + 1 + 600 * 10**9
+
+
 def test_a_repeated_key_is_answered_again_and_sends_nothing(rig: Rig, client: TestClient) -> None:
     ensure_keys(rig.context.settings.layout)
     headers = rig.key("operate")
