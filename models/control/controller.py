@@ -76,7 +76,7 @@ class LocalController:
             time_error=seen.time_error,
             power_error=seen.power_error,
             recalibrating=self.recalibrating,
-            slack=slack_of(self._memory),
+            slack=slack_of(self._memory) if self._memory[memory.S_COUNTED] > 0.0 else None,
             wait_price_w=self._memory[memory.S_PRICE],
             meet=self._memory[memory.S_MEET],
         )

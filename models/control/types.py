@@ -80,6 +80,6 @@ class Health:
     time_error: float | None = None  # of the newest window
     power_error: float | None = None
     recalibrating: bool = False
-    slack: float | None = None  # factor of the first token's slack
+    slack: float | None = None  # factor of the first token's slack; None: nobody has counted late ones yet
     wait_price_w: float | None = None  # watts that a running sequence is counted at
     meet: float | None = None  # how much of the share of time in prefill a token meets

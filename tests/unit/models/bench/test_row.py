@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("numba")
 
 from models.bench import state as st
-from models.bench.compare import truth_of
-from models.bench.load import Stream
+from models.bench.compare import Comparison, Setup, truth_of
+from models.bench.load import Curve, Lengths, Stream
 from models.bench.local import STATIC, Local
 from models.bench.plantparts import Node
-from models.bench.row import even_limit_w, row_budget_w
+from models.bench.row import even_limit_w, policies, result, row_budget_w, row_of
 from models.bench.run import Case, Outcome, Policy, run
 from models.control.memory import Tuning
 
@@ -57,3 +57,24 @@ def test_ceilings_of_equal_size_sum_to_the_budget() -> None:
     limit = even_limit_w(10, budget, PLANT, node)
     assert limit < PLANT.limit_w
     assert row_budget_w(10, PLANT._replace(limit_w=limit), node) == pytest.approx(budget)
+
+
+def test_the_variant_under_ceilings_keeps_the_budget_where_default_clocks_break_it() -> None:
+    """Its truth holds the ceiling and its controller knows it; the brake finds nothing to do."""
+    lengths = Lengths(*(np.array(one) for one in ((0.0, 1.0), (1_000.0, 3_000.0), (0.0, 1.0), (10.0, 40.0))))
+    curve = Curve(np.array([0.0, 900.0]), np.array([40.0, 40.0]), lengths, 0.1)
+    compare = Comparison(Setup("made", curve=curve))
+    days = 900.0 / 86_400.0
+    row = row_of(compare, days)
+    found = {name: (case, policy) for name, case, policy in policies(compare, row)}
+    (label,) = (name for name in found if "balanced under ceilings" in name)
+    case, policy = found[label]
+    limit_w = case.truth.limit_w
+    assert case.belief.limit_w == limit_w < row.more.truth.limit_w
+    assert row_budget_w(case.replicas, case.truth, Node()) == pytest.approx(row.budget_w)
+    bare, ours = (
+        result(run(*found["30 % more, default clocks, no protection"]), row.budget_w, days),
+        result(run(case, policy), row.budget_w, days),
+    )
+    assert bare["peak_wall_w"] > ours["peak_wall_w"] and ours["peak_wall_w"] <= row.budget_w
+    assert ours["windows_over"] == 0 and ours["low_touched_ratio"] is not None

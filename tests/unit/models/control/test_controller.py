@@ -217,3 +217,15 @@ def test_senseless_observations_teach_nothing(value: float | None) -> None:
     loop = Loop()
     loop.settle(observed=Observed(value, 1_800, None, 2_000.0, value))
     assert (loop.controller.decode_ratio, loop.controller.prefill_ratio) == (1.0, 1.0)
+
+
+def test_the_slack_is_told_once_late_first_tokens_are_counted_and_never_below_what_clocks_go_by() -> None:
+    """Uncounted it is unknown: a plan must not read "all in time" from an engine that nobody counts."""
+    loop = Loop()
+    loop.settle(4)
+    assert loop.controller.health().slack is None
+    read = _observed(1980, decode=1.0, prefill=1.0)
+    loop.settle(2, observed=replace(read, first_tokens=10.0, late_first_tokens=0.0))
+    assert loop.controller.health().slack == pytest.approx(0.3, rel=0.05)
+    loop.settle(20, observed=replace(read, first_tokens=10.0, late_first_tokens=10.0))
+    assert loop.controller.health().slack == 0.1
