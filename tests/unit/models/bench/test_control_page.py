@@ -125,3 +125,14 @@ def test_a_controller_that_is_told_believes_it_from_then_on() -> None:
     )
     assert (same == alone).all()
     assert (told[:7] == alone[:7]).all() and not (told[7:] == alone[7:]).all()
+
+
+def test_a_short_recording_that_breaks_its_bound_says_so(tmp_path: Path) -> None:
+    kept, over = _row(), _row()
+    kept["p99_change_ratio"] = {"ttft": 0.05, "tbt": -0.04, "e2e": 0.10}
+    over["p99_change_ratio"] = {"ttft": 0.02, "tbt": -0.04, "e2e": 0.051}
+    cut = {"replicas": 9, "results": {"balanced": kept, "conservative": over}}
+    text = _page(tmp_path, "short", {"2, 14:00, 0.5": cut})
+    lines = [line for line in text.splitlines() if line.startswith("| 2, 14:00, 0.5 | 9 | ")]
+    assert [line.split(" | ")[-1] for line in lines] == ["kept |", "**over** |"]
+    assert "+5.0% / -4.0% / +10.0%" in lines[0]
