@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from models.bench.compare import Comparison, Setup
 from models.bench.load import DAY_S, draw
-from models.bench.protocol import Reference, strategy
-from models.bench.run import Policy
+from models.bench.protocol import strategy
 
 Json = dict[str, Any]
 DAYS: Final = {"azure-code-2024": 0, "azure-conv-2024": 2}  # the busiest of days 0-2
@@ -38,13 +37,9 @@ def short_part(whole: Comparison) -> Json:
         begin = DAYS[name] * DAY_S + hour * 3600.0
         stream = draw(curve, from_s=begin, to_s=begin + hours * 3600.0, seed=int(10 * hour + hours))
         cut = Comparison(Setup(name, stream=stream), whole.say)
-        results = {one: cut.row(lambda base, one=one: _policy(one, base)) for one in STRATEGIES}  # type: ignore[misc]
+        results = {one: cut.row(lambda base, one=one: strategy(one, base)) for one in STRATEGIES}  # type: ignore[misc]
         found[f"{DAYS[name]}, {hour:g}:00, {hours:g}"] = {"replicas": cut.replicas(), "results": results}
     return found
-
-
-def _policy(name: str, base: Reference) -> Policy:
-    return strategy(name, base)
 
 
 def short_lines(found: Mapping[str, Json], bounds: Mapping[str, tuple[float, ...]]) -> list[str]:
