@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 F8 = NDArray[np.float64]
 HOURS: Final = 24  # of load that a bound on a whole day looks back on
-NARROWEST: Final = 0.8
+NARROWEST: Final = 0.5  # a fleet that never shrinks answers a quiet day's requests in 0.6 of a busy day's time
 WIDEST: Final = 1.25
 LEAST_RATE: Final = 0.2  # requests/s below which an hour's p99 says nothing
 

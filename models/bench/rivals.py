@@ -146,7 +146,8 @@ def matched(name: str, base: Reference, its: Reference) -> Policy:
     packing = replace(AIMS["balanced"].packing, busy_upper=0.9) if near else AIMS["aggressive"].packing
     most = AIMS["aggressive"].tune._replace(rush_ratio=0.8)
     tune_of_aim = most if loose else AIMS["balanced"].tune._replace(chunk_max=512.0)
-    aim = Aim(1.0, 0.95, 1.03, packing, tune_of_aim, late=0.995, long=0.99)
+    # What counting settles below its target: on days 0-2 as one run none came out later than its rival (+0.0 at most).
+    aim = Aim(1.0, 0.95, 1.03, packing, tune_of_aim, late=1.002, long=0.99)
     tune_of = percent(aim, its)
     assert tune_of.kind == OURS
     return Policy(f"ours at the latency of {name}", tune_of, "planned", aim.packing, follow=its.follow)
