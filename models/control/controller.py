@@ -192,7 +192,7 @@ class LocalController:
             return
         settled = now_s - own[memory.S_STARTED] >= RECALIBRATE_S and now_s >= own[memory.S_RECALIBRATE]
         self._residual.observe(seen, load, settled=settled)
-        if self._residual.drifted:
+        if self._residual.drifted or (self._residual.beyond and now_s <= own[memory.S_RECALIBRATE]):
             own[memory.S_BAD], own[memory.S_RECALIBRATE] = 0.0, now_s + RECALIBRATE_S
 
     def _tuning(self, observed: Observed | None) -> Tuning:

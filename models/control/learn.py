@@ -44,6 +44,7 @@ RATIO_MIN: Final = 0.5
 RATIO_MAX: Final = 2.0
 SLOW_S: Final = 20.0  # a long answer takes about this long
 BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
+END_LOG: Final = 0.05  # the same where a ratio is at its end: what is beyond it cannot be learned
 RECALIBRATE_S: Final = 5.0
 GAP_S: Final = 60.0  # over which the mean gap between tokens is taken
 PRICE_S: Final = 75.0  # in which a gap that is 10 % off moves the price by a tenth
@@ -62,6 +63,11 @@ ANSWER_MAX: Final = 1.15
 
 def bounded(ratio: float) -> float:
     return min(RATIO_MAX, max(RATIO_MIN, ratio))
+
+
+def bad_log(s: list[float]) -> float:
+    """From which distance on a window does not count as predicted."""
+    return END_LOG if max(s[S_DECODE], s[S_PREFILL]) >= RATIO_MAX else BAD_LOG
 
 
 def room_of(p: Plant, chunk: float, running: float) -> float:
@@ -107,13 +113,18 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
 
 
 def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
-    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew."""
+    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew.
+
+    They stay for as long as the engine is slower than any ratio that is learned.
+    """
     if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
         s[S_BAD] = 0.0
+        if fast and error > END_LOG and bad_log(s) < BAD_LOG:
+            s[S_RECALIBRATE] = now_s + RECALIBRATE_S
         return
     if isnan(error):
         return  # a window that says nothing neither proves nor disproves the model
-    if abs(error) <= BAD_LOG:
+    if abs(error) <= bad_log(s):
         s[S_BAD] = 0.0
         return
     s[S_BAD] += 1.0
