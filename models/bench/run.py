@@ -93,6 +93,7 @@ class Outcome:
     low_touched: float = 0.0
     braked_s: float = 0.0
     minutes: F8 = field(default_factory=lambda: np.zeros((0, 3)))  # MINUTE_COLUMNS, counted from the start
+    span_s: float = nan  # simulated time: the last of the hours is rarely a whole one
 
     @property
     def gpu_j(self) -> F8:
@@ -209,6 +210,7 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         low_touched=float(sim.clock[st.C_TOUCHED]),
         braked_s=float(sim.clock[st.C_BRAKED_S]),
         minutes=np.array(minutes),
+        span_s=whole + 60.0,
     )
 
 

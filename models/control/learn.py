@@ -57,12 +57,17 @@ LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
 SLACK_MIN: Final = 0.1  # least that clocks are chosen by; what is late beyond it is owed
 SLACK_OWED: Final = 0.01  # some fifty late ones of debt, where one shrinks the slack by a twentieth
 SLACK_MAX: Final = 3.0
+MOST_LOG: Final = 20.0  # of one change: more would leave any range anyway, and floats after it
 ANSWER_MIN: Final = 0.85
 ANSWER_MAX: Final = 1.15
 
 
 def bounded(ratio: float) -> float:
     return min(RATIO_MAX, max(RATIO_MIN, ratio))
+
+
+def capped(change_log: float) -> float:
+    return min(MOST_LOG, max(-MOST_LOG, change_log))
 
 
 def bad_log(s: list[float]) -> float:
@@ -150,7 +155,7 @@ def reprice(p: Plant, s: list[float], load: Load, to: Bounds, span_s: float) -> 
     if s[S_PRICED] <= 0.0:
         return
     error = s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / (to.gap_s * s[S_ANSWER]) - 1.0
-    price = s[S_PRICE] * exp(span_s / PRICE_S * min(0.5, max(-0.5, error)))
+    price = s[S_PRICE] * exp(capped(span_s / PRICE_S * min(0.5, max(-0.5, error))))
     s[S_PRICE] = min(PRICE_MAX, max(PRICE_MIN, price))
     meet(p, s, span_s)
 
@@ -213,8 +218,8 @@ def chance(u: Tuning, s: list[float], load: Load) -> None:
     if load.firsts > 0.0:
         if s[S_COUNTED] <= 0.0:
             s[S_COUNTED], s[S_SLACK] = 1.0, SLACK_FIRST
-        change = exp(u.late_gain * (LATE_SHARE * load.firsts - load.late))
+        change = exp(capped(u.late_gain * (LATE_SHARE * load.firsts - load.late)))
         s[S_SLACK] = min(SLACK_MAX, max(SLACK_OWED, s[S_SLACK] * change))
     if load.answers > 0.0:
-        change = exp(u.long_gain * (LATE_SHARE * load.answers - load.long))
+        change = exp(capped(u.long_gain * (LATE_SHARE * load.answers - load.long)))
         s[S_ANSWER] = min(ANSWER_MAX, max(ANSWER_MIN, s[S_ANSWER] * change))

@@ -157,6 +157,9 @@ HOSTILE = [
     {"observed": replace(GOOD, tbt_mean_ms=nan, tbt_p99_ms=nan)},
     {"observed": replace(GOOD, tbt_mean_ms=-3.0, tbt_p99_ms=-1.0)},
     {"observed": replace(GOOD, tbt_mean_ms=1e300, tbt_p99_ms=1e300)},
+    {"observed": replace(GOOD, tbt_mean_ms=1e-310, tbt_p99_ms=1e-310)},
+    {"observed": replace(GOOD, first_tokens=1e8, late_first_tokens=0.0, answers=1e8, long_answers=0.0)},
+    {"observed": replace(GOOD, first_tokens=1e8, late_first_tokens=1e8, answers=1e8, long_answers=1e8)},
     {"observed": replace(GOOD, prompt_tokens_per_s=inf)},
     {"observed": replace(GOOD, prompt_tokens_per_s=-1e9)},
     {"observed": replace(GOOD, prompt_tokens_per_s=nan)},
@@ -204,6 +207,16 @@ def test_a_clock_that_goes_back_begins_anew_at_default_clocks(back_s: float) -> 
         now += 0.5
         again = controller.step(now, STATE, targets=TARGETS, bounds=BOUNDS, throttle=0, observed=None)
     assert again.sm_mhz == settled.sm_mhz
+
+
+def test_days_of_silence_are_no_number_that_is_too_large() -> None:
+    controller, now = LocalController(STACK), 0.0
+    bounded_end_to_end = replace(TARGETS, e2e_ms=12_000.0)
+    for span_s in (*[0.5] * 300, 2e6, *[0.5] * 3):
+        now += span_s
+        late = replace(GOOD, tbt_mean_ms=45.0)
+        controller.step(now, STATE, targets=bounded_end_to_end, bounds=BOUNDS, throttle=0, observed=late)
+    assert 0.0 < (controller.health().wait_price_w or 0.0) < inf
 
 
 def test_targets_below_what_default_clocks_reach_are_said_and_default_is_kept() -> None:
