@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lengths", type=Path, default=None, metavar="CSV", help="control: length distribution for --rates"
     )
+    parser.add_argument(
+        "--lengths-service", default=None, metavar="NAME", help="control: which service of --lengths, if it has several"
+    )
     parser.add_argument("--strategy", default="balanced", choices=(*STRATEGIES, "all", "rivals"), help="control: which")
     parser.add_argument("--days", default="all", help="control: judged days, a number or all (default all)")
     parser.add_argument("--seeds", type=int, default=1, help="control: streams drawn from a rate curve (default 1)")
@@ -52,6 +55,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise EoError(f"--seeds {seeds} is outside 1..50; choose a number in between", USAGE)
     if args.lengths is not None and args.rates is None:
         raise EoError("--lengths goes with --rates; a recording of requests has its own lengths", USAGE)
+    if args.lengths_service is not None and args.lengths is None:
+        raise EoError("--lengths-service chooses a service of --lengths; give --lengths FILE with it", USAGE)
     from agents.cli.bench_inputs import workload
     from models.bench.compare import Setup, report, truth_of
     from models.bench.compiled import BenchUnavailable

@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from agents.cli.base import USAGE, EoError
 
@@ -26,6 +26,7 @@ SHIPPED: Final = (
 REQUEST_COLUMNS: Final = ("timestamp_s", "input_tokens", "output_tokens")
 RATE_COLUMNS: Final = ("timestamp_s", "requests_per_s")
 LENGTH_COLUMNS: Final = ("quantity", "cdf", "tokens")
+QUANTITIES: Final = ("input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,18 @@ def workload(args: Any, *, kv_limit: float) -> Workload:
         if args.requests is not None:
             return Workload(args.requests.name, stream=_requests(args.requests, kv_limit))
         if args.rates is not None:
-            return Workload(args.rates.name, curve=_rates(args.rates, args.lengths))
+            return Workload(args.rates.name, curve=_rates(args.rates, _own_lengths(args)))
         return _shipped(args.workload, kv_limit)
+    except csv.Error as error:
+        raise EoError(
+            f"{_file(args)} is no CSV file ({error}); write it as plain comma-separated text", USAGE
+        ) from error
     except ValueError as error:
         raise EoError(str(error), USAGE) from error
+
+
+def _file(args: Any) -> str:
+    return " or ".join(str(one) for one in (args.requests, args.rates, args.lengths) if one is not None)
 
 
 def _shipped(name: str, kv_limit: float) -> Workload:
@@ -88,38 +97,73 @@ def _azure_lengths(service: str) -> Lengths:
 
 def _lengths(path: Path, service: str | None = None) -> Lengths:
     """Distribution of input_tokens and output_tokens; a column `service` chooses among several."""
-    import numpy as np
-
     from models.bench.load import Lengths
 
-    found: dict[str, list[tuple[float, float]]] = {"input_tokens": [], "output_tokens": []}
-    with path.open(newline="") as file:
+    of_service = _length_rows(path)
+    chosen = of_service[_service(path, list(of_service), service)]
+    return Lengths(*(column for quantity in QUANTITIES for column in _distribution(path, quantity, chosen[quantity])))
+
+
+def _length_rows(path: Path) -> dict[str | None, dict[str, list[tuple[float, float]]]]:
+    """(cdf, tokens) by service and quantity; the service is None in a file without that column."""
+    found: dict[str | None, dict[str, list[tuple[float, float]]]] = {}
+    with _opened(path, LENGTH_COLUMNS) as file:
         reader = csv.DictReader(file)
         _need(path, reader.fieldnames, LENGTH_COLUMNS)
+        several = "service" in (reader.fieldnames or ())
         for number, row in enumerate(reader, start=2):
-            if service is not None and row.get("service") not in (None, service):
-                continue
-            if row["quantity"] not in found:
+            quantity = row["quantity"]
+            if quantity not in QUANTITIES:
                 raise ValueError(
-                    f"{path} line {number}: quantity {row['quantity']!r} is neither input_tokens nor output_tokens"
+                    f"{path} line {number}: quantity {quantity!r} is neither input_tokens nor output_tokens; "
+                    "write one of the two or take the line out"
                 )
-            found[row["quantity"]].append((_number(path, number, row["cdf"]), _number(path, number, row["tokens"])))
-    tables = []
-    for quantity, rows in found.items():
-        if len(rows) < 2:
-            raise ValueError(
-                f"{path} has {len(rows)} rows of {quantity}; give at least 2 (columns {', '.join(LENGTH_COLUMNS)})"
-            )
-        share, tokens = np.array(sorted(rows)).T
-        if share[0] < 0.0 or share[-1] > 1.0 + 1e-9 or np.any(np.diff(tokens) < 0):
-            raise ValueError(
-                f"{path}: {quantity} is no distribution function; cdf must lie in 0..1 and tokens must not fall"
-            )
-        tables += [share, tokens]
-    return Lengths(*tables)
+            service = (row["service"] or "") if several else None
+            rows = found.setdefault(service, {name: [] for name in QUANTITIES})[quantity]
+            rows.append((_number(path, number, row["cdf"]), _number(path, number, row["tokens"])))
+    if not found:
+        raise ValueError(f"{path} has no rows; give at least 2 of each quantity (columns {', '.join(LENGTH_COLUMNS)})")
+    return found
 
 
-def _rates(path: Path, lengths: Path | None) -> Curve:
+def _service(path: Path, there: list[str | None], wanted: str | None) -> str | None:
+    """Which one is meant: the one that is named, or the only one."""
+    names = ", ".join(repr(one) for one in there if one is not None)
+    if wanted is None:
+        if len(there) > 1:
+            raise ValueError(
+                f"{path} holds the lengths of {len(there)} services ({names}); choose one with --lengths-service NAME"
+            )
+        return there[0]
+    if there == [None]:
+        raise ValueError(f"{path} has no column 'service' to find {wanted!r} in; leave --lengths-service out")
+    if wanted not in there:
+        raise ValueError(f"{path} has no service {wanted!r}; --lengths-service takes one of {names}")
+    return wanted
+
+
+def _distribution(path: Path, quantity: str, rows: list[tuple[float, float]]) -> tuple[Any, Any]:
+    """Shares and tokens, both rising."""
+    import numpy as np
+
+    if len(rows) < 2:
+        raise ValueError(
+            f"{path} has {len(rows)} rows of {quantity}; give at least 2 (columns {', '.join(LENGTH_COLUMNS)})"
+        )
+    share, tokens = np.array(sorted(rows)).T
+    if share[0] < 0.0 or share[-1] > 1.0 + 1e-9 or np.any(np.diff(tokens) < 0):
+        raise ValueError(
+            f"{path}: {quantity} is no distribution function; cdf must lie in 0..1 and tokens must not fall"
+        )
+    return share, tokens
+
+
+def _own_lengths(args: Any) -> Lengths:
+    """Of --lengths; without it, those of the Azure 2024 conversation service."""
+    return _azure_lengths("conversation") if args.lengths is None else _lengths(args.lengths, args.lengths_service)
+
+
+def _rates(path: Path, lengths: Lengths) -> Curve:
     import numpy as np
 
     from models.bench.load import Curve
@@ -133,7 +177,7 @@ def _rates(path: Path, lengths: Path | None) -> Curve:
         raise ValueError(f"{path} has a rate of {rate.min():g} requests/s; rates are 0 or more")
     if rate.max() <= 0.0:
         raise ValueError(f"{path} has no rate above 0; nothing would be served")
-    return Curve(t_s, rate, _lengths(lengths) if lengths is not None else _azure_lengths("conversation"), PLAIN_SIGMA)
+    return Curve(t_s, rate, lengths, PLAIN_SIGMA)
 
 
 def _requests(path: Path, kv_limit: float) -> Stream:
@@ -176,16 +220,25 @@ def _servegen(model: str) -> Curve:
 
 def _columns(path: Path, names: tuple[str, ...], *, tolerant: bool = False) -> list[list[float]]:
     """Named columns as floats; what cannot be read is NaN where the caller counts it, else an error with its line."""
-    if not path.is_file():
-        raise EoError(f"{path} is not a file; give the path of a CSV with the columns {', '.join(names)}", USAGE)
     columns: list[list[float]] = [[] for _ in names]
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+    with _opened(path, names) as file:
         reader = csv.DictReader(file)
         _need(path, reader.fieldnames, names)
         for number, row in enumerate(reader, start=2):
             for column, name in zip(columns, names, strict=True):
                 column.append(_number(path, number, row[name], tolerant=tolerant))
     return columns
+
+
+def _opened(path: Path, names: tuple[str, ...]) -> TextIO:
+    """The file; one that is not there or may not be read is said with what it should hold."""
+    wanted = f"give the path of a CSV with the columns {', '.join(names)}"
+    if not path.is_file():
+        raise EoError(f"{path} is not a file; {wanted}", USAGE)
+    try:
+        return path.open(newline="", encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise EoError(f"{path} cannot be read ({error.strerror}); {wanted}", USAGE) from error
 
 
 def _need(path: Path, have: Any, names: tuple[str, ...]) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import agents.cli
+from agents.cli.base import EoError
 from agents.cli.bench_inputs import workload
 from agents.cli.main import main
 
@@ -131,7 +135,12 @@ def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
         (["--workload", "azure-code-2024", "--seeds", "0"], "--seeds 0 is outside 1..50"),
         (["--workload", "azure-code-2024", "--baseline", "b7"], "--baseline 'b7' names no baseline"),
         (["--workload", "azure-code-2024", "--lengths", "x.csv"], "--lengths goes with --rates"),
+        (["--workload", "azure-code-2024", "--lengths-service", "code"], "--lengths-service chooses a service of"),
         (["--requests", "/nowhere.csv"], "/nowhere.csv is not a file"),
+        (
+            ["--rates", "r.csv", "--lengths", "/nowhere.csv"],
+            "/nowhere.csv is not a file; give the path of a CSV with the columns quantity, cdf, tokens",
+        ),
     ],
 )
 def test_refusals_say_what_is_wrong_and_what_to_do(
@@ -174,6 +183,63 @@ def test_a_rate_curve_that_says_nothing_is_refused(
     path.write_text(text)
     assert _run("--rates", str(path)) == 2
     assert words in capsys.readouterr().err
+
+
+AZURE = Path(agents.cli.__file__).parent / "bench_data" / "azure2024_lengths_cdf.csv"  # two services in one file
+RATES = "timestamp_s,requests_per_s\n0,4\n120,1\n240,8\n"
+
+
+def _rates(tmp_path: Path, lengths: Path, service: str | None = None, text: str = RATES) -> Namespace:
+    rates = tmp_path / "r.csv"
+    rates.write_text(text)
+    return Namespace(workload=None, requests=None, rates=rates, lengths=lengths, lengths_service=service)
+
+
+def _cdf(path: Path, prompt: tuple[float, ...] = (10, 3000), output: tuple[float, ...] = (10, 90)) -> Path:
+    rows = [
+        f"{name},{at / (len(tokens) - 1):g},{value:g}"
+        for name, tokens in (("input_tokens", prompt), ("output_tokens", output))
+        for at, value in enumerate(tokens)
+    ]
+    path.write_text("\n".join(["quantity,cdf,tokens", *rows, ""]))
+    return path
+
+
+@pytest.mark.parametrize("service", ["code", "conversation"])
+def test_a_service_of_a_file_with_several_is_chosen_by_its_name(tmp_path: Path, service: str) -> None:
+    curve = workload(_rates(tmp_path, AZURE, service), kv_limit=4e5).curve
+    shipped = Namespace(workload=f"azure-{service[:4]}-2024", requests=None, rates=None, lengths=None)
+    known = workload(shipped, kv_limit=4e5).curve
+    assert curve is not None and known is not None
+    assert curve.lengths.means() == known.lengths.means()
+
+
+def test_a_file_of_one_service_needs_no_choice(tmp_path: Path) -> None:
+    one = tmp_path / "one.csv"
+    rows = AZURE.read_text().splitlines()
+    one.write_text("\n".join([rows[0], *(row for row in rows if row.startswith("code,"))]))
+    found, chosen = (workload(_rates(tmp_path, one, name), kv_limit=4e5).curve for name in (None, "code"))
+    assert found is not None and chosen is not None and found.lengths.means() == chosen.lengths.means()
+
+
+@pytest.mark.parametrize(
+    ("service", "with_column", "words"),
+    [
+        (
+            None,
+            True,
+            "holds the lengths of 2 services ('code', 'conversation'); choose one with --lengths-service NAME",
+        ),
+        ("chat", True, "has no service 'chat'; --lengths-service takes one of 'code', 'conversation'"),
+        ("chat", False, "has no column 'service' to find 'chat' in; leave --lengths-service out"),
+    ],
+)
+def test_a_choice_that_the_file_does_not_offer_is_refused(
+    tmp_path: Path, service: str | None, with_column: bool, words: str
+) -> None:
+    lengths = AZURE if with_column else _cdf(tmp_path / "l.csv")
+    with pytest.raises(EoError, match=re.escape(words)):
+        workload(_rates(tmp_path, lengths, service), kv_limit=4e5)
 
 
 def test_shipped_traces_have_the_published_totals() -> None:
