@@ -38,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from agents.cli.bench import put
+
     result = measure(args)
     text = json.dumps(result, indent=1, allow_nan=False)
     if isinstance(args.json, str):
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        put(Path(args.json), text + "\n")
     print(text if args.json is True else table(result))
     return DONE
 

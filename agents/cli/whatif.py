@@ -56,11 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from agents.cli.bench import deliver
+    from agents.cli.bench import check_outputs, deliver
     from agents.cli.whatif_archive import read
     from agents.cli.whatif_text import page
     from streams.contract.layout import Layout
 
+    check_outputs(args)
     chosen = _strategy(args)
     archive = args.archive or Layout.from_env().archive
     now = time.time_ns()
@@ -78,7 +79,13 @@ def run(args: argparse.Namespace) -> int:
 def _strategy(args: argparse.Namespace) -> Strategy:
     from models.policy.strategies import strategy
 
-    if args.engine_seconds < LEAST_ENGINE_SECONDS or args.engine_seconds != args.engine_seconds:
+    if not math.isfinite(args.engine_seconds):
+        raise EoError(
+            f"--engine-seconds {args.engine_seconds:g} is no finite number; give {LEAST_ENGINE_SECONDS:g} or more, "
+            "such as 24000",
+            USAGE,
+        )
+    if args.engine_seconds < LEAST_ENGINE_SECONDS:
         raise EoError(f"--engine-seconds {args.engine_seconds:g} is below {LEAST_ENGINE_SECONDS:g}; give more", USAGE)
     if args.budget_w is not None and not 0 < args.budget_w < float("inf"):
         raise EoError(

@@ -14,6 +14,7 @@ import pytest
 
 import agents.cli
 from agents.cli.base import EoError
+from agents.cli.bench import check_outputs
 from agents.cli.bench_inputs import workload
 from agents.cli.main import main
 
@@ -240,6 +241,30 @@ def test_a_choice_that_the_file_does_not_offer_is_refused(
     lengths = AZURE if with_column else _cdf(tmp_path / "l.csv")
     with pytest.raises(EoError, match=re.escape(words)):
         workload(_rates(tmp_path, lengths, service), kv_limit=4e5)
+
+
+@pytest.mark.parametrize("what", ["control", "twin", "limit", "loop"])
+def test_a_result_that_could_not_be_written_is_refused_before_the_run(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert main(["bench", what, "--json", str(tmp_path)]) == 2
+    assert f"--json {tmp_path} is a folder; name a file in it, such as {tmp_path}/out.json" in capsys.readouterr().err
+    under = tmp_path / "file" / "out.json"
+    assert main(["bench", what, "--json", str(under)]) == 2
+    assert f"--json {under} cannot be written (File exists); name a file in a folder" in capsys.readouterr().err
+    assert main(["bench", what, "--write", str(tmp_path)]) == 2
+    assert f"--write {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_the_check_of_a_result_file_changes_nothing(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "deep" / "new.json"
+    old.write_text("kept")
+    for out in (old, new):
+        check_outputs(Namespace(json=str(out)))
+    check_outputs(Namespace(json=True, write=None))
+    check_outputs(Namespace(json="/dev/null"))
+    assert old.read_text() == "kept" and not new.exists()
 
 
 def test_shipped_traces_have_the_published_totals() -> None:

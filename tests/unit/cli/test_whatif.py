@@ -102,6 +102,12 @@ def test_ranges_budgets_and_names_are_checked(archive: Path, capsys: pytest.Capt
     assert "strategy 'bold' does not exist; one of" in _refused(capsys, *base, "--strategy", "bold", code=2)
     assert "is not above 0 and finite" in _refused(capsys, *base, "--budget-w", "nan", code=2)
     assert "is below 600; give more" in _refused(capsys, *base, "--engine-seconds", "5", code=2)
+    assert "--engine-seconds -5 is below 600; give more" in _refused(capsys, *base, "--engine-seconds", "-5", code=2)
+    for word in ("inf", "nan", "-inf"):
+        sentence = _refused(capsys, *base, f"--engine-seconds={word}", code=2)
+        assert f"--engine-seconds {word} is no finite number; give 600 or more, such as 24000" in sentence
+    sentence = _refused(capsys, *base, "--json", str(archive), code=2)
+    assert f"--json {archive} is a folder; name a file in it" in sentence
     assert "'noon' is no time" in _refused(capsys, *base, "--from", "noon", code=2)
     words = ("--from", "2025-01-02T00:00:00Z", "--to", "2025-01-01T00:00:00Z")
     assert "give a range that goes forward" in _refused(capsys, *base, *words, code=2)
