@@ -166,11 +166,17 @@ def _own_lengths(args: Any) -> Lengths:
 def _rates(path: Path, lengths: Lengths) -> Curve:
     import numpy as np
 
-    from models.bench.load import Curve
+    from models.bench.load import Curve, check_span
 
     t_s, rate = (np.array(column) for column in _columns(path, RATE_COLUMNS))
     if len(t_s) < 2:
         raise ValueError(f"{path} has {len(t_s)} rows; give at least 2")
+    check_span(t_s, str(path))
+    if t_s.min() == t_s.max():
+        raise ValueError(
+            f"{path} has all its {len(t_s)} rates at one time, {t_s[0]:.10g} s; give at least 2 different times, "
+            "in seconds"
+        )
     order = np.argsort(t_s, kind="stable")
     t_s, rate = t_s[order] - t_s[order[0]], rate[order]
     if rate.min() < 0.0:

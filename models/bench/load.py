@@ -18,6 +18,7 @@ F8 = NDArray[np.float64]
 DAY_S: Final = 86_400.0
 TAU_S: Final = 60.0  # correlation time of the rate's modulation
 LONGEST_OUTPUT: Final = RING - 2
+MOST_DAYS: Final = 60.0  # of a recording or a rate curve: hours and seconds of it become arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,22 @@ def _filtered(noise: F8, keep: float, start: float) -> F8:
     return np.asarray(found, dtype=np.float64)
 
 
+def check_span(t_s: F8, what: str) -> None:
+    """Refuses times that lie too far apart, before anything is as long as they are; names what lies apart."""
+    days = (float(t_s.max()) - float(t_s.min())) / DAY_S
+    if days <= MOST_DAYS:
+        return
+    order = np.argsort(t_s, kind="stable")
+    with np.errstate(over="ignore"):
+        gaps = np.diff(t_s[order])
+    widest = int(gaps.argmax())
+    before, after = (float(t_s[order[widest + step]]) for step in (0, 1))
+    raise ValueError(
+        f"{what} spans {days:,.1f} days, over the bound of {MOST_DAYS:g}; timestamps are in seconds, so divide "
+        f"milliseconds by 1,000, or take out what lies apart (the widest gap is from {before:.10g} to {after:.10g})"
+    )
+
+
 def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float) -> Stream:
     """Recorded requests, repaired: sorted by time, gaps kept, lengths put into what an engine takes."""
     known = np.isfinite(t_s) & np.isfinite(prompt) & np.isfinite(output)
@@ -108,6 +125,7 @@ def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float) -> Stream:
     t_s, prompt, output = t_s[known], prompt[known], output[known]
     if len(t_s) < 2:
         raise ValueError(f"the trace holds {len(t_s)} readable requests; give at least 2")
+    check_span(t_s, "the trace")
     notes["clock_went_back"] = int((np.diff(t_s) < 0).sum())
     order = np.argsort(t_s, kind="stable")
     t_s, prompt, output = t_s[order] - t_s[order[0]], np.floor(prompt[order]), np.floor(output[order])

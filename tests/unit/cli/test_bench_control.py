@@ -155,6 +155,7 @@ def test_refusals_say_what_is_wrong_and_what_to_do(
     ("text", "words"),
     [
         ("a,b\n1,2\n", "lacks the column 'timestamp_s'; its first line must name timestamp_s, input_tokens"),
+        (HEAD + "\n1,2,3\n2,2,3\n1e12,2,3\n", "the trace spans 11,574,074.1 days, over the bound of 60"),
         (HEAD + "\n1,2,3\n", "the trace holds 1 readable requests; give at least 2"),
         (HEAD + "\n1,500000,3\n2,500000,3\n", "only 0 requests fit the KV limit of 400000 tokens"),
     ],
@@ -175,6 +176,12 @@ def test_a_recording_that_cannot_be_served_is_refused(
         ("timestamp_s,requests_per_s\n0,1\n5,-2\n", "has a rate of -2 requests/s; rates are 0 or more"),
         ("timestamp_s,requests_per_s\n0,0\n5,0\n", "has no rate above 0; nothing would be served"),
         ("timestamp_s,requests_per_s\n0,1\n", "has 1 rows; give at least 2"),
+        ("timestamp_s,requests_per_s\n5,1\n5,2\n", "has all its 2 rates at one time, 5 s; give at least 2 different"),
+        (
+            "timestamp_s,requests_per_s\n0,1\n60,2\n1e12,2\n",
+            "rates.csv spans 11,574,074.1 days, over the bound of 60; timestamps are in seconds, so divide "
+            "milliseconds by 1,000, or take out what lies apart (the widest gap is from 60 to 1e+12)",
+        ),
     ],
 )
 def test_a_rate_curve_that_says_nothing_is_refused(

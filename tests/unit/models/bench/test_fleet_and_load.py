@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from agents.cli.bench_inputs import workload
 from models.bench import state as st
 from models.bench.compare import busiest_s, cell, hours_outside, interval, mean_of, truth_of, worst_hour
 from models.bench.fleet import curve_work, scale_for, size, stream_work
-from models.bench.load import Curve, Lengths, Stream, draw, recorded
+from models.bench.load import Curve, Lengths, Stream, check_span, draw, recorded
 from models.bench.plantparts import Node
 from models.bench.run import Outcome, mean_s, quantile
 
@@ -72,6 +73,29 @@ def test_recording_is_repaired_and_every_repair_is_counted() -> None:
     }
     assert found.arrival_s.tolist() == [0.0, 2.0, 3.0, 97.0]
     assert found.prompt.tolist() == [1, 10, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("t", "words"),
+    [
+        (
+            [5.0, 1e12, 7.0],
+            "the trace spans 11,574,074.1 days, over the bound of 60; timestamps are in seconds, so divide "
+            "milliseconds by 1,000, or take out what lies apart (the widest gap is from 7 to 1e+12)",
+        ),
+        ([0.0, 500 * 86_400.0, 1_000 * 86_400.0], "the trace spans 1,000.0 days, over the bound of 60"),
+        ([-1e308, 1e308], "the trace spans inf days"),
+        ([1.7e12, 1.7e12 + 7 * 86_400e3], "the trace spans 7,000.0 days"),
+    ],
+)
+def test_times_too_far_apart_are_refused_before_anything_is_as_long(t: list[float], words: str) -> None:
+    """Milliseconds, one row of a broken clock, years: each would ask for arrays of their length."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        recorded(np.array(t), np.full(len(t), 9.0), np.full(len(t), 9.0), kv_limit=4e5)
+
+
+def test_sixty_days_of_epoch_seconds_are_taken() -> None:
+    check_span(1.7e9 + np.array([0.0, 60 * 86_400.0]), "x")
 
 
 def _outcome(*, gpu_j: float, ttft_ms: tuple[float, float], missed: float = 0.0) -> Outcome:
