@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agents.cli.base import DONE, USAGE, EoError
+
+if TYPE_CHECKING:
+    from models.bench.compare import Setup
 
 STRATEGIES: Final = ("conservative", "balanced", "aggressive", "ml-driven")
 KAPPAS: Final = ("low", "mid", "high")
@@ -82,12 +86,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
     except BenchUnavailable as error:
         raise EoError(str(error)) from error
+    if found["baselines"]["b0"]["joules_per_request"] is None:
+        raise EoError(
+            f"no request of {load.name} was served in the judged days, so nothing can be compared; "
+            "give more --days, or a load of more requests",
+            USAGE,
+        )
+    found["notes"] = found["notes"] or _drawn(setup)
     found["baselines"] = {name: found["baselines"][name] for name in wanted}
     if args.pareto:
         from models.policy.pareto import front
 
         found["pareto"] = front(found)
     return found
+
+
+def _drawn(setup: Setup) -> dict[str, int]:
+    """What was refused, clipped or raised among the requests drawn from a curve, over all seeds."""
+    from models.bench.compare import Comparison
+
+    if setup.curve is None or setup.curve.lengths.all_served:
+        return {}
+    compare, total = Comparison(setup), Counter[str]()
+    for seed in range(setup.seeds):
+        total.update(compare.case(setup.kappas[0], seed).stream.notes)
+        compare.forget_streams()
+    return dict(total)
 
 
 def _days(text: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -47,7 +47,7 @@ def workload(args: Any, *, kv_limit: float) -> Workload:
         if args.requests is not None:
             return Workload(args.requests.name, stream=_requests(args.requests, kv_limit))
         if args.rates is not None:
-            return Workload(args.rates.name, curve=_rates(args.rates, _own_lengths(args)))
+            return Workload(args.rates.name, curve=_rates(args.rates, _own_lengths(args, kv_limit)))
         return _shipped(args.workload, kv_limit)
     except csv.Error as error:
         raise EoError(
@@ -120,10 +120,17 @@ def _length_rows(path: Path) -> dict[str | None, dict[str, list[tuple[float, flo
                 )
             service = (row["service"] or "") if several else None
             rows = found.setdefault(service, {name: [] for name in QUANTITIES})[quantity]
-            rows.append((_number(path, number, row["cdf"]), _number(path, number, row["tokens"])))
+            rows.append((_number(path, number, row["cdf"]), _tokens(path, number, row["tokens"])))
     if not found:
         raise ValueError(f"{path} has no rows; give at least 2 of each quantity (columns {', '.join(LENGTH_COLUMNS)})")
     return found
+
+
+def _tokens(path: Path, line: int, text: str | None) -> float:
+    value = _number(path, line, text)
+    if value < 0.0:
+        raise ValueError(f"{path} line {line}: {value:g} tokens is below 0; correct the line or take it out")
+    return value
 
 
 def _service(path: Path, there: list[str | None], wanted: str | None) -> str | None:
@@ -158,9 +165,17 @@ def _distribution(path: Path, quantity: str, rows: list[tuple[float, float]]) ->
     return share, tokens
 
 
-def _own_lengths(args: Any) -> Lengths:
-    """Of --lengths; without it, those of the Azure 2024 conversation service."""
-    return _azure_lengths("conversation") if args.lengths is None else _lengths(args.lengths, args.lengths_service)
+def _own_lengths(args: Any, kv_limit: float) -> Lengths:
+    """Of --lengths, within what one replica takes; without it, those of the Azure 2024 conversation service."""
+    if args.lengths is None:
+        return _azure_lengths("conversation")
+    lengths = replace(_lengths(args.lengths, args.lengths_service), kv_limit=kv_limit)
+    if lengths.means() == (0.0, 0.0):
+        raise ValueError(
+            f"{args.lengths}: no request of these lengths fits the KV limit of {kv_limit:.0f} tokens "
+            f"({lengths.prompt_tokens[0]:,.0f} + {lengths.output_tokens[0]:,.0f} at least); give shorter ones"
+        )
+    return lengths
 
 
 def _rates(path: Path, lengths: Lengths) -> Curve:

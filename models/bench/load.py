@@ -7,6 +7,7 @@ and counted, never dropped silently.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -23,19 +24,34 @@ MOST_DAYS: Final = 60.0  # of a recording or a rate curve: hours and seconds of 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Inverse distribution functions of prompt and output tokens: share -> tokens, both rising."""
+    """Inverse distribution functions of prompt and output tokens: share -> tokens, both rising.
+
+    `kv_limit`: tokens that one replica's cache holds; a request of more is refused, as one of a recording is.
+    """
 
     prompt_share: F8
     prompt_tokens: F8
     output_share: F8
     output_tokens: F8
+    kv_limit: float = inf
 
     def means(self) -> tuple[float, float]:
-        """Mean prompt and output tokens."""
+        """Mean prompt and output tokens that a drawn request brings; one that is refused brings none."""
         share = (np.arange(20_000) + 0.5) / 20_000
         prompt = np.maximum(np.interp(share, self.prompt_share, self.prompt_tokens), 2.0)
-        output = np.maximum(np.interp(share, self.output_share, self.output_tokens), 1.0)
-        return float(prompt.mean()), float(output.mean())
+        output = np.clip(np.interp(share, self.output_share, self.output_tokens), 1.0, LONGEST_OUTPUT)
+        if prompt[-1] + output[-1] <= self.kv_limit:
+            return float(prompt.mean()), float(output.mean())
+        beside = np.searchsorted(output, self.kv_limit - prompt, side="right")  # outputs that fit each prompt
+        brought = np.concatenate([[0.0], np.cumsum(output)])[beside]
+        return float((prompt * beside).sum() / 4e8), float(brought.sum() / 4e8)
+
+    @property
+    def all_served(self) -> bool:
+        """Whether no request that can be drawn is refused, clipped or raised."""
+        most = self.output_tokens[-1] <= LONGEST_OUTPUT
+        fits = self.prompt_tokens[-1] + self.output_tokens[-1] <= self.kv_limit
+        return bool(most and fits and self.prompt_tokens[0] >= 1.0 and self.output_tokens[0] >= 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +103,21 @@ def draw(curve: Curve, *, from_s: float, to_s: float, seed: int) -> Stream:
     lengths = curve.lengths
     prompt = np.interp(rng.random(len(arrival)), lengths.prompt_share, lengths.prompt_tokens)
     output = np.interp(rng.random(len(arrival)), lengths.output_share, lengths.output_tokens)
+    notes = {
+        "prompt_raised_to_2": int((prompt < 1).sum()),
+        "output_raised_to_1": int((np.round(output) < 1).sum()),
+        "output_clipped": int((output > LONGEST_OUTPUT).sum()),
+    }
+    prompt, output = np.floor(np.maximum(prompt, 2)), np.clip(np.round(output), 1, LONGEST_OUTPUT)
+    if not (fits := prompt + output <= lengths.kv_limit).all():
+        notes["refused_over_kv_limit"] = int((~fits).sum())
+        arrival, prompt, output = arrival[fits], prompt[fits], output[fits]
     return Stream(
         arrival_s=arrival,
-        prompt=np.maximum(prompt, 2).astype(np.int32),
-        output=np.clip(np.round(output), 1, LONGEST_OUTPUT).astype(np.int32),
+        prompt=prompt.astype(np.int32),
+        output=output.astype(np.int32),
         seconds=to_s - from_s,
+        notes={name: count for name, count in notes.items() if count},
     )
 
 

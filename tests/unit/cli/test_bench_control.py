@@ -213,6 +213,35 @@ def _cdf(path: Path, prompt: tuple[float, ...] = (10, 3000), output: tuple[float
     return path
 
 
+def test_lengths_over_the_cache_are_refused_and_counted_for_rates_too(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    args = _rates(tmp_path, _cdf(tmp_path / "l.csv", (100, 600_000, 5e12), (10, 60_000)))
+    found = _answer(tmp_path, "--rates", str(args.rates), "--lengths", str(args.lengths), "--no-reference")
+    assert found["notes"]["refused_over_kv_limit"] > 100 and found["notes"]["output_clipped"] > 100
+    assert found["result"]["joules_per_request"] > 0.0
+
+
+def test_a_load_of_which_nothing_is_served_is_no_table_of_unknowns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("numba")
+    rates = _rates(tmp_path, AZURE, text="timestamp_s,requests_per_s\n0,0\n60,1e-9\n").rates
+    assert _run("--rates", str(rates), "--no-reference") == 2
+    assert "no request of r.csv was served in the judged days, so nothing can be compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ((-5, 3000), "line 2: -5 tokens is below 0; correct the line or take it out"),
+        ((450_000, 5e12), "no request of these lengths fits the KV limit of 400000 tokens (450,000 + 10 at least)"),
+    ],
+)
+def test_lengths_that_no_engine_takes_are_refused(tmp_path: Path, prompt: tuple[float, ...], words: str) -> None:
+    with pytest.raises(EoError, match=re.escape(words)):
+        workload(_rates(tmp_path, _cdf(tmp_path / "l.csv", prompt)), kv_limit=4e5)
+
+
 @pytest.mark.parametrize("service", ["code", "conversation"])
 def test_a_service_of_a_file_with_several_is_chosen_by_its_name(tmp_path: Path, service: str) -> None:
     curve = workload(_rates(tmp_path, AZURE, service), kv_limit=4e5).curve

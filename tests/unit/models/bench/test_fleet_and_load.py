@@ -98,6 +98,28 @@ def test_sixty_days_of_epoch_seconds_are_taken() -> None:
     check_span(1.7e9 + np.array([0.0, 60 * 86_400.0]), "x")
 
 
+LONG = Lengths(np.array([0.0, 1.0]), np.array([1.0, 8e12]), np.array([0.0, 1.0]), np.array([0.0, 40_000.0]), 400_000.0)
+HALF = Lengths(UNIT.prompt_share, np.array([0.0, 800.0]), UNIT.output_share, np.array([1.0, 201.0]), 500.0)
+
+
+def test_a_drawn_request_is_refused_and_counted_as_a_recorded_one() -> None:
+    found = draw(Curve(np.array([0.0, 600.0]), np.array([9.0, 9.0]), HALF, 0.0), from_s=0.0, to_s=600.0, seed=4)
+    whole = len(found.arrival_s) + found.notes["refused_over_kv_limit"]
+    assert found.notes["refused_over_kv_limit"] == pytest.approx(0.5 * whole, rel=0.05)  # prompt + output over 500
+    assert (found.prompt + found.output <= 500).all() and len(found.prompt) == len(found.arrival_s)
+    brought = np.array([found.prompt.sum(), found.output.sum()]) / whole
+    assert brought == pytest.approx(HALF.means(), rel=0.04)  # so the fleet is made for what is served
+    assert not HALF.all_served and UNIT.all_served
+
+
+def test_token_counts_beyond_an_integer_are_refused_not_turned_negative() -> None:
+    found = draw(Curve(np.array([0.0, 600.0]), np.array([9.0, 9.0]), LONG, 0.0), from_s=0.0, to_s=600.0, seed=4)
+    assert found.notes["refused_over_kv_limit"] + len(found.arrival_s) == pytest.approx(5_400, rel=0.1)
+    assert found.notes["output_clipped"] > 2_000 and (found.prompt > 0).all() and (found.output > 0).all()
+    with pytest.raises(ValueError, match="only 0 requests fit the KV limit of 400000 tokens"):
+        recorded(np.arange(3.0), np.full(3, 5e12), np.full(3, 9.0), kv_limit=400_000.0)
+
+
 def _outcome(*, gpu_j: float, ttft_ms: tuple[float, float], missed: float = 0.0) -> Outcome:
     """Two hours of 1,000 requests each, all with the given first token."""
     hours = np.zeros((2, st.H_COLUMNS))
