@@ -37,6 +37,34 @@ def test_fleet_grows_with_the_peak_and_never_falls_below_four() -> None:
     assert stream_work(burst) == pytest.approx(2 * 1_200 / 600)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_peak_of_a_recording_does_not_depend_on_where_ten_minutes_are_cut(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrival = np.sort(rng.integers(0, 64 * 7_200, 3_000) / 64.0)  # shifts of them are exact
+    prompt, output = (rng.integers(1, 4_000, 3_000).astype(np.int32) for _ in range(2))
+    prompt[(arrival > 2_000.0) & (arrival < 2_900.0)] += 9_000
+    work = prompt + 4.0 * output
+    peak = stream_work(Stream(arrival, prompt, output, 7_200.0))
+    fixed = []
+    for shift in (0.0, 1.0, 123.25, 300.0, 599.5, 86_400.0 * 30):
+        moved = arrival + shift
+        assert stream_work(Stream(moved, prompt, output, 7_200.0 + shift)) == peak
+        fixed.append(np.bincount((moved // 600.0).astype(int), weights=work).max() / 600.0)
+    assert peak >= max(fixed) > min(fixed)
+    slow = max(work[(arrival >= t) & (arrival < t + 600.0)].sum() for t in arrival)
+    assert peak == slow / 600.0
+
+
+def test_one_burst_gives_one_fleet_wherever_it_lies() -> None:
+    sizes = set()
+    for begin in (0.0, 300.0, 450.0):
+        arrival = np.concatenate([[0.0], begin + 600.0 + np.arange(0.0, 300.0, 0.05), [5_000.0]])
+        many = len(arrival)
+        stream = Stream(arrival, np.full(many, 9_000, np.int32), np.full(many, 300, np.int32), 5_001.0)
+        sizes.add(size(stream_work(stream), PLANT))
+    assert len(sizes) == 1 and sizes.pop() > 4
+
+
 def test_same_seed_same_stream_with_the_curves_rate_and_lengths() -> None:
     curve = Curve(np.array([0.0, 3_600.0]), np.array([4.0, 8.0]), UNIT, 0.1)
     one, two, other = (draw(curve, from_s=0.0, to_s=3_600.0, seed=seed) for seed in (1, 1, 2))
