@@ -206,6 +206,7 @@ def _budget(material: Material, done: list[tuple[Study, float]], budget_w: float
     return {
         "asked_w": budget_w,
         "highest_sum_of_ceilings_w": round(highest),
+        "bounds_kept": all(one.central.bounds_kept for one, _ in done),
         "engine_s_without_ceiling": round(sum(tally.uncapped_s for tally, _ in rows), 1),
         "note": "latency goes before budget: no ceiling while its targets are unknown or rolled back",
     }
@@ -244,13 +245,16 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
             "saving_ratio": {"against_default": central.saving_default, "against_what_ran": central.saving_ran},
             "interval": _intervals(one.variants),
             "p99_ms": central.p99_ms,
+            "bounds": {"p99_ms": central.bounds_ms, "kept": central.bounds_kept},
             "wall": None if central.wall is None else _wall(central.wall),
             "warm_up_dropped_s": central.dropped_s,
             "replicas": None if central.fewer is None else _fewer(central.fewer),
             "quality": "simulated",
             "extrapolated": {
                 "ratio": tally.extrapolated_s / (series.seconds * len(series.engines)),
+                "by_limit_ratio": tally.limited_s / (series.seconds * len(series.engines)),
                 "lowest_mhz": tally.lowest_mhz,
+                "unclaimed": _unclaimed(tally.lowest_mhz, series),
                 "lowest_shown_mhz": one.shown_mhz,
             },
         },
@@ -263,6 +267,14 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
         },
         "variants": [_variant(row) for row in one.variants],
     }
+
+
+def _unclaimed(lowest_mhz: float | None, series: Series) -> list[str]:
+    """What no published curve holds for, in words; nothing where clocks stay above."""
+    from models.policy.extrapolation import beyond
+
+    ratios = [] if lowest_mhz is None else [lowest_mhz / series.machine.sm_max_mhz]
+    return beyond(series.stack, running=(), clock_ratios=ratios)
 
 
 def _wall(one: Wall) -> dict[str, Any]:

@@ -59,6 +59,39 @@ def test_the_strategy_that_really_ran_is_reproduced(
     assert "saving against default clocks" in shown and "clock changes" in shown
 
 
+def test_a_budget_that_holds_clocks_below_what_was_shown_is_extrapolated_and_says_whose_bounds_it_breaks(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Watts, not locks, lower the clocks here: 200 W a GPU leaves them at a third of the highest."""
+    out = tmp_path / "whatif.json"
+    words = ["whatif", "--archive", str(archive), "--strategy", "balanced", "--json", str(out)]
+    assert main([*words, "--budget-w", "2400"]) == 0
+    result = json.loads(out.read_text())
+    [stack] = result["stacks"]
+    found, bounds = stack["whatif"]["extrapolated"], stack["whatif"]["bounds"]
+    assert found["by_limit_ratio"] > 0.3 and found["ratio"] >= found["by_limit_ratio"]
+    assert found["lowest_mhz"] < 0.6 * 1980
+    [unclaimed] = found["unclaimed"]
+    assert "of the highest, and no published curve holds below 60 %" in unclaimed
+    p99 = stack["whatif"]["p99_ms"]
+    assert p99["tbt"]["strategy_controlled"] > bounds["p99_ms"]["tbt"] >= p99["tbt"]["default_controlled"]
+    assert bounds["kept"] is False and result["budget"]["bounds_kept"] is False
+    shown = capsys.readouterr().out
+    assert " EXTRAPOLATED" in shown and "by a power limit) at clocks down to" in shown and unclaimed in shown
+    assert f"p99 tbt {p99['tbt']['strategy_controlled']:,.1f} ms where {bounds['p99_ms']['tbt']:,.1f} ms" in shown
+    assert "under this budget the strategy's bounds are NOT kept; give a higher --budget-w" in shown
+
+
+def test_a_budget_that_touches_nothing_extrapolates_nothing(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "whatif.json"
+    words = ["whatif", "--archive", str(archive), "--strategy", "aggressive", "--json", str(out)]
+    assert main([*words, "--budget-w", "8400"]) == 0
+    [stack] = json.loads(out.read_text())["stacks"]
+    found = stack["whatif"]["extrapolated"]
+    assert found["by_limit_ratio"] == 0.0 and found["unclaimed"] == []
+    assert stack["whatif"]["bounds"]["kept"] is True
+
+
 def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 3) -> str:
     assert main(["whatif", *words]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
