@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SIGMA_OVER_BAND: Final = 1.3  # a one-minute mean shows 0.86 of the modulation, and a plotted line hides some of it
 PLAIN_SIGMA: Final = 0.10  # for a rate curve that says nothing of its bursts
+THIN_S: Final = 30.0  # a mean gap beyond it, for days, looks like milliseconds
 SHIPPED: Final = (
     "azure-code-2024",
     "azure-conv-2024",
@@ -204,9 +206,18 @@ def _rates(path: Path, lengths: Lengths) -> Curve:
 def _requests(path: Path, kv_limit: float) -> Stream:
     import numpy as np
 
-    from models.bench.load import recorded
+    from models.bench.load import DAY_S, recorded
 
-    return recorded(*(np.array(c) for c in _columns(path, REQUEST_COLUMNS, tolerant=True)), kv_limit=kv_limit)
+    columns = (np.array(c) for c in _columns(path, REQUEST_COLUMNS, tolerant=True))
+    found = recorded(*columns, kv_limit=kv_limit)
+    gap_s = found.seconds / len(found.arrival_s)
+    if found.seconds > DAY_S and gap_s > THIN_S:  # may be true: said, not refused
+        print(
+            f"  {path.name} has one request in {gap_s:,.0f} s over {found.seconds / DAY_S:,.1f} days; timestamps are in "
+            "seconds, so divide milliseconds by 1,000",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _azure_2023(name: str, kv_limit: float) -> Stream:
@@ -277,4 +288,4 @@ def _number(path: Path, line: int, text: str | None, *, tolerant: bool = False) 
         value = nan
     if isfinite(value) or tolerant:
         return value
-    raise ValueError(f"{path} line {line}: {text!r} is not a number; correct the line or take it out")
+    raise ValueError(f"{path} line {line}: {text or ''!r} is not a number; correct the line or take it out")

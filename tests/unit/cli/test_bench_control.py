@@ -242,6 +242,19 @@ def test_lengths_that_no_engine_takes_are_refused(tmp_path: Path, prompt: tuple[
         workload(_rates(tmp_path, _cdf(tmp_path / "l.csv", prompt)), kv_limit=4e5)
 
 
+@pytest.mark.parametrize("factor", [1, 1_000])
+def test_milliseconds_that_stay_under_the_bound_are_said(
+    tmp_path: Path, factor: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([HEAD, *(f"{t * factor},100,10" for t in range(0, 1_600, 2))]))
+    workload(Namespace(workload=None, requests=path, rates=None, lengths=None), kv_limit=4e5)
+    words = (
+        "t.csv has one request in 1,998 s over 18.5 days; timestamps are in seconds, so divide milliseconds by 1,000"
+    )
+    assert (words in capsys.readouterr().err) == (factor == 1_000)
+
+
 @pytest.mark.parametrize("service", ["code", "conversation"])
 def test_a_service_of_a_file_with_several_is_chosen_by_its_name(tmp_path: Path, service: str) -> None:
     curve = workload(_rates(tmp_path, AZURE, service), kv_limit=4e5).curve
