@@ -321,6 +321,7 @@ def meter(sim: Sim, p: Plant, node: Node, now_s: float) -> None:
             sim.hours[hour, H_HOST_S] += seats / per * span
         else:
             host_w += node.off_w * seats / per
+            bare_w += seats * p.gpus * node.off_gpu_w
     for r in range(replicas):
         row_j += sim.energy[r] - sim.power[r] * max(0.0, sim.t[r] - now_s)
     if sim.clock[C_BUDGET_W] > 0.0:

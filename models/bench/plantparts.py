@@ -20,3 +20,4 @@ class Node(NamedTuple):
     off_w: float = 40.0
     boot_s: float = 420.0
     boot_w: float = 100.0  # GPU while a model loads
+    off_gpu_w: float = 0.0  # GPU on a node that is off

@@ -120,6 +120,7 @@ def ablations(name: str, base: Reference) -> list[Policy]:
             whole, name="without chunk size", local=local._replace(tune=tune._replace(chunk_min=0.0, chunk_max=0.0))
         ),
         replace(whole, name="without replicas", mode="fixed"),
+        replace(whole, name="without node off", nodes_off=False),
         replace(whole, name="without forecast", packing=replace(whole.packing, past_weight=0.0)),
         replace(whole, name="one ratio", local=local._replace(tune=tune._replace(learns=2.0))),
         replace(whole, name="packing of b1", mode="reactive"),

@@ -53,6 +53,7 @@ class Policy:
     learns: bool = False  # a shielded bandit chooses among feasible numbers of replicas
     share: float = SHARE  # reactive and template: load of a replica that they aim at
     follow: Follow | None = None  # how its bounds move with the load
+    nodes_off: bool = True  # False: replicas stop, and their nodes stay live
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Outcome:
     low_touched: float = 0.0
     braked_s: float = 0.0
     minutes: F8 = field(default_factory=lambda: np.zeros((0, 3)))  # MINUTE_COLUMNS, counted from the start
+    span_s: float = nan  # simulated time: the last of the hours is rarely a whole one
 
     @property
     def gpu_j(self) -> F8:
@@ -134,6 +136,11 @@ def mean_s(counts: F8) -> float:
     return float((counts * middle).sum() / counts.sum()) if counts.sum() > 0.0 else nan
 
 
+def never_off(node: Node) -> Node:
+    """The same node, live where it would be off: what switching nodes off is worth."""
+    return node._replace(off_w=node.host_w, off_gpu_w=node.bare_w)
+
+
 class _Perfect(RateForecast):
     """Knows the rate curve, not the arrivals: the reference that pays no boot time."""
 
@@ -152,6 +159,8 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
     """Runs the whole stream, and a minute more for what is still on its way."""
     began = process_time()
     machine = compiled()
+    if not policy.nodes_off:
+        case = replace(case, node=never_off(case.node))
     whole = case.stream.seconds
     sim = st.new_sim(
         case.stream.columns(),
@@ -209,6 +218,7 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
         low_touched=float(sim.clock[st.C_TOUCHED]),
         braked_s=float(sim.clock[st.C_BRAKED_S]),
         minutes=np.array(minutes),
+        span_s=whole + 60.0,
     )
 
 
@@ -270,14 +280,15 @@ class _Slow:
         self.sentences: list[str] = []
 
     def _planner_of(self, belief: Plant) -> ReplicaPlanner:
-        policy, local = self._policy, self._policy.local
+        policy, local, node = self._policy, self._policy.local, self._case.node
+        dark_gpu_w = node.replicas * belief.gpus * node.off_gpu_w * (1.0 + node.host_per_gpu_w)
         return ReplicaPlanner(
             belief,
             policy.packing,
             Wishes(
                 local.tbt_s or 1e9, local.gap_s or 1e9, local.min_x or 1.0, local.tune.chunk_min, local.tune.chunk_max
             ),
-            NodeCost(boot_s=self._case.node.boot_s),
+            NodeCost(boot_s=node.boot_s, off_w=node.off_w + dark_gpu_w),
             cheapest=self._machine.cheapest,
             top_rate=self._machine.top_rate,
             bandit=ShieldedBandit(epsilon=0.05, switching=0.01, rng=random.Random(1)) if policy.learns else None,

@@ -29,6 +29,7 @@ SLACK_S: Final = 1e-9
 STEP: Final = 0.05  # of the highest clock: a walk down in small steps must not blind who judges
 UNKNOWN_STACK_FLOOR: Final = 0.95  # of default: without a profile nothing lower is tried
 E2E_SLACK: Final = 1.05  # on the prediction at default clocks, where that already misses the end-to-end target
+LEAST_MS: Final = 1e-3  # no engine makes a token in less than a microsecond
 STATE_CHUNK: Final = Tuning(react_s=0.35)
 
 
@@ -192,7 +193,7 @@ class LocalController:
             return
         settled = now_s - own[memory.S_STARTED] >= RECALIBRATE_S and now_s >= own[memory.S_RECALIBRATE]
         self._residual.observe(seen, load, settled=settled)
-        if self._residual.drifted:
+        if self._residual.drifted or (self._residual.beyond and now_s <= own[memory.S_RECALIBRATE]):
             own[memory.S_BAD], own[memory.S_RECALIBRATE] = 0.0, now_s + RECALIBRATE_S
 
     def _tuning(self, observed: Observed | None) -> Tuning:
@@ -316,4 +317,4 @@ def _pair(count: float | None, late: float | None) -> tuple[float, float]:
 
 
 def _measured(value_ms: float | None) -> float:
-    return value_ms / 1e3 if value_ms is not None and 0.0 < value_ms < MOST else nan
+    return value_ms / 1e3 if value_ms is not None and LEAST_MS <= value_ms < MOST else nan

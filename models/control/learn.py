@@ -44,6 +44,7 @@ RATIO_MIN: Final = 0.5
 RATIO_MAX: Final = 2.0
 SLOW_S: Final = 20.0  # a long answer takes about this long
 BAD_LOG: Final = 0.18  # a window whose time is this far (20 %) from the prediction does not count as predicted
+END_LOG: Final = 0.05  # the same where a ratio is at its end: what is beyond it cannot be learned
 RECALIBRATE_S: Final = 5.0
 GAP_S: Final = 60.0  # over which the mean gap between tokens is taken
 PRICE_S: Final = 75.0  # in which a gap that is 10 % off moves the price by a tenth
@@ -56,12 +57,22 @@ LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
 SLACK_MIN: Final = 0.1  # least that clocks are chosen by; what is late beyond it is owed
 SLACK_OWED: Final = 0.01  # some fifty late ones of debt, where one shrinks the slack by a twentieth
 SLACK_MAX: Final = 3.0
+MOST_LOG: Final = 20.0  # of one change: more would leave any range anyway, and floats after it
 ANSWER_MIN: Final = 0.85
 ANSWER_MAX: Final = 1.15
 
 
 def bounded(ratio: float) -> float:
     return min(RATIO_MAX, max(RATIO_MIN, ratio))
+
+
+def capped(change_log: float) -> float:
+    return min(MOST_LOG, max(-MOST_LOG, change_log))
+
+
+def bad_log(s: list[float]) -> float:
+    """From which distance on a window does not count as predicted."""
+    return END_LOG if max(s[S_DECODE], s[S_PREFILL]) >= RATIO_MAX else BAD_LOG
 
 
 def room_of(p: Plant, chunk: float, running: float) -> float:
@@ -107,13 +118,18 @@ def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s:
 
 
 def judge(s: list[float], error: float, now_s: float, fast: bool) -> None:
-    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew."""
+    """Three windows in a row that the model did not predict: default clocks while the ratios are learned anew.
+
+    They stay for as long as the engine is slower than any ratio that is learned.
+    """
     if fast or now_s - s[S_STARTED] < RECALIBRATE_S:
         s[S_BAD] = 0.0
+        if fast and error > END_LOG and bad_log(s) < BAD_LOG:
+            s[S_RECALIBRATE] = now_s + RECALIBRATE_S
         return
     if isnan(error):
         return  # a window that says nothing neither proves nor disproves the model
-    if abs(error) <= BAD_LOG:
+    if abs(error) <= bad_log(s):
         s[S_BAD] = 0.0
         return
     s[S_BAD] += 1.0
@@ -139,7 +155,7 @@ def reprice(p: Plant, s: list[float], load: Load, to: Bounds, span_s: float) -> 
     if s[S_PRICED] <= 0.0:
         return
     error = s[S_GAP_SUM] / max(s[S_GAP_COUNT], 1.0) / (to.gap_s * s[S_ANSWER]) - 1.0
-    price = s[S_PRICE] * exp(span_s / PRICE_S * min(0.5, max(-0.5, error)))
+    price = s[S_PRICE] * exp(capped(span_s / PRICE_S * min(0.5, max(-0.5, error))))
     s[S_PRICE] = min(PRICE_MAX, max(PRICE_MIN, price))
     meet(p, s, span_s)
 
@@ -202,8 +218,8 @@ def chance(u: Tuning, s: list[float], load: Load) -> None:
     if load.firsts > 0.0:
         if s[S_COUNTED] <= 0.0:
             s[S_COUNTED], s[S_SLACK] = 1.0, SLACK_FIRST
-        change = exp(u.late_gain * (LATE_SHARE * load.firsts - load.late))
+        change = exp(capped(u.late_gain * (LATE_SHARE * load.firsts - load.late)))
         s[S_SLACK] = min(SLACK_MAX, max(SLACK_OWED, s[S_SLACK] * change))
     if load.answers > 0.0:
-        change = exp(u.long_gain * (LATE_SHARE * load.answers - load.long))
+        change = exp(capped(u.long_gain * (LATE_SHARE * load.answers - load.long)))
         s[S_ANSWER] = min(ANSWER_MAX, max(ANSWER_MIN, s[S_ANSWER] * change))

@@ -12,7 +12,7 @@ from math import isfinite, isnan, log
 from typing import Final
 
 from models.control.equations import Plant, board_w, iteration_s, under_limit
-from models.control.learn import BAD_LOG, bounded, room_of
+from models.control.learn import BAD_LOG, bad_log, bounded, room_of
 from models.control.memory import S_CHUNK, S_DECODE, S_PREFILL, Load
 from models.control.types import Window
 
@@ -32,6 +32,7 @@ class Predicted:
     gpu_w: float  # mean of one GPU, its own ratio left out
     clear: bool
     other_s: float  # the gap, had the window been as long as its other clock says
+    bad_log: float = BAD_LOG  # from which distance on it was no prediction
 
     @property
     def sure(self) -> bool:
@@ -78,7 +79,8 @@ def predict(p: Plant, memory: list[float], load: Load, span_s: float, other_s: f
     gap = decode_s + mixed_s
     other = gap if other_s is None else sum(_parts(memory, load, room, other_s, decode, mixed))
     clear = load.prefilled <= 0.0 or load.prefilled >= 2.0 * room
-    return Predicted(gap, memory[S_PREFILL] * mixed, (decode_s * decode_w + mixed_s * mixed_w) / gap, clear, other)
+    gpu_w = (decode_s * decode_w + mixed_s * mixed_w) / gap
+    return Predicted(gap, memory[S_PREFILL] * mixed, gpu_w, clear, other, bad_log(memory))
 
 
 def _parts(
@@ -92,7 +94,8 @@ def _parts(
 class Residual:
     """One engine's newest errors (measured / predicted - 1; None = no window could be judged), and what they add up to.
 
-    `drifted`: the newest window was one too many that the model did not predict.
+    `drifted`: the newest window was one too many that the model did not predict. `beyond`: it was slower than the
+    slowest engine that the model can learn.
     """
 
     def __init__(self) -> None:
@@ -104,7 +107,7 @@ class Residual:
         """There is no newest window."""
         self.time_error: float | None = None
         self.power_error: float | None = None
-        self.drifted = False
+        self.drifted = self.beyond = False
 
     def observe(self, predicted: Predicted, load: Load, *, settled: bool) -> None:
         """Judges one window, then learns its power. `settled` False: too early, or calibrating: it counts as no drift.
@@ -121,14 +124,16 @@ class Residual:
         weight = self._weight(predicted, load, expected_s)
         if weight is None:
             return
+        slower = predicted.bad_log < BAD_LOG and (self.time_error is None or self.time_error > 0.0)
+        self.beyond = weight > 0 and slower
         self._bad = self._bad + weight if weight and settled else 0
         if self._bad >= BAD_WINDOWS:
             self._bad, self.drifted = 0, True
 
     def _weight(self, predicted: Predicted, load: Load, expected_s: float | None) -> int | None:
         """How bad a window is: 0 good, 1 or 2 bad, None unknown."""
-        late = isfinite(load.tail_s) and load.tail_s > 0.0 and log(load.tail_s / predicted.full_s) > BAD_LOG
+        late = isfinite(load.tail_s) and load.tail_s > 0.0 and log(load.tail_s / predicted.full_s) > predicted.bad_log
         if expected_s is None:
             return 1 if late else None
         off = abs(log(load.mean_s / expected_s))
-        return 2 if off > 2.0 * BAD_LOG else 1 if off > BAD_LOG or late else 0
+        return 2 if off > 2.0 * BAD_LOG else 1 if off > predicted.bad_log or late else 0

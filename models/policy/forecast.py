@@ -49,9 +49,14 @@ class RateForecast:
     _seen_s: float | None = None
 
     def observe(self, now_s: float, rate: float, span_s: float) -> None:
-        """The mean rate of the last span_s seconds. A clock that goes back is taken as no time at all."""
+        """The mean rate of the last span_s seconds. The same time twice is taken as no time at all; behind a clock that
+        goes back lies a future that has not been: what was remembered of its last hour goes, the bins of days stay.
+        """
         if self._seen_s is not None and now_s <= self._seen_s:
-            return
+            if now_s > self._seen_s - span_s:
+                return
+            for recent in (self._recent, self._peaks, self._waiting):
+                recent.clear()
         first = self._seen_s is None
         self._seen_s = now_s
         share = 1.0 if first else min(1.0, span_s / RECENT_S)

@@ -127,6 +127,7 @@ class ReplicaPlanner:
         self._choice: Choice | None = None
         self._chosen_s = 0.0
         self._looser = packing.first
+        self._stepped_s = -inf
         self._uncounted_s = inf  # since late first tokens were last counted
         self._spent: list[float] = []
         self.log: list[Logged] = []
@@ -135,6 +136,11 @@ class ReplicaPlanner:
         """One decision. Unknown measurements keep what is: capacity is never taken away blindly."""
         if not isfinite(seen.rate) or seen.rate < 0.0:
             return Decision(seen.serving, "The request rate is unknown, so the number of replicas stays.")
+        if now_s < self._stepped_s:
+            # The clock went back: wishes from its future would stand until then.
+            self._wanted.clear()
+            self._chosen_s = min(self._chosen_s, now_s)
+        self._stepped_s = now_s
         self.forecast.observe(now_s, seen.rate, span_s)
         self._learn_lengths(seen, span_s)
         self._learn_packing(seen.slack, span_s)

@@ -123,7 +123,8 @@ class RowBook:
         if issued_s is not None and issued_s >= held.lowered_s:
             held.older, held.found = [], (0.0, 0.0)
         if watts is not None and isfinite(watts) and watts > held.granted_w + SLACK_W:
-            held.older.append((inf, watts))
+            told = [seen for until, seen in held.older if until == inf]
+            held.older = [(until, seen) for until, seen in held.older if until < inf] + [(inf, max(watts, *told, 0.0))]
 
     def step(
         self,

@@ -139,7 +139,7 @@ def row(name: str, r: Json) -> str:
         f"| {_ratio(r['gpu_saving_ratio']['b1'])} | {changes} "
         f"| {_whole(worst['p99_ttft_ms'])} ms, {_whole(worst['p99_tbt_ms'])} ms "
         f"| {r['hours_outside_slo']} of {r['hours']} | {_ratio(r['missed_ratio'], '.3%')} "
-        f"| {_whole(r['joules_per_request'])} | {r['mean_replicas']:.1f}, {r['mean_clock_ratio']:.2f} |"
+        f"| {_whole(r['joules_per_request'])} | {_ratio(r['mean_replicas'], '.1f')}, {r['mean_clock_ratio']:.2f} |"
     )
 
 

@@ -157,7 +157,8 @@ def _outcome(*, gpu_j: float, ttft_ms: tuple[float, float], missed: float = 0.0)
     for hour, ms in enumerate(ttft_ms):
         for metric in range(3):
             hist[metric, hour, int(np.log(ms) / st.BIN_WIDTH)] = 1_000.0
-    return Outcome("x", hours, hist, 4.0, Node(), 1, 0.0, 0, 0.0)
+    hours[:, st.H_ON_S] = 3.0 * 3_600.0, 3.0 * 1_800.0
+    return Outcome("x", hours, hist, 4.0, Node(), 1, 0.0, 0, 0.0, span_s=5_400.0)
 
 
 def test_saving_change_and_worst_hour_are_what_their_names_say() -> None:
@@ -168,6 +169,7 @@ def test_saving_change_and_worst_hour_are_what_their_names_say() -> None:
     assert found["joules_per_request"] == pytest.approx(0.3)
     assert found["joules_per_token"] == pytest.approx(0.015)
     assert found["missed_ratio"] == pytest.approx(0.01)
+    assert found["mean_replicas"] == pytest.approx(3.0)  # the second hour is half an hour
     assert found["worst_hour"]["at"] == 1
     assert found["worst_hour"]["p99_ttft_ms"] == pytest.approx(2_500.0, rel=0.01)
     assert hours_outside(mine) == 1 and hours_outside(zero) == 0

@@ -82,6 +82,16 @@ def test_a_comparison_says_both_and_judges_by_the_rule() -> None:
     assert 0.0 < cell(zero, zero, one, None)["host_busy_ratio"] < row["host_busy_ratio"] < 1.0
 
 
+def test_nodes_that_are_never_off_cost_their_hosts_and_bare_gpus_and_change_nothing_else() -> None:
+    off, live = _outcome(b1(), 0.5), _outcome(replace(b1(), nodes_off=False), 0.5)
+    seats_s = 1_860.0  # five replicas are two nodes and a half
+    assert live.hours[:, st.H_HOST_J].sum() == pytest.approx(2.5 * seats_s * 1_500.0)
+    dark_s = 5.0 * seats_s - 2.0 * off.total(st.H_HOST_S)  # of seats on nodes that are off
+    assert dark_s > 0.0
+    assert live.gpu_j.sum() - off.gpu_j.sum() == pytest.approx(dark_s * PLANT.gpus * 70.0)
+    assert live.total(st.H_ON_S) == off.total(st.H_ON_S) and live.quantile_s("e2e", 0.99) == off.quantile_s("e2e", 0.99)
+
+
 def test_a_fleet_in_the_dark_has_no_busy_share() -> None:
     found = _outcome(b0(), 0.5)
     assert isnan(busy_ratio(replace(found, hours=np.zeros_like(found.hours))))

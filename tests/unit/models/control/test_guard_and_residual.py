@@ -9,7 +9,7 @@ import pytest
 
 from models.control import memory as core
 from models.control.controller import ClockBounds, EngineState, LocalController, Observed, Targets
-from models.control.equations import iteration_s
+from models.control.equations import iteration_s, under_limit
 from models.control.guard import GUARD_S, MissGuard
 from models.control.learn import learn
 from models.control.memory import Load, Tuning
@@ -157,6 +157,9 @@ HOSTILE = [
     {"observed": replace(GOOD, tbt_mean_ms=nan, tbt_p99_ms=nan)},
     {"observed": replace(GOOD, tbt_mean_ms=-3.0, tbt_p99_ms=-1.0)},
     {"observed": replace(GOOD, tbt_mean_ms=1e300, tbt_p99_ms=1e300)},
+    {"observed": replace(GOOD, tbt_mean_ms=1e-310, tbt_p99_ms=1e-310)},
+    {"observed": replace(GOOD, first_tokens=1e8, late_first_tokens=0.0, answers=1e8, long_answers=0.0)},
+    {"observed": replace(GOOD, first_tokens=1e8, late_first_tokens=1e8, answers=1e8, long_answers=1e8)},
     {"observed": replace(GOOD, prompt_tokens_per_s=inf)},
     {"observed": replace(GOOD, prompt_tokens_per_s=-1e9)},
     {"observed": replace(GOOD, prompt_tokens_per_s=nan)},
@@ -206,6 +209,16 @@ def test_a_clock_that_goes_back_begins_anew_at_default_clocks(back_s: float) -> 
     assert again.sm_mhz == settled.sm_mhz
 
 
+def test_days_of_silence_are_no_number_that_is_too_large() -> None:
+    controller, now = LocalController(STACK), 0.0
+    bounded_end_to_end = replace(TARGETS, e2e_ms=12_000.0)
+    for span_s in (*[0.5] * 300, 2e6, *[0.5] * 3):
+        now += span_s
+        late = replace(GOOD, tbt_mean_ms=45.0)
+        controller.step(now, STATE, targets=bounded_end_to_end, bounds=BOUNDS, throttle=0, observed=late)
+    assert 0.0 < (controller.health().wait_price_w or 0.0) < inf
+
+
 def test_targets_below_what_default_clocks_reach_are_said_and_default_is_kept() -> None:
     controller, now = LocalController(STACK), 0.0
     tight = Targets(tbt_ms=15.0, ttft_ms=1_500.0, e2e_ms=None)
@@ -227,3 +240,38 @@ def test_watching_learns_a_stack_without_deciding_anything() -> None:
     assert controller.decode_ratio == pytest.approx(truth, rel=0.02)
     assert controller.health().time_error == pytest.approx(0.0, abs=0.02)
     assert controller.health().power_ratio is not None
+
+
+def _slowed(controller: LocalController, slower: float, steps: range, lock: int | None, target_ms: float) -> list[float]:
+    """Half seconds of an engine that takes `slower` times as long; the full chunk's milliseconds of each step."""
+    took = []
+    for step in steps:
+        x = (lock or 1980) / 1980
+        chunk = under_limit(PLANT, x, 20.0, 30_000.0, 492.0, 700.0)[1] * slower
+        token = under_limit(PLANT, x, 20.0, 30_000.0, 0.0, 700.0)[1] * slower
+        busy = min(0.95, 3_000.0 * chunk / 492.0)
+        gap = 1.0 / (busy / chunk + (1.0 - busy) / token)
+        seen = Observed(gap * 1e3, round(1980 * x), None, 3_000.0, chunk * 1e3)
+        lock = controller.step(
+            0.5 * step,
+            EngineState(0.1, 20, 0, 0, 30_000),
+            targets=Targets(target_ms, 4_000.0, None),
+            bounds=BOUNDS,
+            throttle=0,
+            observed=seen if step % 2 == 0 else Observed(None, None, None, 3_000.0),
+        ).sm_mhz
+        took.append(chunk * 1e3)
+    return took
+
+
+@pytest.mark.parametrize("slower", [1.6, 1.95, 2.1, 2.2, 2.3, 2.37, 3.0])
+def test_an_engine_slower_than_any_ratio_that_is_learned_gets_default_clocks_until_it_is_itself_again(
+    slower: float,
+) -> None:
+    controller, target_ms = LocalController(STACK), 60.0 * max(slower, 2.0)
+    _slowed(controller, 1.0, range(200), None, target_ms)
+    took = _slowed(controller, slower, range(200, 600), None, target_ms)
+    assert max(took[30:]) <= 1.05 * target_ms
+    assert controller.recalibrating is (slower > 2.1)  # 5 % beyond the end of the ratio is still a prediction
+    _slowed(controller, 1.0, range(600, 680), None, target_ms)
+    assert not controller.recalibrating and controller.prefill_ratio == pytest.approx(1.0, abs=0.05)

@@ -183,11 +183,30 @@ def test_forecast_knows_yesterdays_rise_before_it_comes() -> None:
     assert new.ahead(t, 3_600.0).expected >= new.ahead(t, 60.0).now
 
 
-def test_forecast_ignores_a_clock_that_goes_back() -> None:
+def test_forecast_ignores_a_step_that_comes_twice_and_goes_on_where_the_clock_was_set_back() -> None:
     forecast = RateForecast()
     forecast.observe(1_000.0, 5.0, 60.0)
+    for now_s in (1_000.0, 950.0):
+        forecast.observe(now_s, 500.0, 60.0)
+        assert forecast.ahead(1_000.0, 60.0).now == 5.0
     forecast.observe(10.0, 500.0, 60.0)
-    assert forecast.ahead(1_000.0, 60.0).now == 5.0
+    assert forecast.ahead(10.0, 60.0).now > 5.0
+
+
+@pytest.mark.parametrize("back_s", [60.0, 3_600.0, 1e7])
+def test_a_clock_that_goes_back_blinds_the_plan_for_no_longer_than_a_minute(back_s: float) -> None:
+    planner = _planner()
+    quiet = _settled(planner, Seen(0.5, 1000.0, 200.0, 1500.0, 2, 20))
+    assert quiet.serving == 2
+    now_s = 1_800.0 - back_s
+    for step in range(12):
+        decision = planner.step(now_s + 10.0 * step, 10.0, replace(quiet, rate=40.0))
+        quiet = replace(quiet, serving=decision.replicas)
+        if step == 6:
+            assert quiet.serving >= 5  # 40 requests/s of 1,000 tokens are about four replicas' work at default clocks
+    # And it comes down again after its quarter of an hour, whatever was wanted before the clock went back.
+    quiet = _settled(planner, quiet, minutes=120, start_s=now_s + 120.0)
+    assert quiet.serving == 2
 
 
 def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:

@@ -121,6 +121,10 @@ def test_a_limit_that_went_back_up_counts_as_what_it_is() -> None:
     plan = book.step(5.0, [_member("g1", 400.0), _member("g2")])
     assert plan.committed_w == pytest.approx(1400.0) and plan.ceilings_w["g2"] == 700.0
     assert book.step(10.0, [_member("g1", 400.0), _member("g2"), _member("g0")]).ceilings_w.get("g0") is None
+    for _ in range(1_000):  # told again and again, also a lower one: the highest counts, and is kept once
+        book.confirmed("g1", 690.0, None)
+        book.confirmed("g1", 700.0, None)
+    assert book.in_force_w(20.0) == pytest.approx(1400.0) and len(book._held["g1"].older) <= 2
 
 
 def test_a_budget_below_the_floors_is_refused_with_the_least_feasible_one() -> None:
