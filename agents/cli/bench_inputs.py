@@ -213,8 +213,8 @@ def _requests(path: Path, kv_limit: float) -> Stream:
     gap_s = found.seconds / len(found.arrival_s)
     if found.seconds > DAY_S and gap_s > THIN_S:  # may be true: said, not refused
         print(
-            f"  {path.name} has one request in {gap_s:,.0f} s over {found.seconds / DAY_S:,.1f} days; timestamps are in "
-            "seconds, so divide milliseconds by 1,000",
+            f"  {path.name} has one request in {gap_s:,.0f} s over {found.seconds / DAY_S:,.1f} days; timestamps are "
+            "in seconds, so divide milliseconds by 1,000",
             file=sys.stderr,
         )
     return found
