@@ -76,7 +76,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Refuses, before anything runs, a --json or --write that could not be written when its result is there."""
     given = {"--json": getattr(args, "json", None), "--write": getattr(args, "write", None)}
     for option, value in given.items():
-        if isinstance(value, str | Path) and value != "":
+        if isinstance(value, str | Path):
             _check_output(option, Path(value))
 
 

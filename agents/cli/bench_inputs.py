@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SIGMA_OVER_BAND: Final = 1.3  # a one-minute mean shows 0.86 of the modulation, and a plotted line hides some of it
 PLAIN_SIGMA: Final = 0.10  # for a rate curve that says nothing of its bursts
+MOST_RATE: Final = 1e6  # requests per second; a curve is thinned to what 20 replicas take anyway
 THIN_S: Final = 30.0  # a mean gap beyond it, for days, looks like milliseconds
 SHIPPED: Final = (
     "azure-code-2024",
@@ -198,6 +199,11 @@ def _rates(path: Path, lengths: Lengths) -> Curve:
     t_s, rate = t_s[order] - t_s[order[0]], rate[order]
     if rate.min() < 0.0:
         raise ValueError(f"{path} has a rate of {rate.min():g} requests/s; rates are 0 or more")
+    if rate.max() > MOST_RATE:
+        raise ValueError(
+            f"{path} has a rate of {rate.max():g} requests/s, over the bound of {MOST_RATE:,.0f}; give requests per "
+            "second, not per day"
+        )
     if rate.max() <= 0.0:
         raise ValueError(f"{path} has no rate above 0; nothing would be served")
     return Curve(t_s, rate, lengths, PLAIN_SIGMA)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import agents.cli
+from agents.cli import bench_stream
 from agents.cli.base import EoError
 from agents.cli.bench import check_outputs
 from agents.cli.bench_inputs import workload
@@ -175,6 +176,7 @@ def test_a_recording_that_cannot_be_served_is_refused(
         ("timestamp_s,requests_per_s\n0,1\n5,x\n", "line 3: 'x' is not a number; correct the line or take it out"),
         ("timestamp_s,requests_per_s\n0,1\n5,-2\n", "has a rate of -2 requests/s; rates are 0 or more"),
         ("timestamp_s,requests_per_s\n0,0\n5,0\n", "has no rate above 0; nothing would be served"),
+        ("timestamp_s,requests_per_s\n0,1\n5,1e308\n", "has a rate of 1e+308 requests/s, over the bound of 1,000,000"),
         ("timestamp_s,requests_per_s\n0,1\n", "has 1 rows; give at least 2"),
         ("timestamp_s,requests_per_s\n5,1\n5,2\n", "has all its 2 rates at one time, 5 s; give at least 2 different"),
         (
@@ -304,6 +306,14 @@ def test_a_result_that_could_not_be_written_is_refused_before_the_run(
     assert f"--json {under} cannot be written (File exists); name a file in a folder" in capsys.readouterr().err
     assert main(["bench", what, "--write", str(tmp_path)]) == 2
     assert f"--write {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_the_stream_bench_writes_the_files_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_stream, "measure", lambda **_: [])
+    monkeypatch.setattr(bench_stream, "page", lambda *_, **__: "# a page")
+    out, page = tmp_path / "deep" / "out.json", tmp_path / "other" / "page.md"
+    assert main(["bench", "stream", "--json", str(out), "--write", str(page)]) == 0
+    assert json.loads(out.read_text()) == [] and page.read_text().startswith("#")
 
 
 def test_the_check_of_a_result_file_changes_nothing(tmp_path: Path) -> None:
