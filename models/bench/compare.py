@@ -184,7 +184,9 @@ def busiest_s(curve: Curve, until_s: float, span_s: float) -> float:
 
 
 def truth_of(kappa: str) -> Plant:
-    return plant_of(variant(kappa=kappa).stack)  # type: ignore[arg-type]
+    """The stack with a kappa, or with a kappa and a loss of speed at low clocks (`mid/low`)."""
+    kappa, _, loss = kappa.partition("/")
+    return plant_of(variant(kappa=kappa, clock_loss=loss or "mid").stack)  # type: ignore[arg-type]
 
 
 def cell(mine: Outcome, zero: Outcome, one: Outcome, best: Outcome | None) -> dict[str, Any]:

@@ -82,6 +82,15 @@ def kappa_part(name: str, args: Namespace) -> Json:
     return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
 
 
+def loss_part(name: str, args: Namespace) -> Json:
+    """Loss of speed at low clocks (phi and x0) as the truth, the middle one believed; each against its own B0."""
+    told: Json = {}
+    for loss in ("low", "mid", "high"):
+        only = setup(name, days=args.side_days, seeds=1, kappas=(f"mid/{loss}",))
+        told[loss] = report(only, STRATEGIES[:3], shown="all", with_rivals=False, with_reference=(), say=say)["results"]
+    return {f"{name}, phi and x0 {loss}": told[loss][name] for name in STRATEGIES[:3] for loss in told}
+
+
 def other_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1)
     return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
@@ -215,6 +224,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, Namespace], Json]]] = {
     "ablation": (WEEKS, ablation_part),
     "other": (OTHERS, other_part),
     "kappa": (WEEKS, kappa_part),
+    "loss": (WEEKS, loss_part),
     "delay": (WEEKS[:1], delay_part),
     "wrong": (WEEKS, wrong_part),
     "hours": (WEEKS, hours_part),

@@ -73,6 +73,7 @@ def sections(folder: Path, plots: Path) -> list[str]:
         lines += _hosts(name, found)
     for title, part in (
         ("ablation", "ablation"),
+        ("speed lost at low clocks, phi and x0", "loss"),
         ("loop delay", "delay"),
         ("perfect load, packed", "reference"),
         ("tuning days at three times their pace, six seeds", "stress"),

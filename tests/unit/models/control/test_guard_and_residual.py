@@ -242,7 +242,9 @@ def test_watching_learns_a_stack_without_deciding_anything() -> None:
     assert controller.health().power_ratio is not None
 
 
-def _slowed(controller: LocalController, slower: float, steps: range, lock: int | None, target_ms: float) -> list[float]:
+def _slowed(
+    controller: LocalController, slower: float, steps: range, lock: int | None, target_ms: float
+) -> list[float]:
     """Half seconds of an engine that takes `slower` times as long; the full chunk's milliseconds of each step."""
     took = []
     for step in steps:
