@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agents.cli.base import DONE, EoError
+from agents.cli.base import DONE, USAGE, EoError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_outputs(args)
     if args.seeds is None:
         from agents.cli.bench_limit import SEEDS
 
@@ -66,10 +67,44 @@ def run(args: argparse.Namespace) -> int:
         return run_limit(args)
     summary = loop(args)
     if args.write is not None:
-        args.write.parent.mkdir(parents=True, exist_ok=True)
-        args.write.write_text(page(summary, args))
+        put(args.write, page(summary, args))
     deliver(args, summary, page(summary, args))
     return DONE
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuses, before anything runs, a --json or --write that could not be written when its result is there."""
+    given = {"--json": getattr(args, "json", None), "--write": getattr(args, "write", None)}
+    for option, value in given.items():
+        if isinstance(value, str | Path):
+            _check_output(option, Path(value))
+
+
+def _check_output(option: str, out: Path) -> None:
+    if out.is_dir():
+        raise EoError(f"{option} {out} is a folder; name a file in it, such as {out / 'out.json'}", USAGE)
+    if out.exists() and not out.is_file():
+        return  # a terminal or a pipe: opening it to try would already tell its reader something
+    there = out.exists()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a"):
+            pass
+        if not there:
+            out.unlink()
+    except OSError as error:
+        raise EoError(
+            f"{option} {out} cannot be written ({error.strerror}); name a file in a folder of yours", USAGE
+        ) from error
+
+
+def put(out: Path, text: str) -> None:
+    """Writes a result; one sentence where the place has gone since it was checked."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+    except OSError as error:
+        raise EoError(f"{out} could not be written ({error.strerror}); name a file in a folder of yours") from error
 
 
 def deliver(args: argparse.Namespace, value: object, text: str) -> None:
@@ -78,12 +113,7 @@ def deliver(args: argparse.Namespace, value: object, text: str) -> None:
         print(json.dumps(value, indent=2, default=str))
         return
     if args.json:
-        out = Path(args.json)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(value, indent=2, default=str) + "\n")
-        except OSError as error:
-            raise EoError(f"{out} could not be written ({error.strerror}); name a file in a folder of yours") from error
+        put(Path(args.json), json.dumps(value, indent=2, default=str) + "\n")
     print(text.rstrip("\n"))
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agents.cli.base import DONE, USAGE, EoError
+
+if TYPE_CHECKING:
+    from models.bench.compare import Setup
 
 STRATEGIES: Final = ("conservative", "balanced", "aggressive", "ml-driven")
 KAPPAS: Final = ("low", "mid", "high")
@@ -23,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lengths", type=Path, default=None, metavar="CSV", help="control: length distribution for --rates"
     )
+    parser.add_argument(
+        "--lengths-service", default=None, metavar="NAME", help="control: which service of --lengths, if it has several"
+    )
     parser.add_argument("--strategy", default="balanced", choices=(*STRATEGIES, "all", "rivals"), help="control: which")
     parser.add_argument("--days", default="all", help="control: judged days, a number or all (default all)")
     parser.add_argument("--seeds", type=int, default=1, help="control: streams drawn from a rate curve (default 1)")
@@ -35,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from agents.cli.bench import put
+
     result = measure(args)
     text = json.dumps(result, indent=1, allow_nan=False)
     if isinstance(args.json, str):
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        put(Path(args.json), text + "\n")
     print(text if args.json is True else table(result))
     return DONE
 
@@ -52,6 +59,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise EoError(f"--seeds {seeds} is outside 1..50; choose a number in between", USAGE)
     if args.lengths is not None and args.rates is None:
         raise EoError("--lengths goes with --rates; a recording of requests has its own lengths", USAGE)
+    if args.lengths_service is not None and args.lengths is None:
+        raise EoError("--lengths-service chooses a service of --lengths; give --lengths FILE with it", USAGE)
     from agents.cli.bench_inputs import workload
     from models.bench.compare import Setup, report, truth_of
     from models.bench.compiled import BenchUnavailable
@@ -77,12 +86,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
     except BenchUnavailable as error:
         raise EoError(str(error)) from error
+    if found["baselines"]["b0"]["joules_per_request"] is None:
+        raise EoError(
+            f"no request of {load.name} was served in the judged days, so nothing can be compared; "
+            "give more --days, or a load of more requests",
+            USAGE,
+        )
+    found["notes"] = found["notes"] or _drawn(setup)
     found["baselines"] = {name: found["baselines"][name] for name in wanted}
     if args.pareto:
         from models.policy.pareto import front
 
         found["pareto"] = front(found)
     return found
+
+
+def _drawn(setup: Setup) -> dict[str, int]:
+    """What was refused, clipped or raised among the requests drawn from a curve, over all seeds."""
+    from models.bench.compare import Comparison
+
+    if setup.curve is None or setup.curve.lengths.all_served:
+        return {}
+    compare, total = Comparison(setup), Counter[str]()
+    for seed in range(setup.seeds):
+        total.update(compare.case(setup.kappas[0], seed).stream.notes)
+        compare.forget_streams()
+    return dict(total)
 
 
 def _days(text: str) -> float | None:

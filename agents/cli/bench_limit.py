@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the outcome of each sweep; exit code 1 when a judged demand is missed."""
-    from agents.cli.bench import deliver
+    from agents.cli.bench import deliver, put
 
     _check(args)
     found, skipped = cases(args.sweep or ["all"])
@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     result["pipelines"] = pipelines(staged(args.sweep or ["all"]), bound=args.slowdown)
     text = page(result)
     if args.write is not None:
-        args.write.parent.mkdir(parents=True, exist_ok=True)
-        args.write.write_text(text)
+        put(args.write, text)
     deliver(args, result, text)
     return DONE if result["judged"]["passed"] else FAILED
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agents.cli.base import DONE, EoError, emit, table
+from agents.cli.base import DONE, EoError, table
 
 if TYPE_CHECKING:
     from streams.contract.records import EngineReading, NodeTelemetry
@@ -66,12 +66,13 @@ class Result:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints, and writes the page where `--write` says; raises EoError when a mode fails or loses."""
+    from agents.cli.bench import deliver, put
+
     results = measure(nodes=args.nodes, gpus=args.gpus)
     text = page(results, nodes=args.nodes, gpus=args.gpus)
     if args.write is not None:
-        args.write.parent.mkdir(parents=True, exist_ok=True)
-        args.write.write_text(text)
-    emit(
+        put(args.write, text)
+    deliver(
         args,
         [asdict(one) | {"gpu_samples_per_s": one.per_s, "gpu_samples_per_cpu_s": one.per_cpu_s} for one in results],
         text,

@@ -23,7 +23,7 @@ KEPT_WEEKS: Final = "docs/benchmarks/control"
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the table; exit code 1 when a gate is missed."""
-    from agents.cli.bench import deliver
+    from agents.cli.bench import deliver, put
     from models.twin.gates import report
 
     own = [Path(one) for one in args.sweep or () if one != "all"]
@@ -31,8 +31,7 @@ def run(args: argparse.Namespace) -> int:
     result = report(rows)
     text = page(rows)
     if args.write is not None:
-        args.write.parent.mkdir(parents=True, exist_ok=True)
-        args.write.write_text(text)
+        put(args.write, text)
     deliver(args, result, text)
     return DONE if all(one["passed"] for one in result["gates"]) else FAILED
 

@@ -56,11 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from agents.cli.bench import deliver
+    from agents.cli.bench import check_outputs, deliver
     from agents.cli.whatif_archive import read
     from agents.cli.whatif_text import page
     from streams.contract.layout import Layout
 
+    check_outputs(args)
     chosen = _strategy(args)
     archive = args.archive or Layout.from_env().archive
     now = time.time_ns()
@@ -78,7 +79,13 @@ def run(args: argparse.Namespace) -> int:
 def _strategy(args: argparse.Namespace) -> Strategy:
     from models.policy.strategies import strategy
 
-    if args.engine_seconds < LEAST_ENGINE_SECONDS or args.engine_seconds != args.engine_seconds:
+    if not math.isfinite(args.engine_seconds):
+        raise EoError(
+            f"--engine-seconds {args.engine_seconds:g} is no finite number; give {LEAST_ENGINE_SECONDS:g} or more, "
+            "such as 24000",
+            USAGE,
+        )
+    if args.engine_seconds < LEAST_ENGINE_SECONDS:
         raise EoError(f"--engine-seconds {args.engine_seconds:g} is below {LEAST_ENGINE_SECONDS:g}; give more", USAGE)
     if args.budget_w is not None and not 0 < args.budget_w < float("inf"):
         raise EoError(
@@ -199,6 +206,7 @@ def _budget(material: Material, done: list[tuple[Study, float]], budget_w: float
     return {
         "asked_w": budget_w,
         "highest_sum_of_ceilings_w": round(highest),
+        "bounds_kept": all(one.central.bounds_kept for one, _ in done),
         "engine_s_without_ceiling": round(sum(tally.uncapped_s for tally, _ in rows), 1),
         "note": "latency goes before budget: no ceiling while its targets are unknown or rolled back",
     }
@@ -237,13 +245,16 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
             "saving_ratio": {"against_default": central.saving_default, "against_what_ran": central.saving_ran},
             "interval": _intervals(one.variants),
             "p99_ms": central.p99_ms,
+            "bounds": {"p99_ms": central.bounds_ms, "kept": central.bounds_kept},
             "wall": None if central.wall is None else _wall(central.wall),
             "warm_up_dropped_s": central.dropped_s,
             "replicas": None if central.fewer is None else _fewer(central.fewer),
             "quality": "simulated",
             "extrapolated": {
                 "ratio": tally.extrapolated_s / (series.seconds * len(series.engines)),
+                "by_limit_ratio": tally.limited_s / (series.seconds * len(series.engines)),
                 "lowest_mhz": tally.lowest_mhz,
+                "unclaimed": _unclaimed(tally.lowest_mhz, series),
                 "lowest_shown_mhz": one.shown_mhz,
             },
         },
@@ -256,6 +267,14 @@ def _stack(one: Study, material: Material) -> dict[str, Any]:
         },
         "variants": [_variant(row) for row in one.variants],
     }
+
+
+def _unclaimed(lowest_mhz: float | None, series: Series) -> list[str]:
+    """What no published curve holds for, in words; nothing where clocks stay above."""
+    from models.policy.extrapolation import beyond
+
+    ratios = [] if lowest_mhz is None else [lowest_mhz / series.machine.sm_max_mhz]
+    return beyond(series.stack, running=(), clock_ratios=ratios)
 
 
 def _wall(one: Wall) -> dict[str, Any]:

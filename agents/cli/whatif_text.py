@@ -27,6 +27,7 @@ def page(result: dict[str, Any]) -> str:
             f"budget {budget['asked_w']:,.0f} W: highest sum of ceilings {budget['highest_sum_of_ceilings_w']:,} W, "
             f"{budget['engine_s_without_ceiling']:,.0f} engine seconds without a ceiling",
             f"  ({budget['note']})",
+            *([] if budget["bounds_kept"] else [f"  {_BROKEN}"]),
         ]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines)
@@ -71,10 +72,27 @@ def _stack(one: dict[str, Any]) -> list[str]:
         *_replicas(what["replicas"], beyond),
         table(latency, ("p99 ms", "measured, all", "strategy", "default", "what ran")),
         "  (strategy, default and what ran: simulated, controlled engines)",
+        *_bounds(what),
         f"  commands: {commands['envelopes']} envelopes, {commands['clock_changes']} clock changes "
         f"({commands['clock_changes_per_engine_hour']:.0f} per engine and hour), {commands['limit_changes']} limit "
         f"changes, granted {commands['granted_ratio']:.0%} of the time",
     ]
+
+
+_BROKEN = "under this budget the strategy's bounds are NOT kept; give a higher --budget-w for latency to hold"
+
+
+def _bounds(what: dict[str, Any]) -> list[str]:
+    """Each p99 beyond what the strategy allows, or unknown."""
+    if what["bounds"]["kept"] is not False:
+        return []
+    seen = {kind: row["strategy_controlled"] for kind, row in what["p99_ms"].items()}
+    words = [
+        f"p99 {kind} {'unknown' if seen[kind] is None else f'{seen[kind]:,.1f} ms'} where {limit:,.1f} ms is allowed"
+        for kind, limit in what["bounds"]["p99_ms"].items()
+        if seen[kind] is None or seen[kind] > limit
+    ]
+    return [f"  bounds NOT kept: {'; '.join(words)}"]
 
 
 _COLUMNS = ("strategy_controlled", "default_controlled", "ran_controlled")
@@ -115,9 +133,13 @@ def _saving(value: float | None, interval: list[float] | None) -> str:
 
 
 def _beyond(found: dict[str, Any]) -> str:
-    return (
-        f"{found['ratio']:.0%} of the engines' time at clocks down to {found['lowest_mhz']:.0f} MHz, and the archive "
-        f"shows none below {found['lowest_shown_mhz']:.0f} MHz before the replay"
+    by_limit = f" ({found['by_limit_ratio']:.0%} by a power limit)" if found["by_limit_ratio"] > 0 else ""
+    return "; ".join(
+        [
+            f"{found['ratio']:.0%} of the engines' time{by_limit} at clocks down to {found['lowest_mhz']:.0f} MHz, and "
+            f"the archive shows none below {found['lowest_shown_mhz']:.0f} MHz before the replay",
+            *found["unclaimed"],
+        ]
     )
 
 

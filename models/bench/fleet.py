@@ -2,7 +2,8 @@
 
 Replicas = ceil(peak work / (SHARE x prefill rate of one replica at default clocks)), at least LEAST; work counts a
 prompt token once and an output token OUTPUT_WEIGHT times (a decode step shared by about 64 sequences costs that much),
-and the peak is the highest mean of WINDOW_S. On the Azure 2024 week at half scale: 12 (conversation) and 17 (code).
+and the peak is the highest mean of any WINDOW_S (a curve is looked at minute by minute, recorded requests at every
+arrival). On the Azure 2024 week at half scale: 12 (conversation) and 17 (code).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from models.bench.load import Curve, Stream
+from models.bench.load import F8, Curve, Stream
 from models.control.equations import Plant
 from models.control.steady import Flow, top_rate
 
@@ -44,11 +45,16 @@ def curve_work(curve: Curve) -> float:
 
 
 def stream_work(stream: Stream) -> float:
-    """The same of recorded requests."""
-    work = stream.prompt + OUTPUT_WEIGHT * stream.output
+    """The same of recorded requests, wherever their highest ten minutes begin."""
     window = min(WINDOW_S, max(stream.seconds, 1.0))
-    bins = np.bincount((stream.arrival_s // window).astype(np.int64), weights=work)
-    return float(bins.max()) / window
+    return _highest(stream.arrival_s, stream.prompt + OUTPUT_WEIGHT * stream.output, window) / window
+
+
+def _highest(arrival_s: F8, work: F8, window_s: float) -> float:
+    """Most work that arrives within any window_s, its end left out: such a window can begin at an arrival."""
+    before = np.concatenate([[0.0], np.cumsum(work)])
+    ends = np.searchsorted(arrival_s, arrival_s + window_s, side="left")
+    return float((before[ends] - before[:-1]).max())
 
 
 def scale_for(curve: Curve, plant: Plant) -> float:

@@ -7,6 +7,7 @@ and counted, never dropped silently.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -18,23 +19,39 @@ F8 = NDArray[np.float64]
 DAY_S: Final = 86_400.0
 TAU_S: Final = 60.0  # correlation time of the rate's modulation
 LONGEST_OUTPUT: Final = RING - 2
+MOST_DAYS: Final = 60.0  # of a recording or a rate curve: hours and seconds of it become arrays
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Inverse distribution functions of prompt and output tokens: share -> tokens, both rising."""
+    """Inverse distribution functions of prompt and output tokens: share -> tokens, both rising.
+
+    `kv_limit`: tokens that one replica's cache holds; a request of more is refused, as one of a recording is.
+    """
 
     prompt_share: F8
     prompt_tokens: F8
     output_share: F8
     output_tokens: F8
+    kv_limit: float = inf
 
     def means(self) -> tuple[float, float]:
-        """Mean prompt and output tokens."""
+        """Mean prompt and output tokens that a drawn request brings; one that is refused brings none."""
         share = (np.arange(20_000) + 0.5) / 20_000
         prompt = np.maximum(np.interp(share, self.prompt_share, self.prompt_tokens), 2.0)
-        output = np.maximum(np.interp(share, self.output_share, self.output_tokens), 1.0)
-        return float(prompt.mean()), float(output.mean())
+        output = np.clip(np.interp(share, self.output_share, self.output_tokens), 1.0, LONGEST_OUTPUT)
+        if prompt[-1] + output[-1] <= self.kv_limit:
+            return float(prompt.mean()), float(output.mean())
+        beside = np.searchsorted(output, self.kv_limit - prompt, side="right")  # outputs that fit each prompt
+        brought = np.concatenate([[0.0], np.cumsum(output)])[beside]
+        return float((prompt * beside).sum() / 4e8), float(brought.sum() / 4e8)
+
+    @property
+    def all_served(self) -> bool:
+        """Whether no request that can be drawn is refused, clipped or raised."""
+        most = self.output_tokens[-1] <= LONGEST_OUTPUT
+        fits = self.prompt_tokens[-1] + self.output_tokens[-1] <= self.kv_limit
+        return bool(most and fits and self.prompt_tokens[0] >= 1.0 and self.output_tokens[0] >= 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +103,21 @@ def draw(curve: Curve, *, from_s: float, to_s: float, seed: int) -> Stream:
     lengths = curve.lengths
     prompt = np.interp(rng.random(len(arrival)), lengths.prompt_share, lengths.prompt_tokens)
     output = np.interp(rng.random(len(arrival)), lengths.output_share, lengths.output_tokens)
+    notes = {
+        "prompt_raised_to_2": int((prompt < 1).sum()),
+        "output_raised_to_1": int((np.round(output) < 1).sum()),
+        "output_clipped": int((output > LONGEST_OUTPUT).sum()),
+    }
+    prompt, output = np.floor(np.maximum(prompt, 2)), np.clip(np.round(output), 1, LONGEST_OUTPUT)
+    if not (fits := prompt + output <= lengths.kv_limit).all():
+        notes["refused_over_kv_limit"] = int((~fits).sum())
+        arrival, prompt, output = arrival[fits], prompt[fits], output[fits]
     return Stream(
         arrival_s=arrival,
-        prompt=np.maximum(prompt, 2).astype(np.int32),
-        output=np.clip(np.round(output), 1, LONGEST_OUTPUT).astype(np.int32),
+        prompt=prompt.astype(np.int32),
+        output=output.astype(np.int32),
         seconds=to_s - from_s,
+        notes={name: count for name, count in notes.items() if count},
     )
 
 
@@ -101,6 +128,22 @@ def _filtered(noise: F8, keep: float, start: float) -> F8:
     return np.asarray(found, dtype=np.float64)
 
 
+def check_span(t_s: F8, what: str) -> None:
+    """Refuses times that lie too far apart, before anything is as long as they are; names what lies apart."""
+    days = (float(t_s.max()) - float(t_s.min())) / DAY_S
+    if days <= MOST_DAYS:
+        return
+    order = np.argsort(t_s, kind="stable")
+    with np.errstate(over="ignore"):
+        gaps = np.diff(t_s[order])
+    widest = int(gaps.argmax())
+    before, after = (float(t_s[order[widest + step]]) for step in (0, 1))
+    raise ValueError(
+        f"{what} spans {days:,.1f} days, over the bound of {MOST_DAYS:g}; timestamps are in seconds, so divide "
+        f"milliseconds by 1,000, or take out what lies apart (the widest gap is from {before:.10g} to {after:.10g})"
+    )
+
+
 def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float) -> Stream:
     """Recorded requests, repaired: sorted by time, gaps kept, lengths put into what an engine takes."""
     known = np.isfinite(t_s) & np.isfinite(prompt) & np.isfinite(output)
@@ -108,6 +151,7 @@ def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float) -> Stream:
     t_s, prompt, output = t_s[known], prompt[known], output[known]
     if len(t_s) < 2:
         raise ValueError(f"the trace holds {len(t_s)} readable requests; give at least 2")
+    check_span(t_s, "the trace")
     notes["clock_went_back"] = int((np.diff(t_s) < 0).sum())
     order = np.argsort(t_s, kind="stable")
     t_s, prompt, output = t_s[order] - t_s[order[0]], np.floor(prompt[order]), np.floor(output[order])

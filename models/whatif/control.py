@@ -17,9 +17,10 @@ from models.control.types import ClockBounds, EngineState, Observed, Targets
 from models.policy.arbiter import Device, Facts, Grant, decide
 from models.policy.strategies import Strategy
 from models.twin.cluster import TwinCluster
+from models.twin.device import SW_POWER_CAP
 from models.twin.histograms import SparseHist
 from models.whatif.replay import HALF_S, Readings
-from models.whatif.series import Array, Machine, Series, quantile_ms
+from models.whatif.series import Array, Bools, Machine, Series, quantile_ms
 
 _STEP_MHZ: Final = 15
 
@@ -49,8 +50,9 @@ class Tally:
     rounds: int = 0  # envelopes of every node
     granted_s: float = 0.0  # engine seconds with a grant
     first_grant_s: float | None = None  # when anything was granted first
-    extrapolated_s: float = 0.0  # engine seconds below the lowest clock that the archive has shown
-    lowest_mhz: float | None = None  # lowest lock that was set; None = none
+    extrapolated_s: float = 0.0  # engine seconds below the lowest clock that the archive has shown, by lock or limit
+    limited_s: float = 0.0  # those of them in which a power limit held the clock there
+    lowest_mhz: float | None = None  # lowest lock that was set, or clock below the shown ones that a limit left
     highest_ceilings_w: float = 0.0
     uncapped_s: float = 0.0  # engine seconds in which a budget was set and latency left no grant to carry it
 
@@ -68,9 +70,10 @@ class StrategyControl:
         interval_s: float,
         budget_w: float | None = None,
         shown_mhz: float = 0.0,
+        shown_limit_w: float = 0.0,
     ) -> None:
-        """budget_w: ceiling of one controlled GPU; shown_mhz: the lowest clock that the archive has shown."""
-        self._shown_mhz = shown_mhz
+        """budget_w: ceiling of one controlled GPU; shown_*: the lowest clock and limit that the archive has shown."""
+        self._shown_mhz, self._shown_limit_w = shown_mhz, shown_limit_w
         self._series, self._strategy, self._targets = series, strategy, targets
         self._interval_s, self._budget_w = interval_s, budget_w
         count = len(series.engines)
@@ -82,6 +85,7 @@ class StrategyControl:
         self._throttle = np.zeros(count, dtype=np.int64)
         self._lock: Array = np.zeros(count)
         self._limit: Array = np.full(count, series.machine.limit_default_w)
+        self._clocks: Array = np.full(count, series.machine.sm_max_mhz)  # that resulted, of the last reading
         self._due_s = 0.0
         self._seen_s = 0.0
         self.tally = Tally()
@@ -99,7 +103,7 @@ class StrategyControl:
             self._states[engine] = EngineState(0.0, *(int(value) for value in row))
             known = float(rate[engine]) if np.isfinite(rate[engine]) else None
             self._observed[engine] = _observed(reading[1], int(clocks[engine]), float(power[engine]), known)
-        self._prompt, self._throttle = prompt, bits
+        self._prompt, self._throttle, self._clocks = prompt, bits, clocks.astype(np.float64)
 
     def decide(self, now_s: float) -> tuple[Array, Array]:
         """New envelopes when they are due, then each engine's clock."""
@@ -123,15 +127,23 @@ class StrategyControl:
         if tally.first_grant_s is None and any(grant is not None and not grant.empty for grant in self._grants):
             tally.first_grant_s = now_s
         tally.granted_s += HALF_S * sum(grant is not None and not grant.empty for grant in self._grants)
-        tally.extrapolated_s += HALF_S * int(((lock > 0) & (lock < self._shown_mhz)).sum())
-        if (lock > 0).any():
-            lowest = float(lock[lock > 0].min())
+        limited = self._limited(limit)
+        tally.limited_s += HALF_S * int(limited.sum())
+        tally.extrapolated_s += HALF_S * int((limited | ((lock > 0) & (lock < self._shown_mhz))).sum())
+        used = np.concatenate([lock[lock > 0], self._clocks[limited]])
+        if len(used):
+            lowest = float(used.min())
             tally.lowest_mhz = lowest if tally.lowest_mhz is None else min(tally.lowest_mhz, lowest)
         if self._budget_w is not None:
             above = (limit > self._budget_w) & ~self._series.holdout
             tally.uncapped_s += HALF_S * int(above.sum())
         ceilings = float(limit.sum()) * self._series.machine.gpus
         tally.highest_ceilings_w = max(tally.highest_ceilings_w, ceilings)
+
+    def _limited(self, limit: Array) -> Bools:
+        """Engines that a limit lower than the archive has shown holds below the clocks that it has shown."""
+        held = (self._throttle & SW_POWER_CAP) > 0
+        return held & (limit < self._shown_limit_w) & (self._clocks < self._shown_mhz)
 
     def _envelopes(self, now_s: float) -> None:
         self._due_s = now_s + self._interval_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -17,8 +17,8 @@ from models.whatif.control import StrategyControl, Tally, TargetsPort
 from models.whatif.fit import KAPPAS, Ratios, apply, base, calibrate, repower
 from models.whatif.judge import Check, check, objection, saving_interval
 from models.whatif.replay import Outcome, at_default, run
-from models.whatif.replicas import Fewer, Wall, fewer, wall_saving
-from models.whatif.series import KINDS, Bools, Series, quantile_ms
+from models.whatif.replicas import Fewer, Wall, bounds_ms, fewer, keeps, wall_saving
+from models.whatif.series import KINDS, Bools, Kind, Series, quantile_ms
 
 WARM_S: Final = 30.0  # the twin's queues fill, and what was in flight at the beginning ends
 WHOLE_S: Final = 300.0  # a last part shorter than this: the whole range is replayed
@@ -56,6 +56,8 @@ class Variant:
     interval_default: tuple[float, float] | None = None
     interval_ran: tuple[float, float] | None = None
     p99_ms: dict[str, dict[str, float | None]] | None = None
+    bounds_ms: dict[Kind, float] = field(default_factory=dict)  # what the strategy allows each p99 to be
+    bounds_kept: bool | None = None  # of the controlled engines
     tally: Tally | None = None
     wall: Wall | None = None  # clocks alone, all nodes on, against default clocks
     dropped_s: float = 0.0  # of the replay, before the first grant: the pools of a replay begin empty
@@ -132,6 +134,7 @@ def study(
             targets=make_targets(part, reference),
             interval_s=interval_s,
             shown_mhz=_shown_mhz(series, parts),
+            shown_limit_w=_shown_limit_w(series, parts),
         )
 
     for variant, params, ran in fit:
@@ -144,9 +147,10 @@ def study(
             interval_s=interval_s,
             budget_w=budget_w,
             shown_mhz=_shown_mhz(series, parts),
+            shown_limit_w=_shown_limit_w(series, parts),
         )
         ours = run(series, work, params, control=control)
-        done[variant.kappa] = _compared(series, parts, variant, ran, default, ours, control.tally)
+        done[variant.kappa] = _compared(series, parts, variant, strategy, ran, default, ours, control.tally)
         defaults[variant.kappa] = (params, default)
     told = _clocks_varied(series, parts)
     central = min(done.values(), key=lambda one: one.residual if told or "mid" not in done else one.kappa != "mid")
@@ -198,15 +202,28 @@ def _shown_mhz(series: Series, parts: Parts) -> float:
     return float(lock[lock > 0].min()) if (lock > 0).any() else series.machine.sm_max_mhz
 
 
+def _shown_limit_w(series: Series, parts: Parts) -> float:
+    """The lowest limit that calibration and check have seen: one below it can hold clocks where none was."""
+    return float(np.nanmin(series.limit_w[:, : parts.second], initial=series.machine.limit_default_w))
+
+
 def _worst(checks: list[Check]) -> float:
     return max(one.error_ratio / one.bound if one.error_ratio is not None else 1e9 * one.required for one in checks)
 
 
 def _compared(
-    series: Series, parts: Parts, variant: Variant, ran: Outcome, default: Outcome, ours: Outcome, tally: Tally
+    series: Series,
+    parts: Parts,
+    variant: Variant,
+    strategy: Strategy,
+    ran: Outcome,
+    default: Outcome,
+    ours: Outcome,
+    tally: Tally,
 ) -> Variant:
     dropped_s = _before_grant(parts, tally)
     slots = _granted(series, parts, dropped_s)
+    limits = bounds_ms(strategy, default, slots)
     power = {name: one.power_w[:, slots].sum(axis=0) for name, one in (("r", ran), ("d", default), ("o", ours))}
     return replace(
         variant,
@@ -222,6 +239,8 @@ def _compared(
             }
             for kind in KINDS
         },
+        bounds_ms=limits,
+        bounds_kept=keeps(ours, limits, slots),
         tally=tally,
         wall=_wall(series, default, ours, slots),
         dropped_s=dropped_s,

@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import agents.cli
+from agents.cli import bench_stream
+from agents.cli.base import EoError
+from agents.cli.bench import check_outputs
 from agents.cli.bench_inputs import workload
 from agents.cli.main import main
 
@@ -131,7 +137,12 @@ def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
         (["--workload", "azure-code-2024", "--seeds", "0"], "--seeds 0 is outside 1..50"),
         (["--workload", "azure-code-2024", "--baseline", "b7"], "--baseline 'b7' names no baseline"),
         (["--workload", "azure-code-2024", "--lengths", "x.csv"], "--lengths goes with --rates"),
+        (["--workload", "azure-code-2024", "--lengths-service", "code"], "--lengths-service chooses a service of"),
         (["--requests", "/nowhere.csv"], "/nowhere.csv is not a file"),
+        (
+            ["--rates", "r.csv", "--lengths", "/nowhere.csv"],
+            "/nowhere.csv is not a file; give the path of a CSV with the columns quantity, cdf, tokens",
+        ),
     ],
 )
 def test_refusals_say_what_is_wrong_and_what_to_do(
@@ -145,6 +156,7 @@ def test_refusals_say_what_is_wrong_and_what_to_do(
     ("text", "words"),
     [
         ("a,b\n1,2\n", "lacks the column 'timestamp_s'; its first line must name timestamp_s, input_tokens"),
+        (HEAD + "\n1,2,3\n2,2,3\n1e12,2,3\n", "the trace spans 11,574,074.1 days, over the bound of 60"),
         (HEAD + "\n1,2,3\n", "the trace holds 1 readable requests; give at least 2"),
         (HEAD + "\n1,500000,3\n2,500000,3\n", "only 0 requests fit the KV limit of 400000 tokens"),
     ],
@@ -164,7 +176,14 @@ def test_a_recording_that_cannot_be_served_is_refused(
         ("timestamp_s,requests_per_s\n0,1\n5,x\n", "line 3: 'x' is not a number; correct the line or take it out"),
         ("timestamp_s,requests_per_s\n0,1\n5,-2\n", "has a rate of -2 requests/s; rates are 0 or more"),
         ("timestamp_s,requests_per_s\n0,0\n5,0\n", "has no rate above 0; nothing would be served"),
+        ("timestamp_s,requests_per_s\n0,1\n5,1e308\n", "has a rate of 1e+308 requests/s, over the bound of 1,000,000"),
         ("timestamp_s,requests_per_s\n0,1\n", "has 1 rows; give at least 2"),
+        ("timestamp_s,requests_per_s\n5,1\n5,2\n", "has all its 2 rates at one time, 5 s; give at least 2 different"),
+        (
+            "timestamp_s,requests_per_s\n0,1\n60,2\n1e12,2\n",
+            "rates.csv spans 11,574,074.1 days, over the bound of 60; timestamps are in seconds, so divide "
+            "milliseconds by 1,000, or take out what lies apart (the widest gap is from 60 to 1e+12)",
+        ),
     ],
 )
 def test_a_rate_curve_that_says_nothing_is_refused(
@@ -174,6 +193,137 @@ def test_a_rate_curve_that_says_nothing_is_refused(
     path.write_text(text)
     assert _run("--rates", str(path)) == 2
     assert words in capsys.readouterr().err
+
+
+AZURE = Path(agents.cli.__file__).parent / "bench_data" / "azure2024_lengths_cdf.csv"  # two services in one file
+RATES = "timestamp_s,requests_per_s\n0,4\n120,1\n240,8\n"
+
+
+def _rates(tmp_path: Path, lengths: Path, service: str | None = None, text: str = RATES) -> Namespace:
+    rates = tmp_path / "r.csv"
+    rates.write_text(text)
+    return Namespace(workload=None, requests=None, rates=rates, lengths=lengths, lengths_service=service)
+
+
+def _cdf(path: Path, prompt: tuple[float, ...] = (10, 3000), output: tuple[float, ...] = (10, 90)) -> Path:
+    rows = [
+        f"{name},{at / (len(tokens) - 1):g},{value:g}"
+        for name, tokens in (("input_tokens", prompt), ("output_tokens", output))
+        for at, value in enumerate(tokens)
+    ]
+    path.write_text("\n".join(["quantity,cdf,tokens", *rows, ""]))
+    return path
+
+
+def test_lengths_over_the_cache_are_refused_and_counted_for_rates_too(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    args = _rates(tmp_path, _cdf(tmp_path / "l.csv", (100, 600_000, 5e12), (10, 60_000)))
+    found = _answer(tmp_path, "--rates", str(args.rates), "--lengths", str(args.lengths), "--no-reference")
+    assert found["notes"]["refused_over_kv_limit"] > 100 and found["notes"]["output_clipped"] > 100
+    assert found["result"]["joules_per_request"] > 0.0
+
+
+def test_a_load_of_which_nothing_is_served_is_no_table_of_unknowns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("numba")
+    rates = _rates(tmp_path, AZURE, text="timestamp_s,requests_per_s\n0,0\n60,1e-9\n").rates
+    assert _run("--rates", str(rates), "--no-reference") == 2
+    assert "no request of r.csv was served in the judged days, so nothing can be compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ((-5, 3000), "line 2: -5 tokens is below 0; correct the line or take it out"),
+        ((450_000, 5e12), "no request of these lengths fits the KV limit of 400000 tokens (450,000 + 10 at least)"),
+    ],
+)
+def test_lengths_that_no_engine_takes_are_refused(tmp_path: Path, prompt: tuple[float, ...], words: str) -> None:
+    with pytest.raises(EoError, match=re.escape(words)):
+        workload(_rates(tmp_path, _cdf(tmp_path / "l.csv", prompt)), kv_limit=4e5)
+
+
+@pytest.mark.parametrize("factor", [1, 1_000])
+def test_milliseconds_that_stay_under_the_bound_are_said(
+    tmp_path: Path, factor: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([HEAD, *(f"{t * factor},100,10" for t in range(0, 1_600, 2))]))
+    workload(Namespace(workload=None, requests=path, rates=None, lengths=None), kv_limit=4e5)
+    words = (
+        "t.csv has one request in 1,998 s over 18.5 days; timestamps are in seconds, so divide milliseconds by 1,000"
+    )
+    assert (words in capsys.readouterr().err) == (factor == 1_000)
+
+
+@pytest.mark.parametrize("service", ["code", "conversation"])
+def test_a_service_of_a_file_with_several_is_chosen_by_its_name(tmp_path: Path, service: str) -> None:
+    curve = workload(_rates(tmp_path, AZURE, service), kv_limit=4e5).curve
+    shipped = Namespace(workload=f"azure-{service[:4]}-2024", requests=None, rates=None, lengths=None)
+    known = workload(shipped, kv_limit=4e5).curve
+    assert curve is not None and known is not None
+    assert curve.lengths.means() == known.lengths.means()
+
+
+def test_a_file_of_one_service_needs_no_choice(tmp_path: Path) -> None:
+    one = tmp_path / "one.csv"
+    rows = AZURE.read_text().splitlines()
+    one.write_text("\n".join([rows[0], *(row for row in rows if row.startswith("code,"))]))
+    found, chosen = (workload(_rates(tmp_path, one, name), kv_limit=4e5).curve for name in (None, "code"))
+    assert found is not None and chosen is not None and found.lengths.means() == chosen.lengths.means()
+
+
+@pytest.mark.parametrize(
+    ("service", "with_column", "words"),
+    [
+        (
+            None,
+            True,
+            "holds the lengths of 2 services ('code', 'conversation'); choose one with --lengths-service NAME",
+        ),
+        ("chat", True, "has no service 'chat'; --lengths-service takes one of 'code', 'conversation'"),
+        ("chat", False, "has no column 'service' to find 'chat' in; leave --lengths-service out"),
+    ],
+)
+def test_a_choice_that_the_file_does_not_offer_is_refused(
+    tmp_path: Path, service: str | None, with_column: bool, words: str
+) -> None:
+    lengths = AZURE if with_column else _cdf(tmp_path / "l.csv")
+    with pytest.raises(EoError, match=re.escape(words)):
+        workload(_rates(tmp_path, lengths, service), kv_limit=4e5)
+
+
+@pytest.mark.parametrize("what", ["control", "twin", "limit", "loop"])
+def test_a_result_that_could_not_be_written_is_refused_before_the_run(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert main(["bench", what, "--json", str(tmp_path)]) == 2
+    assert f"--json {tmp_path} is a folder; name a file in it, such as {tmp_path}/out.json" in capsys.readouterr().err
+    under = tmp_path / "file" / "out.json"
+    assert main(["bench", what, "--json", str(under)]) == 2
+    assert f"--json {under} cannot be written (File exists); name a file in a folder" in capsys.readouterr().err
+    assert main(["bench", what, "--write", str(tmp_path)]) == 2
+    assert f"--write {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_the_stream_bench_writes_the_files_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_stream, "measure", lambda **_: [])
+    monkeypatch.setattr(bench_stream, "page", lambda *_, **__: "# a page")
+    out, page = tmp_path / "deep" / "out.json", tmp_path / "other" / "page.md"
+    assert main(["bench", "stream", "--json", str(out), "--write", str(page)]) == 0
+    assert json.loads(out.read_text()) == [] and page.read_text().startswith("#")
+
+
+def test_the_check_of_a_result_file_changes_nothing(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "deep" / "new.json"
+    old.write_text("kept")
+    for out in (old, new):
+        check_outputs(Namespace(json=str(out)))
+    check_outputs(Namespace(json=True, write=None))
+    check_outputs(Namespace(json="/dev/null"))
+    assert old.read_text() == "kept" and not new.exists()
 
 
 def test_shipped_traces_have_the_published_totals() -> None:

@@ -59,6 +59,39 @@ def test_the_strategy_that_really_ran_is_reproduced(
     assert "saving against default clocks" in shown and "clock changes" in shown
 
 
+def test_a_budget_that_holds_clocks_below_what_was_shown_is_extrapolated_and_says_whose_bounds_it_breaks(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Watts, not locks, lower the clocks here: 200 W a GPU leaves them at a third of the highest."""
+    out = tmp_path / "whatif.json"
+    words = ["whatif", "--archive", str(archive), "--strategy", "balanced", "--json", str(out)]
+    assert main([*words, "--budget-w", "2400"]) == 0
+    result = json.loads(out.read_text())
+    [stack] = result["stacks"]
+    found, bounds = stack["whatif"]["extrapolated"], stack["whatif"]["bounds"]
+    assert found["by_limit_ratio"] > 0.3 and found["ratio"] >= found["by_limit_ratio"]
+    assert found["lowest_mhz"] < 0.6 * 1980
+    [unclaimed] = found["unclaimed"]
+    assert "of the highest, and no published curve holds below 60 %" in unclaimed
+    p99 = stack["whatif"]["p99_ms"]
+    assert p99["tbt"]["strategy_controlled"] > bounds["p99_ms"]["tbt"] >= p99["tbt"]["default_controlled"]
+    assert bounds["kept"] is False and result["budget"]["bounds_kept"] is False
+    shown = capsys.readouterr().out
+    assert " EXTRAPOLATED" in shown and "by a power limit) at clocks down to" in shown and unclaimed in shown
+    assert f"p99 tbt {p99['tbt']['strategy_controlled']:,.1f} ms where {bounds['p99_ms']['tbt']:,.1f} ms" in shown
+    assert "under this budget the strategy's bounds are NOT kept; give a higher --budget-w" in shown
+
+
+def test_a_budget_that_touches_nothing_extrapolates_nothing(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "whatif.json"
+    words = ["whatif", "--archive", str(archive), "--strategy", "aggressive", "--json", str(out)]
+    assert main([*words, "--budget-w", "8400"]) == 0
+    [stack] = json.loads(out.read_text())["stacks"]
+    found = stack["whatif"]["extrapolated"]
+    assert found["by_limit_ratio"] == 0.0 and found["unclaimed"] == []
+    assert stack["whatif"]["bounds"]["kept"] is True
+
+
 def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 3) -> str:
     assert main(["whatif", *words]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -102,6 +135,12 @@ def test_ranges_budgets_and_names_are_checked(archive: Path, capsys: pytest.Capt
     assert "strategy 'bold' does not exist; one of" in _refused(capsys, *base, "--strategy", "bold", code=2)
     assert "is not above 0 and finite" in _refused(capsys, *base, "--budget-w", "nan", code=2)
     assert "is below 600; give more" in _refused(capsys, *base, "--engine-seconds", "5", code=2)
+    assert "--engine-seconds -5 is below 600; give more" in _refused(capsys, *base, "--engine-seconds", "-5", code=2)
+    for word in ("inf", "nan", "-inf"):
+        sentence = _refused(capsys, *base, f"--engine-seconds={word}", code=2)
+        assert f"--engine-seconds {word} is no finite number; give 600 or more, such as 24000" in sentence
+    sentence = _refused(capsys, *base, "--json", str(archive), code=2)
+    assert f"--json {archive} is a folder; name a file in it" in sentence
     assert "'noon' is no time" in _refused(capsys, *base, "--from", "noon", code=2)
     words = ("--from", "2025-01-02T00:00:00Z", "--to", "2025-01-01T00:00:00Z")
     assert "give a range that goes forward" in _refused(capsys, *base, *words, code=2)

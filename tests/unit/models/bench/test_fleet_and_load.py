@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from agents.cli.bench_inputs import workload
 from models.bench import state as st
 from models.bench.compare import busiest_s, cell, hours_outside, interval, mean_of, truth_of, worst_hour
 from models.bench.fleet import curve_work, scale_for, size, stream_work
-from models.bench.load import Curve, Lengths, Stream, draw, recorded
+from models.bench.load import Curve, Lengths, Stream, check_span, draw, recorded
 from models.bench.plantparts import Node
 from models.bench.run import Outcome, mean_s, quantile
 
@@ -34,6 +35,34 @@ def test_fleet_grows_with_the_peak_and_never_falls_below_four() -> None:
     assert size(1e5, PLANT) == pytest.approx(size(2e5, PLANT) / 2, abs=1)
     burst = Stream(np.array([0.0, 599.0, 5_000.0]), np.full(3, 600, np.int32), np.full(3, 150, np.int32), 5_001.0)
     assert stream_work(burst) == pytest.approx(2 * 1_200 / 600)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_peak_of_a_recording_does_not_depend_on_where_ten_minutes_are_cut(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrival = np.sort(rng.integers(0, 64 * 7_200, 3_000) / 64.0)  # shifts of them are exact
+    prompt, output = (rng.integers(1, 4_000, 3_000).astype(np.int32) for _ in range(2))
+    prompt[(arrival > 2_000.0) & (arrival < 2_900.0)] += 9_000
+    work = prompt + 4.0 * output
+    peak = stream_work(Stream(arrival, prompt, output, 7_200.0))
+    fixed = []
+    for shift in (0.0, 1.0, 123.25, 300.0, 599.5, 86_400.0 * 30):
+        moved = arrival + shift
+        assert stream_work(Stream(moved, prompt, output, 7_200.0 + shift)) == peak
+        fixed.append(np.bincount((moved // 600.0).astype(int), weights=work).max() / 600.0)
+    assert peak >= max(fixed) > min(fixed)
+    slow = max(work[(arrival >= t) & (arrival < t + 600.0)].sum() for t in arrival)
+    assert peak == slow / 600.0
+
+
+def test_one_burst_gives_one_fleet_wherever_it_lies() -> None:
+    sizes = set()
+    for begin in (0.0, 300.0, 450.0):
+        arrival = np.concatenate([[0.0], begin + 600.0 + np.arange(0.0, 300.0, 0.05), [5_000.0]])
+        many = len(arrival)
+        stream = Stream(arrival, np.full(many, 9_000, np.int32), np.full(many, 300, np.int32), 5_001.0)
+        sizes.add(size(stream_work(stream), PLANT))
+    assert len(sizes) == 1 and sizes.pop() > 4
 
 
 def test_same_seed_same_stream_with_the_curves_rate_and_lengths() -> None:
@@ -72,6 +101,51 @@ def test_recording_is_repaired_and_every_repair_is_counted() -> None:
     }
     assert found.arrival_s.tolist() == [0.0, 2.0, 3.0, 97.0]
     assert found.prompt.tolist() == [1, 10, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("t", "words"),
+    [
+        (
+            [5.0, 1e12, 7.0],
+            "the trace spans 11,574,074.1 days, over the bound of 60; timestamps are in seconds, so divide "
+            "milliseconds by 1,000, or take out what lies apart (the widest gap is from 7 to 1e+12)",
+        ),
+        ([0.0, 500 * 86_400.0, 1_000 * 86_400.0], "the trace spans 1,000.0 days, over the bound of 60"),
+        ([-1e308, 1e308], "the trace spans inf days"),
+        ([1.7e12, 1.7e12 + 7 * 86_400e3], "the trace spans 7,000.0 days"),
+    ],
+)
+def test_times_too_far_apart_are_refused_before_anything_is_as_long(t: list[float], words: str) -> None:
+    """Milliseconds, one row of a broken clock, years: each would ask for arrays of their length."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        recorded(np.array(t), np.full(len(t), 9.0), np.full(len(t), 9.0), kv_limit=4e5)
+
+
+def test_sixty_days_of_epoch_seconds_are_taken() -> None:
+    check_span(1.7e9 + np.array([0.0, 60 * 86_400.0]), "x")
+
+
+LONG = Lengths(np.array([0.0, 1.0]), np.array([1.0, 8e12]), np.array([0.0, 1.0]), np.array([0.0, 40_000.0]), 400_000.0)
+HALF = Lengths(UNIT.prompt_share, np.array([0.0, 800.0]), UNIT.output_share, np.array([1.0, 201.0]), 500.0)
+
+
+def test_a_drawn_request_is_refused_and_counted_as_a_recorded_one() -> None:
+    found = draw(Curve(np.array([0.0, 600.0]), np.array([9.0, 9.0]), HALF, 0.0), from_s=0.0, to_s=600.0, seed=4)
+    whole = len(found.arrival_s) + found.notes["refused_over_kv_limit"]
+    assert found.notes["refused_over_kv_limit"] == pytest.approx(0.5 * whole, rel=0.05)  # prompt + output over 500
+    assert (found.prompt + found.output <= 500).all() and len(found.prompt) == len(found.arrival_s)
+    brought = np.array([found.prompt.sum(), found.output.sum()]) / whole
+    assert brought == pytest.approx(HALF.means(), rel=0.04)  # so the fleet is made for what is served
+    assert not HALF.all_served and UNIT.all_served
+
+
+def test_token_counts_beyond_an_integer_are_refused_not_turned_negative() -> None:
+    found = draw(Curve(np.array([0.0, 600.0]), np.array([9.0, 9.0]), LONG, 0.0), from_s=0.0, to_s=600.0, seed=4)
+    assert found.notes["refused_over_kv_limit"] + len(found.arrival_s) == pytest.approx(5_400, rel=0.1)
+    assert found.notes["output_clipped"] > 2_000 and (found.prompt > 0).all() and (found.output > 0).all()
+    with pytest.raises(ValueError, match="only 0 requests fit the KV limit of 400000 tokens"):
+        recorded(np.arange(3.0), np.full(3, 5e12), np.full(3, 9.0), kv_limit=400_000.0)
 
 
 def _outcome(*, gpu_j: float, ttft_ms: tuple[float, float], missed: float = 0.0) -> Outcome:
