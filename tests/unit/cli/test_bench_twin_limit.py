@@ -136,8 +136,8 @@ def test_a_device_left_out_is_searched_with_what_the_others_say() -> None:
 
 
 def test_an_unwritable_result_names_the_file(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "limit", "--sweep", str(sweep), "--json", "/proc/no/out.json"]) == 1
-    assert "/proc/no/out.json could not be written" in capsys.readouterr().err
+    assert main(["bench", "limit", "--sweep", str(sweep), "--json", "/proc/no/out.json"]) == 2
+    assert "--json /proc/no/out.json cannot be written (No such file or directory)" in capsys.readouterr().err
 
 
 def test_twin_judges_a_file_of_ones_own(sweep: Path) -> None:
