@@ -141,6 +141,12 @@ def never_off(node: Node) -> Node:
     return node._replace(off_w=node.host_w, off_gpu_w=node.bare_w)
 
 
+def cost_of(node: Node, gpus: float) -> NodeCost:
+    """What a planner knows of a node whose replicas have so many GPUs each: its boot, and what it takes when off."""
+    dark_gpu_w = node.replicas * gpus * node.off_gpu_w * (1.0 + node.host_per_gpu_w)
+    return NodeCost(boot_s=node.boot_s, off_w=node.off_w + dark_gpu_w)
+
+
 class _Perfect(RateForecast):
     """Knows the rate curve, not the arrivals: the reference that pays no boot time."""
 
@@ -280,15 +286,14 @@ class _Slow:
         self.sentences: list[str] = []
 
     def _planner_of(self, belief: Plant) -> ReplicaPlanner:
-        policy, local, node = self._policy, self._policy.local, self._case.node
-        dark_gpu_w = node.replicas * belief.gpus * node.off_gpu_w * (1.0 + node.host_per_gpu_w)
+        policy, local = self._policy, self._policy.local
         return ReplicaPlanner(
             belief,
             policy.packing,
             Wishes(
                 local.tbt_s or 1e9, local.gap_s or 1e9, local.min_x or 1.0, local.tune.chunk_min, local.tune.chunk_max
             ),
-            NodeCost(boot_s=node.boot_s, off_w=node.off_w + dark_gpu_w),
+            cost_of(self._case.node, belief.gpus),
             cheapest=self._machine.cheapest,
             top_rate=self._machine.top_rate,
             bandit=ShieldedBandit(epsilon=0.05, switching=0.01, rng=random.Random(1)) if policy.learns else None,

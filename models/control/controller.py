@@ -193,7 +193,7 @@ class LocalController:
             return
         settled = now_s - own[memory.S_STARTED] >= RECALIBRATE_S and now_s >= own[memory.S_RECALIBRATE]
         self._residual.observe(seen, load, settled=settled)
-        if self._residual.drifted or (self._residual.beyond and now_s <= own[memory.S_RECALIBRATE]):
+        if self._residual.drifted:
             own[memory.S_BAD], own[memory.S_RECALIBRATE] = 0.0, now_s + RECALIBRATE_S
 
     def _tuning(self, observed: Observed | None) -> Tuning:

@@ -94,8 +94,7 @@ def _parts(
 class Residual:
     """One engine's newest errors (measured / predicted - 1; None = no window could be judged), and what they add up to.
 
-    `drifted`: the newest window was one too many that the model did not predict. `beyond`: it was slower than the
-    slowest engine that the model can learn.
+    `drifted`: the newest window was one too many that the model did not predict.
     """
 
     def __init__(self) -> None:
@@ -107,7 +106,7 @@ class Residual:
         """There is no newest window."""
         self.time_error: float | None = None
         self.power_error: float | None = None
-        self.drifted = self.beyond = False
+        self.drifted = False
 
     def observe(self, predicted: Predicted, load: Load, *, settled: bool) -> None:
         """Judges one window, then learns its power. `settled` False: too early, or calibrating: it counts as no drift.
@@ -124,8 +123,6 @@ class Residual:
         weight = self._weight(predicted, load, expected_s)
         if weight is None:
             return
-        slower = predicted.bad_log < BAD_LOG and (self.time_error is None or self.time_error > 0.0)
-        self.beyond = weight > 0 and slower
         self._bad = self._bad + weight if weight and settled else 0
         if self._bad >= BAD_WINDOWS:
             self._bad, self.drifted = 0, True

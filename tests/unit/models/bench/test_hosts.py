@@ -16,7 +16,8 @@ from models.bench.hosts import busy_ratio, resting_wall_j
 from models.bench.load import Stream
 from models.bench.plantparts import Node
 from models.bench.protocol import b0, b1, static
-from models.bench.run import Case, Outcome, Policy, run
+from models.bench.run import Case, Outcome, Policy, cost_of, never_off, run
+from models.policy.replicas import NodeCost
 from models.twin.node import HIGH, LOW, MID, NodeParams, node_power
 
 PLANT = truth_of("mid")
@@ -90,6 +91,11 @@ def test_nodes_that_are_never_off_cost_their_hosts_and_bare_gpus_and_change_noth
     assert dark_s > 0.0
     assert live.gpu_j.sum() - off.gpu_j.sum() == pytest.approx(dark_s * PLANT.gpus * 70.0)
     assert live.total(st.H_ON_S) == off.total(st.H_ON_S) and live.quantile_s("e2e", 0.99) == off.quantile_s("e2e", 0.99)
+
+
+def test_a_plan_knows_whether_nodes_go_off() -> None:
+    assert cost_of(Node(), PLANT.gpus) == NodeCost()
+    assert cost_of(never_off(Node()), PLANT.gpus).off_w == pytest.approx(1_500.0 + 8 * 70.0 * 1.2)
 
 
 def test_a_fleet_in_the_dark_has_no_busy_share() -> None:

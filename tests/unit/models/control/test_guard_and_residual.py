@@ -242,11 +242,10 @@ def test_watching_learns_a_stack_without_deciding_anything() -> None:
     assert controller.health().power_ratio is not None
 
 
-def _slowed(
-    controller: LocalController, slower: float, steps: range, lock: int | None, target_ms: float
-) -> list[float]:
+def _slowed(controller: LocalController, slower: float, steps: range, target_ms: float) -> list[float]:
     """Half seconds of an engine that takes `slower` times as long; the full chunk's milliseconds of each step."""
-    took = []
+    took: list[float] = []
+    lock: int | None = None
     for step in steps:
         x = (lock or 1980) / 1980
         chunk = under_limit(PLANT, x, 20.0, 30_000.0, 492.0, 700.0)[1] * slower
@@ -271,9 +270,9 @@ def test_an_engine_slower_than_any_ratio_that_is_learned_gets_default_clocks_unt
     slower: float,
 ) -> None:
     controller, target_ms = LocalController(STACK), 60.0 * max(slower, 2.0)
-    _slowed(controller, 1.0, range(200), None, target_ms)
-    took = _slowed(controller, slower, range(200, 600), None, target_ms)
+    _slowed(controller, 1.0, range(200), target_ms)
+    took = _slowed(controller, slower, range(200, 600), target_ms)
     assert max(took[30:]) <= 1.05 * target_ms
     assert controller.recalibrating is (slower > 2.1)  # 5 % beyond the end of the ratio is still a prediction
-    _slowed(controller, 1.0, range(600, 680), None, target_ms)
+    _slowed(controller, 1.0, range(600, 680), target_ms)
     assert not controller.recalibrating and controller.prefill_ratio == pytest.approx(1.0, abs=0.05)

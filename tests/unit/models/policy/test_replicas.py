@@ -209,6 +209,14 @@ def test_a_clock_that_goes_back_blinds_the_plan_for_no_longer_than_a_minute(back
     assert quiet.serving == 2
 
 
+@pytest.mark.parametrize("back_s", [3_600.0, 1e7])
+def test_what_was_wanted_before_the_clock_went_back_holds_nothing_up(back_s: float) -> None:
+    planner = _planner()
+    busy = _settled(planner, Seen(40.0, 1000.0, 200.0, 1500.0, 4, 20))
+    quiet = _settled(planner, replace(busy, rate=0.5), minutes=50, start_s=1_800.0 - back_s)
+    assert busy.serving >= 4 and quiet.serving == 2
+
+
 def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
     calm, wild = RateForecast(), RateForecast()
     for minute in range(600):
