@@ -22,12 +22,14 @@ from models.control.memory import (
     S_CHANGED,
     S_CHUNK,
     S_CLEAN,
+    S_DECODE,
     S_DONE,
     S_FIRST,
     S_GAP,
     S_GAP_COUNT,
     S_GAP_SUM,
     S_KEY,
+    S_LEAST,
     S_LONG,
     S_NEXT,
     S_PLAN_CHUNK,
@@ -51,7 +53,7 @@ from models.control.memory import (
     Load,
     Tuning,
 )
-from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TTFT, WAIT, chunk_at, plan
+from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TBT, TTFT, WAIT, chunk_at, plan
 from models.control.steady import top_rate
 
 
@@ -137,12 +139,14 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     before = s[S_X]
     why = choose(p, u, s, load, to, now_s)
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
-    # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
+    # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one. Where no set point
+    # brings first tokens in time, the engine's own chunk goes with its own clocks: a bound on gaps is not kept by
+    # cutting a short prompt in two.
     chunk = s[S_CHUNK]
     if why in (LOWEST, GAP):
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
-        s[S_CHUNK] = largest
+        s[S_CHUNK] = largest if why == TBT else max(largest, p.chunk_tokens)
     if s[S_X] != before or abs(s[S_CHUNK] - chunk) > 0.1 * chunk:
         s[S_UNQUIET] = now_s
     return s[S_X], s[S_CHUNK], why
@@ -158,13 +162,15 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     steps = int((top - low) / p.x_step + 1e-6)
     if stale(p, u, s, load, to, now_s):
         running = load.running + 1.0
-        chunk = chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL])
+        chunk = max(p.chunk_tokens, chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL]))
         s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
+        # What runs when it arrives has to end first.
+        s[S_LEAST] = s[S_DECODE] * iteration_s(p, top, running, load.kv, 0.0) + s[S_LONG] / s[S_TOP]
         plan(p, u, s, load, to, low, steps)
         s[S_PLANNED] = now_s
         s[S_GAP] = s[S_PREFILL] * iteration_s(p, top, running, load.kv, room_of(p, chunk, running))
     s[S_WAIT] = load.queued / s[S_TOP]
-    s[S_FIRST] = s[S_WAIT] + s[S_LONG] / s[S_TOP]
+    s[S_FIRST] = s[S_WAIT] + s[S_LEAST]
     if now_s < s[S_RECALIBRATE]:
         release(s, to, now_s)
         return DRIFT
