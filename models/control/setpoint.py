@@ -69,7 +69,9 @@ def longest_s(p: Plant, s: list[float], load: Load) -> float:
     engine.
     """
     running = load.running + 1.0
-    filled = max(s[S_RUNNING] / p.max_sequences, s[S_KV] / p.kv_limit_tokens)
+    # A mean that is far above what runs now is of a load that has gone, or of a number that could not be.
+    seats, kv = min(s[S_RUNNING], 2.0 * running), min(s[S_KV], 2.0 * load.kv)
+    filled = max(seats / p.max_sequences, kv / p.kv_limit_tokens)
     return SEATS_MAX / max(filled, 1e-9) * s[S_DECODE] * iteration_s(p, s[S_X], running, load.kv, 0.0)
 
 
