@@ -17,6 +17,7 @@ from models.control.learn import (
     learn,
     reprice,
     room_of,
+    short,
 )
 from models.control.memory import (
     S_CHANGED,
@@ -139,14 +140,12 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     before = s[S_X]
     why = choose(p, u, s, load, to, now_s)
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
-    # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one. Where no set point
-    # brings first tokens in time, the engine's own chunk goes with its own clocks: a bound on gaps is not kept by
-    # cutting a short prompt in two.
+    # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
     chunk = s[S_CHUNK]
     if why in (LOWEST, GAP):
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
-        s[S_CHUNK] = largest if why == TBT else max(largest, p.chunk_tokens)
+        s[S_CHUNK] = largest if why == TBT else uncut(p, s, largest)
     if s[S_X] != before or abs(s[S_CHUNK] - chunk) > 0.1 * chunk:
         s[S_UNQUIET] = now_s
     return s[S_X], s[S_CHUNK], why
@@ -162,10 +161,11 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     steps = int((top - low) / p.x_step + 1e-6)
     if stale(p, u, s, load, to, now_s):
         running = load.running + 1.0
-        chunk = max(p.chunk_tokens, chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL]))
+        chunk = uncut(p, s, chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL]))
         s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
-        # What runs when it arrives has to end first.
-        s[S_LEAST] = s[S_DECODE] * iteration_s(p, top, running, load.kv, 0.0) + s[S_LONG] / s[S_TOP]
+        s[S_LEAST] = s[S_LONG] / s[S_TOP]
+        if short(p, s):  # what runs when it arrives has to end first, which a long one does not notice
+            s[S_LEAST] += s[S_DECODE] * iteration_s(p, top, running, load.kv, 0.0)
         plan(p, u, s, load, to, low, steps)
         s[S_PLANNED] = now_s
         s[S_GAP] = s[S_PREFILL] * iteration_s(p, top, running, load.kv, room_of(p, chunk, running))
@@ -196,6 +196,13 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         s[S_X] = highest
         s[S_CHANGED] = now_s
     return LOWEST
+
+
+def uncut(p: Plant, s: list[float], chunk: float) -> float:
+    """The engine's own chunk where prompts are short: a smaller one, which keeps a bound on gaps, would cut a prompt
+    into more pieces than its first token has time for.
+    """
+    return max(chunk, p.chunk_tokens) if short(p, s) else chunk
 
 
 def in_time(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float, top: float) -> int:

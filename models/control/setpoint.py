@@ -9,7 +9,7 @@ from math import exp, floor, inf, log
 from typing import Final
 
 from models.control.equations import Plant, iteration_s, prefill_fit, under_limit
-from models.control.learn import PRICE_MIN, flow_of, room_of, slack_of
+from models.control.learn import PRICE_MIN, flow_of, room_of, short, slack_of
 from models.control.memory import (
     PRICE_FIRST,
     S_DECODE,
@@ -97,8 +97,10 @@ def holds(
         return WAIT
     rate = room / mixed
     if to.ttft_s < inf:
-        counted = slack_of(s)
-        slack = max(u.slack_ratio * counted * to.ttft_s, min(1.0, counted) * (to.ttft_s - s[S_LEAST]))
+        left = to.ttft_s - s[S_LEAST]
+        if short(p, s):
+            left *= min(1.0, slack_of(s))
+        slack = max(u.slack_ratio * slack_of(s) * to.ttft_s, left)
         if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
             return TTFT
         if s[S_RATE] > u.busy_max * rate:
@@ -108,7 +110,8 @@ def holds(
 
 def lowest(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, chunk: float, low: float, steps: int) -> int:
     """Steps above `low` of the lowest clock that holds with this chunk; minus the broken bound when none does."""
-    shortest_s, full_s = limited_s(p, load, chunk), longest_s(p, s, load)
+    shortest_s = limited_s(p, load, chunk) if short(p, s) else 0.0
+    full_s = longest_s(p, s, load)
     broken = holds(p, u, s, load, to, low + steps * p.x_step, chunk, shortest_s, full_s)
     if broken != LOWEST:
         return -broken

@@ -235,14 +235,26 @@ def test_short_prompts_that_would_come_late_get_the_engine_s_own_chunk() -> None
     assert engine.step(running=8.0, to=tight) == TTFT
 
 
-def test_what_a_long_prompt_leaves_of_its_bound_is_spent_only_while_few_are_late() -> None:
+def test_what_short_prompts_leave_of_their_bound_is_spent_only_while_few_are_late() -> None:
     found = {}
     for slack in (1.0, 0.2):
-        engine = Engine()
-        engine.settle(to=FREE._replace(ttft_s=0.3))
+        engine, to = Engine(), FREE._replace(ttft_s=0.1)
+        memory.begin(engine.memory, PLANT, 300.0)
         engine.memory[memory.S_SLACK] = slack
-        found[slack] = engine.settle(to=FREE._replace(ttft_s=0.3))
-    assert found[0.2] > found[1.0]
+        found[slack] = engine.settle(to=to)
+    assert found[0.2] > found[1.0] + 0.1
+
+
+def test_how_long_prompts_are_is_learned_from_the_first_hundred() -> None:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 4_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    for k in range(100):
+        learn.follow(row, quiet._replace(longest=300.0 if k % 2 else 100.0), 1.0 + k)
+    assert 300.0 <= row[memory.S_LONG] < 700.0
+    begun = row[memory.S_LONG]
+    learn.follow(row, quiet._replace(longest=100.0), 200.0)
+    assert row[memory.S_LONG] == pytest.approx(begun, rel=1e-3)  # from then on slowly
 
 
 def test_a_price_on_those_who_wait_buys_a_shorter_gap_for_more_watts() -> None:
