@@ -17,17 +17,20 @@ from models.control.learn import (
     learn,
     reprice,
     room_of,
+    short,
 )
 from models.control.memory import (
     S_CHANGED,
     S_CHUNK,
     S_CLEAN,
+    S_DECODE,
     S_DONE,
     S_FIRST,
     S_GAP,
     S_GAP_COUNT,
     S_GAP_SUM,
     S_KEY,
+    S_LEAST,
     S_LONG,
     S_NEXT,
     S_PLAN_CHUNK,
@@ -51,7 +54,7 @@ from models.control.memory import (
     Load,
     Tuning,
 )
-from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TTFT, WAIT, chunk_at, plan
+from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TBT, TTFT, WAIT, chunk_at, plan
 from models.control.steady import top_rate
 
 
@@ -142,7 +145,7 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     if why in (LOWEST, GAP):
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
-        s[S_CHUNK] = largest
+        s[S_CHUNK] = largest if why == TBT else uncut(p, s, largest)
     if s[S_X] != before or abs(s[S_CHUNK] - chunk) > 0.1 * chunk:
         s[S_UNQUIET] = now_s
     return s[S_X], s[S_CHUNK], why
@@ -158,13 +161,16 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     steps = int((top - low) / p.x_step + 1e-6)
     if stale(p, u, s, load, to, now_s):
         running = load.running + 1.0
-        chunk = chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL])
+        chunk = uncut(p, s, chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL]))
         s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
+        s[S_LEAST] = s[S_LONG] / s[S_TOP]
+        if short(p, s):  # what runs when it arrives has to end first, which a long one does not notice
+            s[S_LEAST] += s[S_DECODE] * iteration_s(p, top, running, load.kv, 0.0)
         plan(p, u, s, load, to, low, steps)
         s[S_PLANNED] = now_s
         s[S_GAP] = s[S_PREFILL] * iteration_s(p, top, running, load.kv, room_of(p, chunk, running))
     s[S_WAIT] = load.queued / s[S_TOP]
-    s[S_FIRST] = s[S_WAIT] + s[S_LONG] / s[S_TOP]
+    s[S_FIRST] = s[S_WAIT] + s[S_LEAST]
     if now_s < s[S_RECALIBRATE]:
         release(s, to, now_s)
         return DRIFT
@@ -190,6 +196,13 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         s[S_X] = highest
         s[S_CHANGED] = now_s
     return LOWEST
+
+
+def uncut(p: Plant, s: list[float], chunk: float) -> float:
+    """The engine's own chunk where prompts are short: a smaller one, which keeps a bound on gaps, would cut a prompt
+    into more pieces than its first token has time for.
+    """
+    return max(chunk, p.chunk_tokens) if short(p, s) else chunk
 
 
 def in_time(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float, top: float) -> int:

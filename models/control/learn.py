@@ -25,6 +25,7 @@ from models.control.memory import (
     S_PREFILL,
     S_PRICE,
     S_PRICED,
+    S_PROMPTS,
     S_RATE,
     S_RECALIBRATE,
     S_RUNNING,
@@ -57,6 +58,8 @@ LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
 SLACK_MIN: Final = 0.1  # least that clocks are chosen by; what is late beyond it is owed
 SLACK_OWED: Final = 0.01  # some fifty late ones of debt, where one shrinks the slack by a twentieth
 SLACK_MAX: Final = 3.0
+SHORT_CHUNKS: Final = 3.0  # prompts of up to so many of the engine's own chunks are short
+FEW: Final = 100.0  # prompts in which a guess of how long they are is forgotten
 MOST_LOG: Final = 20.0  # of one change: more would leave any range anyway, and floats after it
 ANSWER_MIN: Final = 0.85
 ANSWER_MAX: Final = 1.15
@@ -78,6 +81,11 @@ def bad_log(s: list[float]) -> float:
 def room_of(p: Plant, chunk: float, running: float) -> float:
     """Prompt tokens that fit one iteration beside the running sequences."""
     return max(chunk - running, p.min_prefill_tokens)
+
+
+def short(p: Plant, s: list[float]) -> bool:
+    """Whether even long prompts are over before a clock could react: all of their time is at the set point."""
+    return s[S_LONG] <= SHORT_CHUNKS * p.chunk_tokens
 
 
 def learn(p: Plant, u: Tuning, s: list[float], load: Load, now_s: float, span_s: float) -> None:
@@ -192,7 +200,10 @@ def follow(s: list[float], load: Load, now_s: float) -> None:
     if not isnan(load.generated) and span > 0.0:
         s[S_OUT] += share * (load.generated / span - s[S_OUT])
     if load.longest > 0.0:
-        # Up by 99 parts, down by one: settles near the 99th percentile of what arrives.
+        # Up by 99 parts, down by one: settles near the 99th percentile of what arrives. What it begins with is a guess.
+        if s[S_PROMPTS] < FEW:
+            s[S_PROMPTS] += 1.0
+            s[S_LONG] = max(load.longest, 0.98 * s[S_LONG])
         s[S_LONG] *= 1.0 + 0.01 * (0.99 if load.longest > s[S_LONG] else -0.01)
         s[S_LONG] = max(s[S_LONG], 0.5 * load.longest)
     s[S_TIME] = now_s

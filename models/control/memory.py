@@ -51,7 +51,9 @@ S_SLACK: Final = 35  # what the first token's slack is multiplied by: one in a h
 S_ANSWER: Final = 36  # the same for the mean gap, from how many answers took longer than they may
 S_MEET: Final = 37  # how much of other prompts' prefill a token meets, over the share of time that prefill takes
 S_PRICED: Final = 38  # 1 once the price has begun from the model
-S_RING: Final = 39
+S_LEAST: Final = 39  # seconds in which a long prompt has its first token at default clocks, with nothing before it
+S_PROMPTS: Final = 40  # steps in which a prompt arrived, up to FEW
+S_RING: Final = 41
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from math import exp, floor, inf, log
 from typing import Final
 
-from models.control.equations import Plant, iteration_s, prefill_fit
-from models.control.learn import PRICE_MIN, flow_of, room_of, slack_of
+from models.control.equations import Plant, iteration_s, prefill_fit, under_limit
+from models.control.learn import PRICE_MIN, flow_of, room_of, short, slack_of
 from models.control.memory import (
     PRICE_FIRST,
     S_DECODE,
     S_GAP_COUNT,
-    S_LONG,
+    S_KV,
+    S_LEAST,
     S_PLAN_CHUNK,
     S_PLAN_WHY,
     S_PLAN_X,
@@ -23,12 +24,14 @@ from models.control.memory import (
     S_PRICE,
     S_PRICED,
     S_RATE,
+    S_RUNNING,
     S_TOP,
+    S_X,
     Bounds,
     Load,
     Tuning,
 )
-from models.control.steady import steady
+from models.control.steady import SEATS_MAX, steady
 
 # Why the clock is what it is.
 LOWEST: Final = 0
@@ -54,17 +57,50 @@ def chunk_at(p: Plant, u: Tuning, x: float, running: float, kv: float, tbt_s: fl
     return min(u.chunk_max, max(u.chunk_min, floor(running + prefill_fit(p, x, running, kv, tbt_s))))
 
 
-def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float, chunk: float) -> int:
+def limited_s(p: Plant, load: Load, chunk: float) -> float:
+    """Seconds of a full iteration with this chunk at default clocks: the power limit lets none be shorter."""
+    running = load.running + 1.0
+    _, t_s, _ = under_limit(p, 1.0, running, load.kv, room_of(p, chunk, running), p.limit_w)
+    return t_s
+
+
+def longest_s(p: Plant, s: list[float], load: Load) -> float:
+    """Seconds of a decode iteration at which the load of now, which takes its time from the clock of now, fills the
+    engine.
+    """
+    running = load.running + 1.0
+    # A mean that is far above what runs now is of a load that has gone, or of a number that could not be.
+    seats, kv = min(s[S_RUNNING], 2.0 * running), min(s[S_KV], 2.0 * load.kv)
+    filled = max(seats / p.max_sequences, kv / p.kv_limit_tokens)
+    return SEATS_MAX / max(filled, 1e-9) * s[S_DECODE] * iteration_s(p, s[S_X], running, load.kv, 0.0)
+
+
+def holds(
+    p: Plant,
+    u: Tuning,
+    s: list[float],
+    load: Load,
+    to: Bounds,
+    x: float,
+    chunk: float,
+    shortest_s: float,
+    full_s: float,
+) -> int:
     """LOWEST when a clock and a chunk keep every bound at the mean load, otherwise which one they break."""
     running = load.running + 1.0
     room = room_of(p, chunk, running)
-    mixed = s[S_PREFILL] * iteration_s(p, x, running, load.kv, room)
+    mixed = s[S_PREFILL] * max(shortest_s, iteration_s(p, x, running, load.kv, room))
     decode = s[S_DECODE] * iteration_s(p, x, running, load.kv, 0.0)
     if not max(mixed, decode) <= to.tbt_s * 1.0005:
         return TBT
+    if decode > full_s:
+        return WAIT
     rate = room / mixed
     if to.ttft_s < inf:
-        slack = max(u.slack_ratio * slack_of(s) * to.ttft_s, to.ttft_s - s[S_LONG] / s[S_TOP])
+        left = to.ttft_s - s[S_LEAST]
+        if short(p, s):
+            left *= min(1.0, slack_of(s))
+        slack = max(u.slack_ratio * slack_of(s) * to.ttft_s, left)
         if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
             return TTFT
         if s[S_RATE] > u.busy_max * rate:
@@ -74,13 +110,15 @@ def holds(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, x: float,
 
 def lowest(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, chunk: float, low: float, steps: int) -> int:
     """Steps above `low` of the lowest clock that holds with this chunk; minus the broken bound when none does."""
-    broken = holds(p, u, s, load, to, low + steps * p.x_step, chunk)
+    shortest_s = limited_s(p, load, chunk) if short(p, s) else 0.0
+    full_s = longest_s(p, s, load)
+    broken = holds(p, u, s, load, to, low + steps * p.x_step, chunk, shortest_s, full_s)
     if broken != LOWEST:
         return -broken
     first, last = 0, steps
     while first < last:
         middle = (first + last) // 2
-        if holds(p, u, s, load, to, low + middle * p.x_step, chunk) == LOWEST:
+        if holds(p, u, s, load, to, low + middle * p.x_step, chunk, shortest_s, full_s) == LOWEST:
             last = middle
         else:
             first = middle + 1

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from models.control.equations import Plant, board_w, idle_w, iteration_s, under_limit
 
 BUSY_MAX: Final = 0.97  # share of time in mixed iterations: at 1 the queue has no end
+SEATS_MAX: Final = 0.9  # of the sequences and of the cache that an engine holds: beyond it newcomers stand in a queue
 ROUNDS: Final = 3
 COARSE_CHUNK: Final = 128.0
 COARSE_CLOCKS: Final = 10
@@ -59,6 +60,11 @@ def steady(p: Plant, flow: Flow, x: float, chunk: float) -> Steady:
     return Steady(running, gap, mixed, decode, rate, busy, watts(p, flow, x, running, room, mixed, decode, busy))
 
 
+def filled(p: Plant, flow: Flow, running: float) -> float:
+    """How full an engine with so many sequences is, of its seats or of its cache: whichever is fuller."""
+    return max(running / p.max_sequences, running * flow.kv_each / p.kv_limit_tokens)
+
+
 def watts(
     p: Plant, flow: Flow, x: float, running: float, room: float, mixed: float, decode: float, busy: float
 ) -> float:
@@ -104,7 +110,7 @@ def cheapest(
             x = min_x + (1.0 - min_x) * step / COARSE_CLOCKS
             found = steady(p, flow, x, chunk)
             keeps = max(found.mixed_s, found.decode_s) <= tbt_s and found.gap_s <= gap_s and found.busy <= busy_max
-            if not keeps:
+            if not (keeps and filled(p, flow, found.running) <= SEATS_MAX):
                 continue
             cost = found.gpu_w + price_w * found.running
             if cost >= last:

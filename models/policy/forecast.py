@@ -18,6 +18,9 @@ RECENT_S: Final = 120.0  # the present rate is a mean of about this long
 TREND_S: Final = 900.0
 BURST: Final = 2.0  # a minute this far above the expectation is a burst, and bursts come back
 BURST_S: Final = 3600.0
+KNOWN_BINS: Final = int(0.8 * DAY_S / BIN_S)  # so many make a day
+UNJUDGED: Final = 0.12  # error of a forecast that has not been held against what came
+NOISE: Final = 2.0  # standard deviations of a count
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class Forecast:
     upper: float
     error_ratio: float
     basis: str
+    known: bool = True  # a day has been seen
+    jump: float = 0.0  # requests/s by which the rate has come out above the expectation at most, in the last week
+    jump_ratio: float = 1.0  # the same as a share of the expectation
 
 
 @dataclass(slots=True)
@@ -44,9 +50,10 @@ class RateForecast:
     _peaks: deque[tuple[float, float]] = field(default_factory=deque)  # falling: the highest of the last hour is first
     _now: float = 0.0
     _level: float = 1.0  # present rate over the same time yesterday
-    _error2: float = 0.0
+    _error2: float = UNJUDGED * UNJUDGED
     _waiting: deque[tuple[float, float]] = field(default_factory=deque)
     _seen_s: float | None = None
+    _jumps: dict[int, tuple[float, float]] = field(default_factory=dict)  # by day: requests/s, and the ratio
 
     def observe(self, now_s: float, rate: float, span_s: float) -> None:
         """The mean rate of the last span_s seconds. The same time twice is taken as no time at all; behind a clock that
@@ -95,12 +102,17 @@ class RateForecast:
         if peak > BURST * expected:
             expected, basis = peak, "the highest minute of the last hour"
         self._waiting.append((now_s + horizon_s, expected))
-        return Forecast(self._now, expected, expected * (1.0 + self.z * error), error, basis)
+        upper = expected * (1.0 + self.z * error)
+        day = int(now_s // DAY_S)
+        jumps = [found for at, found in self._jumps.items() if day - 8 < at <= day]
+        jump, ratio = max((j for j, _ in jumps), default=0.0), max((r for _, r in jumps), default=1.0)
+        return Forecast(self._now, expected, upper, error, basis, len(self._sum) >= KNOWN_BINS, jump, ratio)
 
     def remember(self) -> dict[str, object]:
         """What another process needs to go on: means by bin, and how wrong it was."""
         means = {str(at): float(f"{self._sum[at] / count:.4g}") for at, count in self._count.items() if count}
-        return {"bins": means, "level": self._level, "error2": self._error2}
+        jumps = {str(day): [float(f"{value:.4g}") for value in jump] for day, jump in self._jumps.items()}
+        return {"bins": means, "level": self._level, "error2": self._error2, "jumps": jumps}
 
     def recall(self, memory: Mapping[str, object]) -> None:
         """Takes such a memory over; what is no finite number in it is left out."""
@@ -114,14 +126,29 @@ class RateForecast:
             self._level = float(level)
         if isinstance(error2, int | float) and 0.0 <= error2 <= 1.0:
             self._error2 = float(error2)
+        jumps = memory.get("jumps")
+        for day, jump in jumps.items() if isinstance(jumps, Mapping) else ():
+            if str(day).isdigit() and _jump(jump):
+                self._jumps.setdefault(int(day), (float(jump[0]), float(jump[1])))
 
     def _judge(self, now_s: float) -> None:
         """How far above the expectation the rate came out, as a slow mean square."""
         while self._waiting and self._waiting[0][0] <= now_s:
             _, expected = self._waiting.popleft()
             if expected > 0.0:
+                self._jumped(now_s, expected)
                 miss = max(0.0, self._now / expected - 1.0)
                 self._error2 += 0.01 * (min(miss, 1.0) ** 2 - self._error2)
+
+    def _jumped(self, now_s: float, expected: float) -> None:
+        """Remembers by how much the rate came out above the expectation, beyond what counting few requests explains."""
+        seen = self._now - NOISE * sqrt(self._now / RECENT_S)
+        if seen > expected:
+            day = int(now_s // DAY_S)
+            jump, ratio = self._jumps.get(day, (0.0, 1.0))
+            self._jumps[day] = max(jump, seen - expected), max(ratio, seen / expected)
+            for old in [at for at in self._jumps if at <= day - 8]:
+                del self._jumps[old]
 
     def _past(self, at_s: float) -> float | None:
         at = int(at_s // BIN_S)
@@ -152,3 +179,10 @@ class RateForecast:
         mean_r = sum(r for _, r in self._recent) / count
         below = sum((t - mean_t) ** 2 for t, _ in self._recent)
         return sum((t - mean_t) * (r - mean_r) for t, r in self._recent) / below if below > 0.0 else 0.0
+
+
+def _jump(value: object) -> bool:
+    """A pair of requests/s and a ratio."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(isinstance(part, int | float) and isfinite(part) and part >= 0.0 for part in value)

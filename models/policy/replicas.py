@@ -15,7 +15,7 @@ from typing import Final
 
 from models.control import steady
 from models.control.equations import Plant
-from models.control.steady import Flow
+from models.control.steady import BUSY_MAX, SEATS_MAX, Flow, filled
 from models.policy.bandit import Choice, ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.off_policy import Logged
@@ -30,6 +30,9 @@ LOOSEST: Final = 0.4  # of the packing
 UNCOUNTED: Final = 0.75  # of the packing, where nobody counts late first tokens: nothing would make it yield
 UNCOUNTED_S: Final = 900.0  # a count that was there is missed for so long first: restarts, pauses and scrapes break it
 PACK_S: Final = 7200.0  # in which the packing moves by a factor e while the slack is a factor e off
+SURGE: Final = 3.0  # times the present rate that may come within a boot while no day is known
+SURGE_BUSY: Final = 0.9  # share of time in prefill during a surge
+CROWD: Final = 0.5  # how much longer a first token may take than on all replicas, at a packing of 0.7
 EXTRA: Final = 3  # choices: as few as carry the load, one more, two more
 
 
@@ -103,6 +106,15 @@ class Decision:
     fields: dict[str, float] = field(default_factory=dict)
 
 
+def surge(ahead: Forecast) -> float:
+    """Requests/s that may come before another replica has started: any load may become three times as much until a day
+    is known; after it, what the last week has shown, in requests/s and as a share, whichever is less now.
+    """
+    if not ahead.known:
+        return SURGE * ahead.now
+    return max(ahead.expected, min(ahead.now + ahead.jump, ahead.now * ahead.jump_ratio))
+
+
 class ReplicaPlanner:
     """One pool of equal replicas."""
 
@@ -170,7 +182,35 @@ class ReplicaPlanner:
         busy = self._packing.busy_upper * looser
         upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
-        return min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
+        least = min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
+        least = self._uncrowded(least, ahead.now, looser, seen)
+        least = self._carrying(least, ahead.upper, BUSY_MAX, seen)
+        return self._carrying(least, surge(ahead), SURGE_BUSY, seen)
+
+    def _carrying(self, least: int, rate: float, busy: float, seen: Seen) -> int:
+        """The fewest, from `least` on, that carry a rate at default clocks in time, in seats and in the cache."""
+        while least < seen.total:
+            flow = self.flow(rate, least, seen)
+            at = steady.steady(self._plant, flow, 1.0, self._chunk())
+            if at.busy <= busy and filled(self._plant, flow, at.running) <= SEATS_MAX:
+                break
+            least += 1
+        return least
+
+    def _uncrowded(self, least: int, rate: float, looser: float, seen: Seen) -> int:
+        """The fewest, from `least` on, on which a first token takes little longer than on all replicas: how little is
+        learned with the packing. A short prompt hardly loads an engine, but waits for all that runs beside it.
+        """
+        room = CROWD * (looser - LOOSEST) / (1.0 - looser) if looser < 1.0 else inf
+        most = self._first_s(seen.total, rate, seen) * (1.0 + room)
+        while least < seen.total and self._first_s(least, rate, seen) > most:
+            least += 1
+        return least
+
+    def _first_s(self, replicas: int, rate: float, seen: Seen) -> float:
+        """Seconds to the first token of a mean prompt at default clocks: the iteration that runs, and its own."""
+        at = steady.steady(self._plant, self.flow(rate, replicas, seen), 1.0, self._chunk())
+        return at.decode_s + (self._prompt or 0.0) / at.prefill_rate
 
     def flow(self, rate: float, replicas: int, seen: Seen) -> Flow:
         """One replica's share of a rate."""
@@ -187,9 +227,12 @@ class ReplicaPlanner:
 
     def _capacity(self, seen: Seen) -> float:
         """Prompt tokens per second of a replica at default clocks while it prefills."""
-        chunk = self._wishes.chunk_max if self._wishes.chunk_max > 0.0 else self._plant.chunk_tokens
         crowd = 8.0 + 10.0 * min(1.0, (self._output or 0.0) / 100.0)
-        return self._top_rate(self._plant, self.flow(0.0, 1, seen), chunk, crowd)
+        return self._top_rate(self._plant, self.flow(0.0, 1, seen), self._chunk(), crowd)
+
+    def _chunk(self) -> float:
+        """Tokens of the largest chunk that the engine is asked for; its own where it takes none."""
+        return self._wishes.chunk_max if self._wishes.chunk_max > 0.0 else self._plant.chunk_tokens
 
     def wall_w(self, replicas: int, gpu_w: float, total: int) -> float:
         """Watts at the wall of the pool's nodes with so many replicas at this power."""

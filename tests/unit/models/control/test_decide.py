@@ -13,7 +13,7 @@ from models.control.equations import iteration_s, prefill_fit
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
-from models.control.setpoint import DRIFT, WAIT, chunk_at
+from models.control.setpoint import DRIFT, TTFT, WAIT, chunk_at
 from models.control.steady import Flow, cheapest, steady
 
 PLANT = plant_of(LLAMA_70B_H100X4)
@@ -206,6 +206,55 @@ def test_cheapest_keeps_the_bounds_and_says_when_none_can() -> None:
     assert found.mixed_s <= 0.05 and found.gap_s <= 0.03 and cost == watts == found.gpu_w
     assert cheapest(PLANT, flow, 0.01, 0.03, 0.9, 0.6, 128.0, 512.0, 0.0)[2] == inf
     assert cheapest(PLANT, flow, 0.09, 1.0, 0.9, 0.6, 128.0, 512.0, 0.0)[2] <= watts
+
+
+@pytest.mark.parametrize(("each", "outputs"), [(300.0, 5_300.0), (4_000.0, 2_350.0)])
+def test_no_clock_is_chosen_at_which_seats_or_cache_are_full(each: float, outputs: float) -> None:
+    flow = Flow(500.0, outputs, each, 1.0, 1.0)
+    x, chunk, _, _ = cheapest(PLANT, flow, 0.5, inf, 0.9, 0.6, 128.0, 512.0, 0.0)
+    low = steady(PLANT, flow, 0.6, chunk)
+    assert max(low.running / PLANT.max_sequences, low.running * each / PLANT.kv_limit_tokens) > 0.9
+    at = steady(PLANT, flow, x, chunk)
+    assert max(at.running / PLANT.max_sequences, at.running * each / PLANT.kv_limit_tokens) <= 0.9
+
+
+def test_an_engine_whose_seats_fill_up_runs_faster_and_one_that_has_room_does_not() -> None:
+    slow_enough = FREE._replace(tbt_s=0.5)
+    some, full = Engine(), Engine()
+    low, high = some.settle(running=120.0, to=slow_enough), full.settle(running=225.0, to=slow_enough)
+    assert low == pytest.approx(0.6, abs=0.02) and high > 0.75
+
+
+def test_short_prompts_that_would_come_late_get_the_engine_s_own_chunk() -> None:
+    """A chunk that a tight bound on gaps makes small cuts a prompt of 300 tokens in two."""
+    engine, tight = Engine(TUNE._replace(chunk_max=448.0)), Bounds(0.021, 0.042, inf, 0.6, 1.0, 1.0)
+    memory.begin(engine.memory, PLANT, 300.0)
+    engine.settle(running=8.0, to=tight)
+    x, chunk = engine.memory[memory.S_X], engine.memory[memory.S_CHUNK]
+    assert (x, chunk) == (1.0, PLANT.chunk_tokens)
+    assert engine.step(running=8.0, to=tight) == TTFT
+
+
+def test_what_short_prompts_leave_of_their_bound_is_spent_only_while_few_are_late() -> None:
+    found = {}
+    for slack in (1.0, 0.2):
+        engine, to = Engine(), FREE._replace(ttft_s=0.1)
+        memory.begin(engine.memory, PLANT, 300.0)
+        engine.memory[memory.S_SLACK] = slack
+        found[slack] = engine.settle(to=to)
+    assert found[0.2] > found[1.0] + 0.1
+
+
+def test_how_long_prompts_are_is_learned_from_the_first_hundred() -> None:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 4_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    for k in range(100):
+        learn.follow(row, quiet._replace(longest=300.0 if k % 2 else 100.0), 1.0 + k)
+    assert 300.0 <= row[memory.S_LONG] < 700.0
+    begun = row[memory.S_LONG]
+    learn.follow(row, quiet._replace(longest=100.0), 200.0)
+    assert row[memory.S_LONG] == pytest.approx(begun, rel=1e-3)  # from then on slowly
 
 
 def test_a_price_on_those_who_wait_buys_a_shorter_gap_for_more_watts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
 from math import inf, nan, pi, sin
 from pathlib import Path
@@ -14,7 +16,7 @@ from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
 from models.policy.forecast import DAY_S, RateForecast
 from models.policy.packings import PACKINGS
-from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
+from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes, surge
 from models.policy.strategies import STRATEGIES
 
 PLANT = plant_of(LLAMA_70B_H100X4)
@@ -22,8 +24,15 @@ WISHES = Wishes(tbt_s=0.09, gap_s=1e9, min_x=0.6, chunk_min=192.0, chunk_max=512
 SEEN = Seen(rate=20.0, prompt_tokens=1_600.0, output_tokens=100.0, kv_each=1_700.0, serving=12, total=12)
 
 
-def _planner(packing: Packing | None = None, wishes: Wishes = WISHES) -> ReplicaPlanner:
+def _new(packing: Packing | None = None, wishes: Wishes = WISHES) -> ReplicaPlanner:
     return ReplicaPlanner(PLANT, packing or Packing(), wishes, NodeCost())
+
+
+def _planner(packing: Packing | None = None, wishes: Wishes = WISHES) -> ReplicaPlanner:
+    """One that has seen a day, on which almost nothing came, and whose forecast was right."""
+    planner = _new(packing, wishes)
+    planner.forecast.recall({"bins": {str(at): 0.001 for at in range(1_000_000, 1_000_288)}, "error2": 0.0})
+    return planner
 
 
 def _settled(planner: ReplicaPlanner, seen: Seen, minutes: int = 30, start_s: float = 0.0) -> Seen:
@@ -259,6 +268,77 @@ def test_bursts_are_remembered_for_an_hour() -> None:
     for minute in range(12, 70):
         forecast.observe(60.0 * (minute + 1), 2.0, 60.0)
     assert forecast.ahead(4_200.0, 480.0).expected < 5.0
+
+
+SHORT = Seen(rate=60.0, prompt_tokens=200.0, output_tokens=175.0, kv_each=300.0, serving=12, total=12)
+
+
+def _carries(replicas: int, rate: float, busy: float, seen: Seen = SEEN) -> bool:
+    """In time, in seats and in the cache, at default clocks."""
+    each = rate / replicas
+    flow = steady.Flow(each * seen.prompt_tokens, each * seen.output_tokens, seen.kv_each, 1.0, 1.0)
+    at = steady.steady(PLANT, flow, 1.0, WISHES.chunk_max)
+    seats, kv = at.running / PLANT.max_sequences, at.running * seen.kv_each / PLANT.kv_limit_tokens
+    return at.busy <= busy and max(seats, kv) <= 0.9
+
+
+def test_until_a_day_is_known_there_is_room_for_a_load_that_becomes_three_times_as_much() -> None:
+    quiet = replace(SEEN, rate=12.0)
+    new, known = _settled(_new(), quiet).serving, _settled(_planner(), quiet).serving
+    assert _carries(new, 36.0, 0.9) and not _carries(new - 1, 36.0, 0.9)
+    assert known < new
+
+
+def test_after_a_day_there_is_room_for_what_the_last_week_has_shown() -> None:
+    forecast = RateForecast()
+    for minute in range(9 * 1_440):
+        t = 60.0 * minute
+        forecast.observe(t, 20.0 if 2_000 <= minute < 2_015 else 7.0, 60.0)
+        ahead = forecast.ahead(t, 480.0)
+        if minute == 1_999:
+            assert ahead.known and surge(ahead) == pytest.approx(7.0)
+        if minute == 2_200:  # not the same time of day
+            assert ahead.jump == pytest.approx(13.0, rel=0.1) and surge(ahead) == pytest.approx(20.0, rel=0.1)
+            at_night, busy = replace(ahead, now=0.5, expected=0.5), replace(ahead, now=100.0, expected=100.0)
+            assert surge(at_night) < 1.5 and surge(busy) == pytest.approx(113.0, rel=0.1)
+            later = RateForecast()
+            later.recall(json.loads(json.dumps(forecast.remember())))
+            assert later.ahead(t, 480.0).jump == pytest.approx(ahead.jump, rel=1e-3)
+    assert surge(forecast.ahead(14 * DAY_S, 480.0)) == pytest.approx(7.0)  # more than a week ago
+
+
+@pytest.mark.parametrize("jumps", [3, {"1": 5}, {"1": [1.0]}, {"x": [1.0, 2.0]}, {"1": [nan, 2.0]}, {"1": ["a", 2.0]}])
+def test_a_memory_of_jumps_that_cannot_be_is_left_out(jumps: object) -> None:
+    forecast = RateForecast()
+    forecast.recall({"jumps": jumps})
+    forecast.observe(DAY_S + 60.0, 5.0, 60.0)
+    assert (forecast.ahead(DAY_S + 60.0, 480.0).jump, forecast.ahead(DAY_S + 60.0, 480.0).jump_ratio) == (0.0, 1.0)
+
+
+def test_the_noise_of_few_requests_is_no_jump() -> None:
+    rng, forecast = random.Random(3), RateForecast()
+    for minute in range(2_000):
+        arrived = sum(rng.random() < 0.2 for _ in range(60))
+        forecast.observe(60.0 * minute, arrived / 60.0, 60.0)
+        ahead = forecast.ahead(60.0 * minute, 480.0)
+    assert surge(ahead) < 1.5 * max(ahead.now, 0.2)
+
+
+def test_long_answers_to_short_prompts_need_seats() -> None:
+    """A packing by time in prefill alone would take a few replicas and fill every seat of theirs."""
+    planner, busy = _planner(Packing(z=0.0)), replace(SHORT, rate=200.0)
+    _settled(planner, busy)
+    found = planner.least(planner.forecast.ahead(1_900.0, 480.0), busy)
+    assert _carries(found, 200.0, 0.97, SHORT) and not _carries(found - 1, 200.0, 0.97, SHORT)
+    by_prefill = 200.0 * 200.0 / (planner._capacity(busy) * 0.7)
+    assert found >= by_prefill + 1.0
+
+
+def test_late_first_tokens_of_short_prompts_bring_replicas_that_time_in_prefill_would_not() -> None:
+    in_time, late = (
+        _settled(_planner(), replace(SHORT, slack=slack, price_w=0.0), minutes=240).serving for slack in (1.0, 0.1)
+    )
+    assert late > 2 * in_time
 
 
 def test_a_lower_number_must_earn_what_its_starts_cost() -> None:
