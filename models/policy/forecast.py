@@ -118,7 +118,7 @@ class RateForecast:
         """Takes such a memory over; what is no finite number in it is left out."""
         bins = memory.get("bins")
         for at, mean in bins.items() if isinstance(bins, Mapping) else ():
-            if isinstance(mean, int | float) and isfinite(mean) and mean >= 0.0 and str(at).isdigit():
+            if isinstance(mean, int | float) and isfinite(mean) and mean >= 0.0 and str(at).isdecimal():
                 self._sum.setdefault(int(at), float(mean))
                 self._count.setdefault(int(at), 1)
         level, error2 = memory.get("level"), memory.get("error2")
@@ -128,7 +128,7 @@ class RateForecast:
             self._error2 = float(error2)
         jumps = memory.get("jumps")
         for day, jump in jumps.items() if isinstance(jumps, Mapping) else ():
-            if str(day).isdigit() and _jump(jump):
+            if str(day).isdecimal() and _jump(jump):
                 self._jumps.setdefault(int(day), (float(jump[0]), float(jump[1])))
 
     def _judge(self, now_s: float) -> None:

@@ -13,7 +13,7 @@ from models.control.equations import iteration_s, prefill_fit
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
-from models.control.setpoint import DRIFT, TTFT, WAIT, chunk_at
+from models.control.setpoint import DRIFT, TTFT, WAIT, chunk_at, lowest
 from models.control.steady import Flow, cheapest, steady
 
 PLANT = plant_of(LLAMA_70B_H100X4)
@@ -243,6 +243,19 @@ def test_what_short_prompts_leave_of_their_bound_is_spent_only_while_few_are_lat
         engine.memory[memory.S_SLACK] = slack
         found[slack] = engine.settle(to=to)
     assert found[0.2] > found[1.0] + 0.1
+
+
+def test_a_clock_above_what_the_power_limit_allows_makes_no_smaller_chunk_as_fast_as_the_engine_s_own() -> None:
+    engine, to = Engine(), FREE._replace(ttft_s=0.05)
+    memory.begin(engine.memory, PLANT, 300.0)
+    engine.settle(to=to)
+    engine.memory[memory.S_SLACK] = 0.1
+    load = Load(10.0, 0.0, 17_000.0, 200.0, nan, 40.0, nan, nan, 1.0, nan)
+    steps = int(0.4 / PLANT.x_step)
+    own, smaller = (
+        lowest(PLANT, TUNE, engine.memory, load, to, chunk, 0.6, steps) for chunk in (PLANT.chunk_tokens, 440.0)
+    )
+    assert own > 0 and smaller == -TTFT
 
 
 def test_how_long_prompts_are_is_learned_from_the_first_hundred() -> None:

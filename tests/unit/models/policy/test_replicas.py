@@ -236,6 +236,16 @@ def test_forecast_is_ready_for_more_after_it_was_wrong() -> None:
     assert wild.ahead(36_000.0, 480.0).error_ratio > 2 * calm.ahead(36_000.0, 480.0).error_ratio
 
 
+def test_a_forecast_that_was_never_held_against_what_came_is_not_taken_to_be_right() -> None:
+    forecast = RateForecast()
+    for minute in range(600):
+        forecast.observe(60.0 * minute, 10.0, 60.0)
+        ahead = forecast.ahead(60.0 * minute, 480.0)
+        if minute == 0:
+            assert ahead.error_ratio == pytest.approx(0.12)
+    assert ahead.error_ratio == forecast.error_floor
+
+
 def test_dear_waiting_asks_for_more_replicas_and_the_watts_told_are_watts() -> None:
     found = {}
     for price_w in (0.0, 1e5):
@@ -307,7 +317,9 @@ def test_after_a_day_there_is_room_for_what_the_last_week_has_shown() -> None:
     assert surge(forecast.ahead(14 * DAY_S, 480.0)) == pytest.approx(7.0)  # more than a week ago
 
 
-@pytest.mark.parametrize("jumps", [3, {"1": 5}, {"1": [1.0]}, {"x": [1.0, 2.0]}, {"1": [nan, 2.0]}, {"1": ["a", 2.0]}])
+@pytest.mark.parametrize(
+    "jumps", [3, {"²": [1.0, 2.0]}, {"1": 5}, {"1": [1.0]}, {"x": [1.0, 2.0]}, {"1": [nan, 2.0]}, {"1": ["a", 2.0]}]
+)
 def test_a_memory_of_jumps_that_cannot_be_is_left_out(jumps: object) -> None:
     forecast = RateForecast()
     forecast.recall({"jumps": jumps})
