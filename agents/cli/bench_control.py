@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STRATEGIES: Final = ("conservative", "balanced", "aggressive", "ml-driven")
 KAPPAS: Final = ("low", "mid", "high")
+PER_KWH: Final = {"price-per-kwh": "price of a kWh at the wall, any currency", "g-per-kwh": "grams of CO2e of a kWh"}
+PER_KWH_BOUNDS: Final = {"price-per-kwh": (-10.0, 100.0), "g-per-kwh": (0.0, 5000.0)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", default="b0,b1", help="control: baselines to report (default b0,b1)")
     parser.add_argument("--no-reference", action="store_true", help="control: leave out the perfect-load reference")
     parser.add_argument("--pareto", action="store_true", help="control: energy against latency, dominated points shown")
+    for name, words in PER_KWH.items():
+        parser.add_argument(f"--{name}", type=float, default=None, metavar="N", help=f"control: {words}, with --pareto")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
     text = json.dumps(result, indent=1, allow_nan=False)
     if isinstance(args.json, str):
         put(Path(args.json), text + "\n")
-    print(text if args.json is True else table(result))
+    if args.json is not True:
+        from agents.cli.bench_control_text import table
+
+        text = table(result)
+    print(text)
     return DONE
 
 
@@ -61,6 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise EoError("--lengths goes with --rates; a recording of requests has its own lengths", USAGE)
     if args.lengths_service is not None and args.lengths is None:
         raise EoError("--lengths-service chooses a service of --lengths; give --lengths FILE with it", USAGE)
+    price, grams = (_per_kwh(args, name) for name in PER_KWH)
     from agents.cli.bench_inputs import workload
     from models.bench.compare import Setup, report, truth_of
     from models.bench.compiled import BenchUnavailable
@@ -97,8 +106,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.pareto:
         from models.policy.pareto import front
 
-        found["pareto"] = front(found)
+        found["pareto"] = front(found, price_per_kwh=price, g_per_kwh=grams)
     return found
+
+
+def _per_kwh(args: argparse.Namespace, name: str) -> float | None:
+    value: float | None = getattr(args, name.replace("-", "_"))
+    if value is None:
+        return None
+    if not args.pareto:
+        raise EoError(f"--{name} prices the points of --pareto; give --pareto with it", USAGE)
+    low, high = PER_KWH_BOUNDS[name]
+    if not low <= value <= high:
+        raise EoError(f"--{name} {value:g} is outside {low:g}..{high:g}; choose a number in between", USAGE)
+    return value
 
 
 def _drawn(setup: Setup) -> dict[str, int]:
@@ -134,46 +155,3 @@ def _baselines(text: str) -> list[str]:
             f"--baseline {text!r} names no baseline; b0 is always on, b1 scales replicas: --baseline b0,b1", USAGE
         )
     return names
-
-
-def table(found: dict[str, Any]) -> str:
-    """The figures for a reader."""
-    fleet = found["fleet"]
-    lines = [
-        f"{found['workload']}: {fleet['replicas']} replicas ({fleet['gpus']} GPUs), scale {fleet['scale']:g}, "
-        f"{found['seeds']} seed(s), kappa {found['kappa']}. SIMULATED.",
-        "",
-        "| policy | GPU below b0 | wall below b0 | GPU below b1 | p99 first / between / end-to-end vs b0 "
-        "| worst hour first, between (ms) | hours outside | missed | J/request |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    rows = {**{n: found["baselines"][n] for n in found["baselines"]}, **found["results"]}
-    rows |= {rival["name"]: rival for rival in found["rivals"]}
-    lines += [_line(name, row) for name, row in rows.items()]
-    for name, row in found["results"].items():
-        share = row["reference_share"]
-        if share["gpu"] is not None:
-            lines.append(
-                f"{name}: {share['gpu']:.0%} (GPU) and {share['wall']:.0%} (wall) of the perfect-load reference."
-            )
-    lines += [f"note: {count} x {name.replace('_', ' ')}" for name, count in found["notes"].items()]
-    return "\n".join([*lines, f"CPU seconds: {found['seconds']:.0f}"])
-
-
-def _line(name: str, row: dict[str, Any]) -> str:
-    change, worst = row["p99_change_ratio"], row["worst_hour"]
-    changes = " / ".join(_percent(change[m], "+.1%") for m in ("ttft", "tbt", "e2e"))
-    return (
-        f"| {name} | {_percent(row['gpu_saving_ratio']['b0'])} | {_percent(row['wall_saving_ratio']['b0'])} "
-        f"| {_percent(row['gpu_saving_ratio']['b1'])} | {changes} | {_number(worst['p99_ttft_ms'])}, "
-        f"{_number(worst['p99_tbt_ms'])} | {row['hours_outside_slo']} of {row['hours']} "
-        f"| {_percent(row['missed_ratio'], '.3%')} | {_number(row['joules_per_request'])} |"
-    )
-
-
-def _percent(value: float | None, form: str = ".1%") -> str:
-    return "unknown" if value is None else format(value, form)
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0f}"

@@ -220,6 +220,7 @@ def cell(mine: Outcome, zero: Outcome, one: Outcome, best: Outcome | None) -> di
         "wall_joules_per_request": wall / requests if requests else None,
         "reference_share": reference,
         "mean_clock_ratio": mine.total(st.H_X_S) / max(mine.total(st.H_BUSY_S), 1e-9),
+        "extrapolated_ratio": mine.total(st.H_DEEP_S) / max(mine.total(st.H_BUSY_S), 1e-9),
         "mean_replicas": mine.total(st.H_ON_S) / mine.span_s if mine.span_s > 0.0 else None,
         "starts": mine.starts,
         "peak_wall_w": mine.peak_w,

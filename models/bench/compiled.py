@@ -37,6 +37,7 @@ _ALSO: Final = (
     "models.control.memory",
     "models.bench.state",
     "models.bench.plantparts",
+    "models.policy.strategies",
 )  # constants and shapes that end up in the code
 
 

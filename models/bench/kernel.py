@@ -36,6 +36,7 @@ from models.bench.state import (
     C_TOUCHED,
     DRAINING,
     H_BUSY_S,
+    H_DEEP_S,
     H_GAPS,
     H_GPU_J,
     H_HOST_J,
@@ -69,6 +70,7 @@ from models.bench.state import (
     Sim,
 )
 from models.control.equations import Plant, idle_w, under_limit
+from models.policy.strategies import DEEPEST_SM_RATIO
 
 
 def hist_bin(seconds: float) -> int:
@@ -294,6 +296,8 @@ def advance_replica(sim: Sim, p: Plant, node: Node, r: int, until_s: float, boun
         spend(sim, r, watts, dt_s, hour)
         sim.hours[hour, H_X_S] += x * dt_s
         sim.hours[hour, H_BUSY_S] += dt_s
+        if x < DEEPEST_SM_RATIO - 1e-6:
+            sim.hours[hour, H_DEEP_S] += dt_s
         sim.t[r] += dt_s
         complete(sim, r, dt_s, prefill, bound_s, hour)
 

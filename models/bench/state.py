@@ -52,7 +52,8 @@ H_BUSY_S: Final = 8
 H_OUTPUT: Final = 9
 H_NODE_S: Final = 10
 H_HOST_S: Final = 11  # seconds of live hosts; a host that the fleet has in part counts in part
-H_COLUMNS: Final = 12
+H_DEEP_S: Final = 12  # busy seconds below the lowest clock at which published curves agree
+H_COLUMNS: Final = 13
 
 # Scalars in `clock`.
 C_NOW: Final = 0

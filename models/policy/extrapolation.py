@@ -43,6 +43,11 @@ def beyond(stack: str, *, running: Iterable[float], clock_ratios: Iterable[float
     return found
 
 
+def deep(ratio: float | None) -> str:
+    """A policy's mark where this share of its busy time lay below every published curve; nothing where none did."""
+    return f"EXTRAPOLATED {max(ratio, 0.001):.1%}" if ratio else ""
+
+
 def mark(found: list[str]) -> str:
     """One sentence, or nothing."""
     return f"Extrapolated: {'; '.join(found)}." if found else ""

@@ -27,6 +27,7 @@ def points(
                 **{f"p99_{m}_ms": row["p99_ms"][m] for m in ("ttft", "tbt", "e2e")},
                 "cost": None if kwh is None or price_per_kwh is None else kwh * price_per_kwh,
                 "carbon_g": None if kwh is None or g_per_kwh is None else kwh * g_per_kwh,
+                "extrapolated_ratio": row["extrapolated_ratio"],
             }
         )
     return made

@@ -79,7 +79,7 @@ def tune_part(name: str, args: Namespace) -> Json:
 
 def kappa_part(name: str, args: Namespace) -> Json:
     found = setup(name, days=args.side_days, seeds=1, kappas=("low", "mid", "high"))
-    return report(found, ("balanced", "aggressive"), shown="all", with_rivals=False, with_reference=(), say=say)
+    return report(found, STRATEGIES[:3], shown="all", with_rivals=False, with_reference=(), say=say)
 
 
 def loss_part(name: str, args: Namespace) -> Json:

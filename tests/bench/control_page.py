@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.policy.extrapolation import deep
 from tests.bench.control_plots import draw
 from tests.bench.control_short import short_lines
 
@@ -135,6 +136,8 @@ def row(name: str, r: Json) -> str:
     """One policy."""
     worst, change = r["worst_hour"], r["p99_change_ratio"]
     changes = " / ".join(_ratio(change[m], "+.1%") for m in ("ttft", "tbt", "e2e"))
+    beyond = deep(r.get("extrapolated_ratio"))
+    name = f"{name}, {beyond}" if beyond else name
     return (
         f"| {name} | {_ratio(r['gpu_saving_ratio']['b0'])} | {_ratio(r['wall_saving_ratio']['b0'])} "
         f"| {_ratio(r['gpu_saving_ratio']['b1'])} | {changes} "

@@ -79,6 +79,35 @@ def test_a_recording_gives_every_key_of_the_answer(tmp_path: Path, capsys: pytes
     assert "SIMULATED" in capsys.readouterr().out
 
 
+def test_a_point_of_pareto_is_priced_where_a_kwh_has_a_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("numba")
+    trace = ["--requests", str(_trace(tmp_path / "t.csv", seconds=60.0)), "--strategy", "aggressive", "--no-reference"]
+    found = _answer(tmp_path, *trace, "--pareto", "--price-per-kwh", "0.5", "--g-per-kwh", "400")
+    for point in found["pareto"]:
+        assert point["cost"] == pytest.approx(0.5 * point["wall_joules"] / 3.6e6)
+        assert point["carbon_g"] == pytest.approx(400.0 * point["wall_joules"] / 3.6e6)
+    said = capsys.readouterr().out
+    assert "g CO2e/request" in said and "EXTRAPOLATED" not in said
+    for point in _answer(tmp_path, *trace, "--pareto")["pareto"]:
+        assert point["cost"] is None and point["carbon_g"] is None
+
+
+def test_a_policy_below_every_published_curve_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit of 300 W holds clocks where nobody has measured them; a lock at 0.60 and our strategies do not."""
+    pytest.importorskip("numba")
+    found = _answer(
+        tmp_path, "--requests", str(_trace(tmp_path / "t.csv", seconds=60.0)), "--strategy", "rivals", "--pareto"
+    )
+    shares = {r["name"]: r["extrapolated_ratio"] for r in found["rivals"]}
+    assert 0.1 < shares["static limit"] < 1.0 and shares["static lock"] == 0.0
+    assert not any(r["extrapolated_ratio"] for r in [*found["results"].values(), *found["baselines"].values()])
+    said = capsys.readouterr().out
+    assert f"| static limit EXTRAPOLATED {shares['static limit']:.1%} |" in said
+    assert "| aggressive |" in said and "where no published curve holds" in said
+
+
 def test_same_arguments_same_answer(tmp_path: Path) -> None:
     pytest.importorskip("numba")
     trace = str(_trace(tmp_path / "t.csv", seconds=90.0))
@@ -136,6 +165,9 @@ def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
         (["--workload", "azure-code-2024", "--days", "0"], "--days 0 is neither all nor a number above 0"),
         (["--workload", "azure-code-2024", "--seeds", "0"], "--seeds 0 is outside 1..50"),
         (["--workload", "azure-code-2024", "--baseline", "b7"], "--baseline 'b7' names no baseline"),
+        (["--workload", "azure-code-2024", "--price-per-kwh", "0.3"], "--price-per-kwh prices the points of --pareto"),
+        (["--workload", "azure-code-2024", "--pareto", "--g-per-kwh", "-1"], "--g-per-kwh -1 is outside 0..5000"),
+        (["--workload", "azure-code-2024", "--pareto", "--price-per-kwh", "nan"], "nan is outside -10..100"),
         (["--workload", "azure-code-2024", "--lengths", "x.csv"], "--lengths goes with --rates"),
         (["--workload", "azure-code-2024", "--lengths-service", "code"], "--lengths-service chooses a service of"),
         (["--requests", "/nowhere.csv"], "/nowhere.csv is not a file"),
