@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STRATEGIES: Final = ("conservative", "balanced", "aggressive", "ml-driven")
 KAPPAS: Final = ("low", "mid", "high")
+LEAST_DAYS: Final = 1.0 / 1440.0
 PER_KWH: Final = {"price-per-kwh": "price of a kWh at the wall, any currency", "g-per-kwh": "grams of CO2e of a kWh"}
 PER_KWH_BOUNDS: Final = {"price-per-kwh": (-10.0, 100.0), "g-per-kwh": (0.0, 5000.0)}
 
@@ -70,11 +71,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.lengths_service is not None and args.lengths is None:
         raise EoError("--lengths-service chooses a service of --lengths; give --lengths FILE with it", USAGE)
     price, grams = (_per_kwh(args, name) for name in PER_KWH)
+    from agents.cli.bench_control_text import warnings
     from agents.cli.bench_inputs import workload
     from models.bench.compare import Setup, report, truth_of
     from models.bench.compiled import BenchUnavailable
 
     load = workload(args, kv_limit=truth_of("mid").kv_limit_tokens)
+    for sentence in load.warnings:  # before minutes of simulation, too
+        print(f"  {sentence}", file=sys.stderr, flush=True)
     setup = Setup(
         load.name,
         curve=load.curve,
@@ -102,6 +106,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             USAGE,
         )
     found["notes"] = found["notes"] or _drawn(setup)
+    found["warnings"] = [*load.warnings, *warnings(found, seeds_asked=seeds)]
     found["baselines"] = {name: found["baselines"][name] for name in wanted}
     if args.pareto:
         from models.policy.pareto import front
@@ -143,7 +148,11 @@ def _days(text: str) -> float | None:
     except ValueError:
         days = 0.0
     if not 0.0 < days <= 366.0:
-        raise EoError(f"--days {text} is neither all nor a number above 0; choose --days 2", USAGE)
+        raise EoError(f"--days {text} is neither all nor a number above 0 up to 366; choose --days 2", USAGE)
+    if days < LEAST_DAYS:
+        raise EoError(
+            f"--days {text} is below one minute ({LEAST_DAYS:.1g} days); choose --days 0.04 for an hour", USAGE
+        )
     return days
 
 

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from models.policy.extrapolation import deep
 from models.policy.strategies import DEEPEST_SM_RATIO
+
+MOST_MISSED: Final = 0.01  # the bounds are 99th percentiles
+
+
+def warnings(found: dict[str, Any], *, seeds_asked: int) -> list[str]:
+    """What a reader must know of the figures, a whole sentence each."""
+    from models.bench.compare import LEAST_IN_HOUR, SLO_S
+
+    said, b0 = [], found["baselines"]["b0"]
+    if seeds_asked > found["seeds"]:
+        said.append(
+            f"--seeds {seeds_asked} was asked for and {found['seeds']} seed was run: a recording of requests is not "
+            "drawn, so every seed would be the same"
+        )
+    if b0["missed_ratio"] is not None and b0["missed_ratio"] > MOST_MISSED:
+        said.append(
+            f"always-on default clocks themselves miss {b0['missed_ratio']:.1%} of the requests (bound "
+            f"{MOST_MISSED:.0%}: first token in {SLO_S['ttft']:g} s, then {1e3 * SLO_S['tbt']:g} ms between tokens), "
+            "so the bounds cannot be kept and default clocks are mostly kept; give shorter requests"
+        )
+    if not b0["hours"]:
+        said.append(
+            f"no hour had {LEAST_IN_HOUR} requests or more, so no hour could be judged and 0 of 0 are outside; give "
+            "a longer or busier load"
+        )
+    return said
 
 
 def table(found: dict[str, Any]) -> str:
@@ -34,6 +60,7 @@ def table(found: dict[str, Any]) -> str:
             "curve holds."
         )
     lines += _front(found.get("pareto", []))
+    lines += [f"warning: {sentence}" for sentence in found["warnings"]]
     lines += [f"note: {count} x {name.replace('_', ' ')}" for name, count in found["notes"].items()]
     return "\n".join([*lines, f"CPU seconds: {found['seconds']:.0f}"])
 

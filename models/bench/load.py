@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bench.spans import DAY_S as DAY_S
+from models.bench.spans import check_epoch, check_span, usual_gap_s
 from models.bench.state import RING
 
 F8 = NDArray[np.float64]
-DAY_S: Final = 86_400.0
 TAU_S: Final = 60.0  # correlation time of the rate's modulation
 LONGEST_OUTPUT: Final = RING - 2
-MOST_DAYS: Final = 60.0  # of a recording or a rate curve: hours and seconds of it become arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class Curve:
 
     @property
     def days(self) -> float:
-        return float(self.t_s[-1] + (self.t_s[-1] - self.t_s[0]) / max(len(self.t_s) - 1, 1) / 2) / DAY_S
+        """To half a usual gap after the last rate, which stands in the middle of its time."""
+        return float(self.t_s[-1] + usual_gap_s(self.t_s) / 2) / DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,30 +129,20 @@ def _filtered(noise: F8, keep: float, start: float) -> F8:
     return np.asarray(found, dtype=np.float64)
 
 
-def check_span(t_s: F8, what: str) -> None:
-    """Refuses times that lie too far apart, before anything is as long as they are; names what lies apart."""
-    days = (float(t_s.max()) - float(t_s.min())) / DAY_S
-    if days <= MOST_DAYS:
-        return
-    order = np.argsort(t_s, kind="stable")
-    with np.errstate(over="ignore"):
-        gaps = np.diff(t_s[order])
-    widest = int(gaps.argmax())
-    before, after = (float(t_s[order[widest + step]]) for step in (0, 1))
-    raise ValueError(
-        f"{what} spans {days:,.1f} days, over the bound of {MOST_DAYS:g}; timestamps are in seconds, so divide "
-        f"milliseconds by 1,000, or take out what lies apart (the widest gap is from {before:.10g} to {after:.10g})"
-    )
+def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float, what: str = "the trace") -> Stream:
+    """Recorded requests, repaired: sorted by time, gaps kept, lengths put into what an engine takes.
 
-
-def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float) -> Stream:
-    """Recorded requests, repaired: sorted by time, gaps kept, lengths put into what an engine takes."""
+    A negative number of tokens is none: such a row is left out as one that cannot be read.
+    """
     known = np.isfinite(t_s) & np.isfinite(prompt) & np.isfinite(output)
-    notes = {"rows_unreadable": int((~known).sum())}
+    negative = known & ((prompt < 0.0) | (output < 0.0))
+    notes = {"rows_unreadable": int((~known).sum()), "rows_with_negative_tokens": int(negative.sum())}
+    known &= ~negative
     t_s, prompt, output = t_s[known], prompt[known], output[known]
     if len(t_s) < 2:
-        raise ValueError(f"the trace holds {len(t_s)} readable requests; give at least 2")
-    check_span(t_s, "the trace")
+        raise ValueError(f"{what} holds {len(t_s)} readable requests; give at least 2")
+    check_epoch(t_s, what)
+    check_span(t_s, what)
     notes["clock_went_back"] = int((np.diff(t_s) < 0).sum())
     order = np.argsort(t_s, kind="stable")
     t_s, prompt, output = t_s[order] - t_s[order[0]], np.floor(prompt[order]), np.floor(output[order])
@@ -163,7 +154,9 @@ def recorded(t_s: F8, prompt: F8, output: F8, *, kv_limit: float) -> Stream:
     notes["refused_over_kv_limit"] = int((~fits).sum())
     t_s, prompt, output = t_s[fits], prompt[fits], output[fits]
     if len(t_s) < 2:
-        raise ValueError(f"only {len(t_s)} requests fit the KV limit of {kv_limit:.0f} tokens; give shorter ones")
+        raise ValueError(
+            f"{what}: only {len(t_s)} requests fit the KV limit of {kv_limit:.0f} tokens; give shorter ones"
+        )
     return Stream(
         arrival_s=t_s,
         prompt=prompt.astype(np.int32),
