@@ -97,10 +97,14 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the columns held; `skipped` counts rows and workloads that could not be used, by reason."""
+    """What the columns held; `skipped` counts rows and workloads that could not be used, by reason.
+
+    `split_by`: where no workload has two settings, the columns without which there would be one.
+    """
 
     sweeps: list[Recorded]
     skipped: dict[str, int]
+    split_by: tuple[str, ...] = ()
 
 
 class Unreadable(ValueError):
@@ -211,7 +215,22 @@ def _grouped(
         label = " ".join(key[at] for at in order if key[at] not in ("", "None"))
         where = str(columns[device][members[0].index]) if device else "unknown"
         sweeps.append(replace(one, name=label, device=where, stage=tuple(key[at] for at in stages)))
-    return Found(sweeps, skipped)
+    return Found(sweeps, skipped, () if sweeps else _split_by(groups, keys))
+
+
+def _split_by(groups: dict[tuple[str, ...], list[_Row]], keys: list[str]) -> tuple[str, ...]:
+    """The fewest columns without which some workload has two settings; those of most values are tried first."""
+    order = sorted(range(len(keys)), key=lambda at: -len({key[at] for key in groups}))
+    tried = [[at] for at in order] + [order[:count] for count in range(2, len(keys) + 1)]
+    return next((tuple(keys[at] for at in sorted(one)) for one in tried if _merges(groups, one)), ())
+
+
+def _merges(groups: dict[tuple[str, ...], list[_Row]], without: list[int]) -> bool:
+    merged: dict[tuple[str, ...], set[float]] = {}
+    for key, members in groups.items():
+        left = tuple(text for at, text in enumerate(key) if at not in without)
+        merged.setdefault(left, set()).update(row.setting for row in members)
+    return any(len(settings) > 1 for settings in merged.values())
 
 
 def _one_sweep(members: list[_Row], columns: Columns, names: dict[str, str], *, knob: str) -> Recorded:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -58,7 +60,22 @@ def test_limit_fails_when_a_demand_is_missed(sweep: Path, capsys: pytest.Capture
         (None, (), "is no file; give a CSV or Parquet file of a sweep, or `all` for those that are shipped"),
         ("a,b\n1,2\n", (), "no power limit, clock or batch size among the columns a, b"),
         ("a,b\n1,2,3\n", (), "is no table: no row has the 2 columns of its header"),
-        ("\x00\x01\x02", (), "is neither CSV nor Parquet"),
+        ("\x00\x01\x02", (), "holds zero bytes, so it is no UTF-8 text; save it as CSV in UTF-8"),
+        (
+            "power_limit_W,power_limit_W\n1,2\n",
+            (),
+            "names the column 'power_limit_W' more than once, with other values",
+        ),
+        (
+            "\n".join(["power_limit_W,time_s,power_w,note", *(f"{w},1,{w},try {w}" for w in (300, 200, 100))]),
+            (),
+            "a sweep is one workload at two settings or more; the column 'note' splits the rows, so take out what does not tell workloads apart",
+        ),
+        (
+            "\n".join(["power_limit_W,time_s,power_w,note,host", *(f"{w},1,{w},n{w},h{w}" for w in (300, 200, 100))]),
+            (),
+            "the columns 'note' and 'host' together split the rows",
+        ),
         ("power_limit_W,time_s,power_w\n300,,\n", (), "holds no usable sweep (1 x row without a positive number)"),
         (SWEEP, ("--slowdown", "5"), "--slowdown 5 is outside 0 to 1; 0.05 means five percent"),
         (SWEEP, ("--run-steps", "9"), "--run-steps 9 is below 100; give the length of the run in training steps"),
@@ -94,6 +111,15 @@ def test_comments_torn_rows_and_disorder_are_survived(tmp_path: Path) -> None:
 def test_other_delimiters_are_read(delimiter: str, tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text(SWEEP.replace(",", delimiter))
+    (one,) = sweep_files.recorded(path).sweeps
+    assert one.setting.tolist() == [200.0, 225.0, 250.0, 275.0, 300.0]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda data: data.decode().encode("utf-16"), lambda data: data])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_packed_and_wide_text_is_the_same_sweep(delimiter: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "plain.csv.gz"  # by what it holds, not by its name
+    path.write_bytes(pack(("# by hand\n" + SWEEP).replace(",", delimiter).encode()))
     (one,) = sweep_files.recorded(path).sweeps
     assert one.setting.tolist() == [200.0, 225.0, 250.0, 275.0, 300.0]
 
