@@ -16,6 +16,7 @@ import agents.cli
 from agents.cli import bench_stream
 from agents.cli.base import EoError
 from agents.cli.bench import check_outputs
+from agents.cli.bench_control_text import table, warnings
 from agents.cli.bench_inputs import workload
 from agents.cli.main import main
 
@@ -163,6 +164,8 @@ def test_rates_and_lengths_of_ones_own(tmp_path: Path) -> None:
         (["--workload", "servegen-tiny"], "ServeGen has no model 'tiny' here; one of m-large, m-small."),
         ([], "give exactly one of --workload NAME, --requests FILE and --rates FILE"),
         (["--workload", "azure-code-2024", "--days", "0"], "--days 0 is neither all nor a number above 0"),
+        (["--workload", "azure-code-2024", "--days", "1e-9"], "--days 1e-9 is below one minute (0.0007 days); choose"),
+        (["--workload", "azure-code-2024", "--days", "nan"], "--days nan is neither all nor a number above 0"),
         (["--workload", "azure-code-2024", "--seeds", "0"], "--seeds 0 is outside 1..50"),
         (["--workload", "azure-code-2024", "--baseline", "b7"], "--baseline 'b7' names no baseline"),
         (["--workload", "azure-code-2024", "--price-per-kwh", "0.3"], "--price-per-kwh prices the points of --pareto"),
@@ -366,6 +369,48 @@ def test_shipped_traces_have_the_published_totals() -> None:
         curve = workload(Args, kv_limit=4e5).curve
         assert curve is not None
         assert float(curve.rate.mean()) * 7 * 86_400 == pytest.approx(total, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ran", "missed", "hours", "words"),
+    [
+        (40, 1, 0.002, 2, "--seeds 40 was asked for and 1 seed was run: a recording of requests is not drawn"),
+        (
+            1,
+            1,
+            0.123,
+            2,
+            "always-on default clocks themselves miss 12.3% of the requests (bound 1%: first token in",
+        ),
+        (1, 1, 0.009, 0, "no hour had 100 requests or more, so no hour could be judged and 0 of 0 are outside"),
+        (2, 2, 0.01, 1, None),
+        (1, 1, None, 1, None),
+    ],
+)
+def test_what_a_reader_must_know_of_the_figures_is_a_sentence(
+    asked: int, ran: int, missed: float | None, hours: int, words: str | None
+) -> None:
+    found = {"seeds": ran, "baselines": {"b0": {"missed_ratio": missed, "hours": hours}}}
+    said = warnings(found, seeds_asked=asked)
+    assert [words in one for one in said] == [True] if words is not None else said == []
+
+
+def test_warnings_stand_in_the_answer_and_in_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fourteen requests are too few for an hour; one more row cannot be read; and a recording has no seeds."""
+    pytest.importorskip("numba")
+    trace = tmp_path / "few.csv"
+    trace.write_text("\n".join([HEAD, *(f"{at},700,20" for at in range(14)), "x,1,1"]))
+    found = _answer(tmp_path, "--requests", str(trace), "--no-reference", "--seeds", "7")
+    said = capsys.readouterr()
+    assert [one.split(":")[0][:22] for one in found["warnings"]] == [
+        "1 of 15 rows of few.cs",
+        "--seeds 7 was asked fo",
+        "no hour had 100 reques",
+    ]
+    assert all(f"\nwarning: {one}\n" in said.out for one in found["warnings"])
+    assert found["warnings"][0] in said.err  # before the run
+    assert found["notes"] == {"rows_unreadable": 1} and "note: 1 x rows unreadable" in said.out
+    assert table(found) in said.out
 
 
 def test_every_rival_runs_on_the_same_trace_and_names_its_source(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_limit_fails_when_a_demand_is_missed(sweep: Path, capsys: pytest.Capture
         (
             "\n".join(["power_limit_W,time_s,power_w,note", *(f"{w},1,{w},try {w}" for w in (300, 200, 100))]),
             (),
-            "a sweep is one workload at two settings or more; the column 'note' splits the rows, so take out what does not tell workloads apart",
+            "; the column 'note' splits the rows, so take out what does not tell workloads apart",
         ),
         (
             "\n".join(["power_limit_W,time_s,power_w,note,host", *(f"{w},1,{w},n{w},h{w}" for w in (300, 200, 100))]),
