@@ -50,7 +50,7 @@ def _length_rows(path: Path) -> dict[str | None, dict[str, list[tuple[float, flo
             )
         if quantity not in QUANTITIES:
             raise NoTable(
-                f"{path} line {line}: quantity {quantity!r} is neither input_tokens nor output_tokens; "
+                f"{path} line {line}: quantity {(quantity or '')[:60]!r} is neither input_tokens nor output_tokens; "
                 "write one of the two or take the line out"
             )
         of_quantity = found.setdefault(service, {name: [] for name in QUANTITIES})[quantity]

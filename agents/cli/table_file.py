@@ -22,6 +22,7 @@ from agents.cli.base import USAGE, EoError
 DELIMITERS: Final = ",;\t"
 HEAD_BYTES: Final = 4_096
 MOST_LINE: Final = 1 << 20  # characters: what has no line ends is no table, and is not read whole
+ABOVE: Final = ("#", "sep=")  # lines above the header: comments, and what a spreadsheet notes of its delimiter
 GZIP: Final = b"\x1f\x8b"
 PARQUET: Final = b"PAR1"
 _OTHERS: Final = {
@@ -62,21 +63,23 @@ def _rows(
     path: Path, file: TextIO, names: tuple[str, ...], optional: str
 ) -> Iterator[tuple[int, list[str | None], int]]:
     lines = _lines(path, file)
-    first = next(lines, "")
+    above, first = 0, next(lines, "")
+    while first.startswith(ABOVE):
+        above, first = above + 1, next(lines, "")
     delimiter = max(DELIMITERS, key=lambda one: len(set(_split(first, one)) & set(names)))
-    reader = csv.reader(chain([first], lines), delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, skipinitialspace=True)
+    header = [name.strip().lower() for name in next(reader, [])]
     at = [_place(path, header, name, names) for name in names]
     if optional:
         at.append(_place(path, header, optional, ()) if optional in header else -1)
     for cells in reader:
         if cells:
             over = sum(1 for cell in cells[len(header) :] if cell.strip())
-            yield reader.line_num, [None if i < 0 else cells[i] if i < len(cells) else "" for i in at], over
+            yield above + reader.line_num, [None if i < 0 else cells[i] if i < len(cells) else "" for i in at], over
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    return [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
 
 
 def _place(path: Path, header: list[str], name: str, names: tuple[str, ...]) -> int:

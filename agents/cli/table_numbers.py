@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite, nan
 from pathlib import Path
+from typing import Final
 
 from agents.cli.table_file import NoTable, rows
+
+MOST_SHOWN: Final = 60  # characters of a value that is no number
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ def _number(name: str, text: str) -> tuple[float, str]:
         value = _iso_s(text) if time else nan
     wanted = "seconds (such as 1000.5) nor an ISO 8601 time" if time else "number (such as 1000.5)"
     if not isfinite(value):
+        text = text[:MOST_SHOWN]
         return nan, f"{text!r} is neither {wanted}" if time else f"{text!r} is not a {wanted}"
     if value < 0.0 and name.endswith("tokens"):
         return value, f"{text.strip()} tokens is below 0"

@@ -133,6 +133,17 @@ def test_what_is_no_such_table_is_refused_by_what_it_is(tmp_path: Path, data: by
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "head", ["# by hand\n# in two parts\n" + HEAD, "Timestamp_s, Input_Tokens, Output_Tokens", '"timestamp_s", ' + HEAD[12:]]
+)
+def test_comments_above_blanks_and_capitals_in_the_header_are_taken(tmp_path: Path, head: str) -> None:
+    found = _requests(_file(tmp_path, "\n".join([head, "1, 2, 3", "2,2,3", "3,x" + 99 * "y" + ",1"])))
+    assert found.stream is not None and found.stream.prompt.tolist() == [2, 2]
+    line = 6 if head.startswith("#") else 4
+    shown = "x" + 59 * "y"
+    assert f"line {line}, column input_tokens: '{shown}' is not a number" in found.warnings[0]
+
+
 def test_text_without_line_ends_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_file, "MOST_LINE", 1_000)
     path = _file(tmp_path, gzip.compress(GOOD.encode() + b"0" * 5_000))
