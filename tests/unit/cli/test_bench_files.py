@@ -134,7 +134,7 @@ def test_what_is_no_such_table_is_refused_by_what_it_is(tmp_path: Path, data: by
 
 
 @pytest.mark.parametrize(
-    "head", ["# by hand\n# in two parts\n" + HEAD, "Timestamp_s, Input_Tokens, Output_Tokens", '"timestamp_s", ' + HEAD[12:]]
+    "head", ["# a\n# b\n" + HEAD, "Timestamp_s, Input_Tokens, Output_Tokens", '"timestamp_s", ' + HEAD[12:]]
 )
 def test_comments_above_blanks_and_capitals_in_the_header_are_taken(tmp_path: Path, head: str) -> None:
     found = _requests(_file(tmp_path, "\n".join([head, "1, 2, 3", "2,2,3", "3,x" + 99 * "y" + ",1"])))
