@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from agents.node.engine_signal import Columns, Window, state_of
 from agents.node.misses import Misses, Slo
+from models.control.guard import GUARD_SHARE
 from models.control.types import ClockBounds, Decision, EngineState, Health, Observed, Targets
 from streams.contract import records
 from streams.contract.records import EngineReading
@@ -139,7 +140,7 @@ class ServingDrive:
             if now.default is not None and observed.tbt_mean_ms is not None:
                 self._controller.watch(now_s, state, bounds=now.default, observed=observed)
             self._note(now.engine.engine, "watched" if now.bounds is None else "rolled_back", fresh=observed)
-            return Decision(None, UNGRANTED if now.bounds is None else self._rolled_back())
+            return Decision(None, UNGRANTED if now.bounds is None else self._rolled_back(now_s))
         decision = self._controller.step(
             now_s,
             state,
@@ -151,8 +152,13 @@ class ServingDrive:
         self._note(now.engine.engine, "controlled", fresh=observed)
         return decision
 
-    def _rolled_back(self) -> str:
-        share = self._misses.missed_ratio or 0.0
+    def _rolled_back(self, now_s: float) -> str:
+        share, left_s = self._misses.missed_ratio or 0.0, self._misses.left_s(now_s)
+        if share <= GUARD_SHARE and left_s > 0.0:
+            return (
+                f"more than {GUARD_SHARE:.0%} of an hour's requests missed the SLO twice within a day: default clocks "
+                f"for another {left_s / 60:.0f} min"
+            )
         return f"{share:.1%} of the last hour's requests missed the SLO, bound 1 %: default clocks"
 
     def _note(self, engine: str, state: str, *, fresh: Observed) -> None:

@@ -16,6 +16,7 @@ MOST_MS: Final = 1e9  # a bound beyond eleven days is none
 USUAL: Final = 31  # windows from which is known what they usually are apart
 KNOWN: Final = 8  # of them at least
 NEAR: Final = (0.8, 1.25)
+SLOW_GAP: Final = 1.03  # of the target: full chunks lie just below it, and a bucket of a histogram is 2.2 % wide
 
 
 class Columns:
@@ -126,8 +127,9 @@ class Window:
         span = None if before is None or mean_ms is None else self._span(before, engine, mean_ms)
         self._rate = _tokens_per_s(before, engine)
         first, whole = _late(engine.ttft, targets.ttft_ms), _late(engine.e2e, targets.e2e_ms)
-        watts = columns.power_w(rows)
-        return Observed(mean_ms, columns.sm_mhz(rows), watts, self._rate, p99_ms, *first, *whole, window=span)
+        gaps = _late(tbt, None if targets.tbt_ms is None else SLOW_GAP * targets.tbt_ms)
+        watts, mhz = columns.power_w(rows), columns.sm_mhz(rows)
+        return Observed(mean_ms, mhz, watts, self._rate, p99_ms, *first, *whole, *gaps, window=span)
 
     def _span(self, before: EngineReading, now: EngineReading, mean_ms: float) -> Span | None:
         passed_s, tokens = (now.ts_ns - before.ts_ns) / 1e9, _delta(before.prompt_tokens_total, now.prompt_tokens_total)

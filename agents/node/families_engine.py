@@ -36,7 +36,10 @@ CONTROL: Final = {
     "eo_engine_missed_ratio": ("missed_ratio", "Share of the last hour's requests beyond the SLO (0 to 1)."),
     "eo_engine_chunk_tokens": ("chunk_tokens", "Chunk size that we set, where the engine takes one while it runs."),
     "eo_engine_slowdown_ratio": ("slowdown_ratio", "Upper end of a training job's slowdown against default clocks."),
-    "eo_engine_first_token_slack_ratio": ("slack_ratio", "Learned: below 1 more first tokens came late than may."),
+    "eo_engine_first_token_slack_ratio": (
+        "slack_ratio",
+        "Learned: the least room of first tokens, gaps and answers; below 1 more came late than may.",
+    ),
     "eo_engine_wait_price_watts": (
         "wait_price_w",
         "Learned: watts that a running sequence is counted at (0 = no bound).",

@@ -44,6 +44,10 @@ class Misses:
             self._requests, self._missed = self._requests + requests, self._missed + missed
         return self._guard.holds(now_s, self._requests, self._missed)
 
+    def left_s(self, now_s: float) -> float:
+        """Seconds that a repeated rollback still lasts at least; 0 without one."""
+        return self._guard.left_s(now_s)
+
     @property
     def missed_ratio(self) -> float | None:
         """Share of the last hour's requests; None while too few were counted."""

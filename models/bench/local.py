@@ -133,6 +133,8 @@ def ours(sim: Sim, p: Plant, how: Local, r: int, now_s: float) -> None:
         obs[O_LATE],
         obs[O_ANSWERS] if how.long_s > 0.0 else nan,
         obs[O_LONG],
+        tokens if how.late_s > 0.0 else nan,
+        obs[O_SLOW],
     )
     to = Bounds(how.tbt_s, how.ttft_s, how.gap_s, how.min_x, 1.0, 1.0)
     x, chunk, _ = decide(p, how.tune, sim.ctl[r], load, to, now_s)

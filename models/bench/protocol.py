@@ -21,6 +21,7 @@ from models.policy.strategies import STRATEGIES
 
 SLO_TTFT_S: Final = 2.0
 SLO_TBT_S: Final = 0.1
+SLOW_GAP: Final = 1.05  # times B0's p99: gaps over it may be one in a hundred
 FLOOR_X: Final = 0.6  # no strategy claims clocks below what published curves agree on
 # Up to 448 tokens a chunk is as fast as 512 at the default limit of 700 W, and its gaps are an eighth shorter.
 FAST: Final = Tuning(react_s=0.15, dwell_s=0.3, chunk_min=128.0, chunk_max=448.0)
@@ -72,7 +73,7 @@ AIMS: Final[dict[str, Aim]] = {
     "conservative": Aim(1.04, 0.95, 1.04, PACKINGS["conservative"], _TIGHT, late=1.045, long=1.02),
     "balanced": _BALANCED,
     "ml-driven": _BALANCED,
-    "aggressive": Aim(0.092, 1.6, inf, PACKINGS["aggressive"], FAST._replace(chunk_max=768.0, busy_max=0.9)),
+    "aggressive": Aim(0.092, 1.6, inf, PACKINGS["aggressive"], FAST._replace(chunk_max=768.0, busy_max=0.9), late=1.9),
 }
 
 
@@ -82,7 +83,8 @@ def percent(aim: Aim, base: Reference, *, tick_s: float = TICK_S, delay_s: float
     most = AIMS["aggressive"]
     tbt, ttft = min(aim.tbt * base.tbt_s, most.tbt), min(aim.ttft * base.ttft_s, most.ttft)
     found = _ours(aim, tbt, ttft, aim.e2e * base.gap_s, tick_s=tick_s, delay_s=delay_s)
-    return found._replace(late_s=aim.late * base.ttft_s, long_s=aim.long * base.e2e_s)
+    slow_s = min(SLOW_GAP * base.tbt_s, SLO_TBT_S)
+    return found._replace(slow_gap_s=slow_s, late_s=aim.late * base.ttft_s, long_s=aim.long * base.e2e_s)
 
 
 def _ours(aim: Aim, tbt_s: float, ttft_s: float, gap_s: float, *, tick_s: float, delay_s: float) -> Local:
@@ -99,6 +101,7 @@ def strategy(
         local = percent(aim, base, tick_s=tick_s, delay_s=delay_s)
     else:
         local = _ours(aim, aim.tbt, aim.ttft, inf, tick_s=tick_s, delay_s=delay_s)
+        local = local._replace(slow_gap_s=SLO_TBT_S, late_s=aim.late)
     follow = None if STRATEGIES[name].tbt.slo_ms is not None else base.follow
     return Policy(name, local, mode, aim.packing, learns=name == "ml-driven", follow=follow)
 

@@ -26,8 +26,8 @@ from models.bench.plantparts import Node
 from models.bench.state import DRAINING, LOADING, OFF, ON, Sim
 from models.control.equations import Plant
 from models.control.guard import MissGuard
-from models.control.learn import SLACK_MIN
-from models.control.memory import S_DECODE, S_MEET, S_PREFILL, S_PRICE, S_SIZE, S_SLACK, begin
+from models.control.learn import spare
+from models.control.memory import S_DECODE, S_MEET, S_PREFILL, S_PRICE, S_SIZE, begin
 from models.policy.bandit import ShieldedBandit
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes
@@ -206,7 +206,8 @@ def run(case: Case, policy: Policy, *, say: Callable[[str], None] | None = None)
                 total = sim.hours.sum(axis=0)
                 held = guard.holds(now, float(total[st.H_REQUESTS]), float(total[st.H_MISSED]))
                 local = _default_clocks(bounds, belief) if held else bounds
-                want = case.replicas if held else want
+                if held:
+                    want = slow.rolled_back(now)
             starts += apply(sim, want, now, case.node.boot_s, first_x)
     return Outcome(
         name=policy.name,
@@ -337,12 +338,17 @@ class _Slow:
         if self._policy.local.kind == OURS and on.any():
             decode, prefill = (float(sim.ctl[on, c].mean()) for c in (S_DECODE, S_PREFILL))
             price, met = (float(sim.ctl[on, c].mean()) for c in (S_PRICE, S_MEET))
-            slack = float(np.maximum(sim.ctl[on, S_SLACK], SLACK_MIN).mean())
+            slack = float(np.mean([spare(row) for row in sim.ctl[on].tolist()]))
             seen = replace(seen, prefill_ratio=prefill, decode_ratio=decode, slack=slack, price_w=price, meet=met)
         decision = self._planner.step(now_s, SLOW_S, seen)
         if decision.replicas != serving and len(self.sentences) < 50:
             self.sentences.append(f"{now_s:.0f} s: {decision.reason}")
         return decision.replicas
+
+    def rolled_back(self, now_s: float) -> int:
+        """Every replica serves while default clocks must be kept."""
+        self._planner.rolled_back(now_s)
+        return self._case.replicas
 
     def followed(self, local: Local, sim: Sim) -> Local:
         """The policy's bounds at the load of the last day."""

@@ -13,7 +13,7 @@ from typing import Final
 from models.control import memory
 from models.control.decide import approach, decide, grid_up, release
 from models.control.equations import Plant, iteration_s
-from models.control.learn import RECALIBRATE_S, flow_of, follow, learn, slack_of
+from models.control.learn import RECALIBRATE_S, flow_of, follow, learn, spare
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
@@ -77,7 +77,7 @@ class LocalController:
             time_error=seen.time_error,
             power_error=seen.power_error,
             recalibrating=self.recalibrating,
-            slack=slack_of(self._memory) if self._memory[memory.S_COUNTED] > 0.0 else None,
+            slack=spare(self._memory) if self._memory[memory.S_COUNTED] > 0.0 else None,
             wait_price_w=self._memory[memory.S_PRICE],
             meet=self._memory[memory.S_MEET],
         )
@@ -302,13 +302,14 @@ def _seconds(value_ms: float | None) -> float:
     return inf if value_ms is None else value_ms / 1e3
 
 
-def _counted(observed: Observed | None) -> tuple[float, float, float, float]:
-    """First tokens and answers with those of them that were late; a pair that cannot be is unknown."""
+def _counted(observed: Observed | None) -> tuple[float, float, float, float, float, float]:
+    """First tokens, answers and gaps with those of them that were late; a pair that cannot be is unknown."""
     if observed is None:
-        return nan, nan, nan, nan
+        return nan, nan, nan, nan, nan, nan
     return (
         *_pair(observed.first_tokens, observed.late_first_tokens),
         *_pair(observed.answers, observed.long_answers),
+        *_pair(observed.gaps, observed.slow_gaps),
     )
 
 

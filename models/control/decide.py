@@ -54,7 +54,7 @@ from models.control.memory import (
     Load,
     Tuning,
 )
-from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TBT, TTFT, WAIT, chunk_at, plan
+from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TTFT, WAIT, chunk_at, plan
 from models.control.steady import top_rate
 
 
@@ -142,10 +142,11 @@ def decide(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     largest = chunk_at(p, u, s[S_X], load.running + 1.0, load.kv, to.tbt_s / s[S_PREFILL])
     # A small chunk keeps the gaps of long answers short; a backlog that is due gets the largest one.
     chunk = s[S_CHUNK]
+    # Default clocks go with the engine's own: a smaller one would cut prompts into more pieces than there is time for.
     if why in (LOWEST, GAP):
         s[S_CHUNK] = min(largest, s[S_URGENT] if s[S_URGENT] > 0.0 else s[S_PLAN_CHUNK])
     else:
-        s[S_CHUNK] = largest if why == TBT else uncut(p, s, largest)
+        s[S_CHUNK] = max(largest, p.chunk_tokens)
     if s[S_X] != before or abs(s[S_CHUNK] - chunk) > 0.1 * chunk:
         s[S_UNQUIET] = now_s
     return s[S_X], s[S_CHUNK], why
@@ -161,7 +162,7 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
     steps = int((top - low) / p.x_step + 1e-6)
     if stale(p, u, s, load, to, now_s):
         running = load.running + 1.0
-        chunk = uncut(p, s, chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL]))
+        chunk = max(p.chunk_tokens, chunk_at(p, u, top, running, load.kv, to.tbt_s / s[S_PREFILL]))
         s[S_TOP] = top_rate(p, flow_of(s), chunk, running)
         s[S_LEAST] = s[S_LONG] / s[S_TOP]
         if short(p, s):  # what runs when it arrives has to end first, which a long one does not notice
@@ -196,13 +197,6 @@ def choose(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: f
         s[S_X] = highest
         s[S_CHANGED] = now_s
     return LOWEST
-
-
-def uncut(p: Plant, s: list[float], chunk: float) -> float:
-    """The engine's own chunk where prompts are short: a smaller one, which keeps a bound on gaps, would cut a prompt
-    into more pieces than its first token has time for.
-    """
-    return max(chunk, p.chunk_tokens) if short(p, s) else chunk
 
 
 def in_time(p: Plant, u: Tuning, s: list[float], load: Load, to: Bounds, now_s: float, top: float) -> int:

@@ -18,6 +18,7 @@ from models.control.memory import (
     S_DONE,
     S_GAP_COUNT,
     S_GAP_SUM,
+    S_GAPS,
     S_KV,
     S_LONG,
     S_MEET,
@@ -55,14 +56,16 @@ MEET_S: Final = 300.0
 MEET_MIN: Final = 0.1
 MEET_MAX: Final = 1.5
 LATE_SHARE: Final = 0.01  # the bounds are 99th percentiles
-SLACK_MIN: Final = 0.1  # least that clocks are chosen by; what is late beyond it is owed
-SLACK_OWED: Final = 0.01  # some fifty late ones of debt, where one shrinks the slack by a twentieth
+SLACK_MIN: Final = 0.02  # least that clocks are chosen by; what is late beyond it is owed
+SLACK_OWED: Final = 0.002  # some fifty late ones of debt, where one shrinks the slack by a twentieth
 SLACK_MAX: Final = 3.0
 SHORT_CHUNKS: Final = 3.0  # prompts of up to so many of the engine's own chunks are short
 FEW: Final = 100.0  # prompts in which a guess of how long they are is forgotten
 MOST_LOG: Final = 20.0  # of one change: more would leave any range anyway, and floats after it
 ANSWER_MIN: Final = 0.85
 ANSWER_MAX: Final = 1.15
+ANSWER_LOW: Final = 0.9  # of the mean gap's target, below which more replicas are asked for too
+ANSWER_FOLD: Final = 0.05  # so much of it is a factor e of slack
 
 
 def bounded(ratio: float) -> float:
@@ -214,6 +217,18 @@ def slack_of(s: list[float]) -> float:
     return max(SLACK_MIN, s[S_SLACK])
 
 
+def spare(s: list[float]) -> float:
+    """What is left of all bounds that are counted, for whoever grants capacity: the least of first tokens, gaps and
+    whole answers, as a slack. Answers have used theirs up near the end of what shorter gaps can make good.
+    """
+    left = slack_of(s)
+    if s[S_GAPS] > 0.0:
+        left = min(left, max(SLACK_MIN, s[S_GAPS]))
+    if s[S_ANSWER] != 1.0:
+        left = min(left, max(SLACK_MIN, SLACK_FIRST * exp((s[S_ANSWER] - ANSWER_LOW) / ANSWER_FOLD)))
+    return left
+
+
 def flow_of(s: list[float]) -> Flow:
     """The mean load of the last seconds with what is learned of the stack."""
     each = s[S_KV] / s[S_RUNNING] if s[S_RUNNING] > 0.5 else s[S_LONG] * 0.5
@@ -231,6 +246,9 @@ def chance(u: Tuning, s: list[float], load: Load) -> None:
             s[S_COUNTED], s[S_SLACK] = 1.0, SLACK_FIRST
         change = exp(capped(u.late_gain * (LATE_SHARE * load.firsts - load.late)))
         s[S_SLACK] = min(SLACK_MAX, max(SLACK_OWED, s[S_SLACK] * change))
+    if load.gaps > 0.0:
+        change = exp(capped(u.gap_gain * (LATE_SHARE * load.gaps - load.slow)))
+        s[S_GAPS] = min(SLACK_MAX, max(SLACK_OWED, (s[S_GAPS] if s[S_GAPS] > 0.0 else SLACK_FIRST) * change))
     if load.answers > 0.0:
         change = exp(capped(u.long_gain * (LATE_SHARE * load.answers - load.long)))
         s[S_ANSWER] = min(ANSWER_MAX, max(ANSWER_MIN, s[S_ANSWER] * change))

@@ -53,7 +53,8 @@ S_MEET: Final = 37  # how much of other prompts' prefill a token meets, over the
 S_PRICED: Final = 38  # 1 once the price has begun from the model
 S_LEAST: Final = 39  # seconds in which a long prompt has its first token at default clocks, with nothing before it
 S_PROMPTS: Final = 40  # steps in which a prompt arrived, up to FEW
-S_RING: Final = 41
+S_GAPS: Final = 41  # room that gaps between tokens leave, counted like first tokens; 0 until any were counted
+S_RING: Final = 42
 SNAPSHOTS: Final = 10
 S_SIZE: Final = S_RING + 2 * SNAPSHOTS
 
@@ -81,6 +82,7 @@ class Tuning(NamedTuple):
     busy_max: float = 0.85  # share of time in prefill that a set point may come to
     late_gain: float = 0.05  # one late first token shrinks the slack by this share
     long_gain: float = 0.01  # one long answer shrinks the mean gap's target by this share
+    gap_gain: float = 0.001  # one gap over its bound shrinks what gaps leave by this share
 
 
 class Load(NamedTuple):
@@ -100,6 +102,8 @@ class Load(NamedTuple):
     late: float = nan
     answers: float = nan  # finished answers, and those of them that took longer than they may
     long: float = nan
+    gaps: float = nan  # gaps between tokens since the last step, and those of them over their bound
+    slow: float = nan
 
 
 class Bounds(NamedTuple):

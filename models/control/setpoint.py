@@ -97,9 +97,7 @@ def holds(
         return WAIT
     rate = room / mixed
     if to.ttft_s < inf:
-        left = to.ttft_s - s[S_LEAST]
-        if short(p, s):
-            left *= min(1.0, slack_of(s))
+        left = (to.ttft_s - s[S_LEAST]) * min(1.0, slack_of(s))
         slack = max(u.slack_ratio * slack_of(s) * to.ttft_s, left)
         if u.react_s * (1.0 - rate / s[S_TOP]) > slack:
             return TTFT

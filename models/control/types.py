@@ -57,6 +57,8 @@ class Observed:
     late_first_tokens: float | None = None
     answers: float | None = None  # and those of them longer than the end-to-end target
     long_answers: float | None = None
+    gaps: float | None = None  # between tokens, and those of them clearly over their bound
+    slow_gaps: float | None = None
     window: Window | None = None  # the same prefill as a count, and how long it took
 
 
@@ -80,6 +82,6 @@ class Health:
     time_error: float | None = None  # of the newest window
     power_error: float | None = None
     recalibrating: bool = False
-    slack: float | None = None  # factor of the first token's slack; None: nobody has counted late ones yet
+    slack: float | None = None  # the least that late first tokens, gaps and answers leave; None: nobody has counted yet
     wait_price_w: float | None = None  # watts that a running sequence is counted at
     meet: float | None = None  # how much of the share of time in prefill a token meets

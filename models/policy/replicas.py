@@ -26,10 +26,14 @@ SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
 EARN_S: Final = 1800.0  # a lower number must earn its later starts within this time
 TIGHT: Final = 0.3  # slack from which late first tokens are answered by more replicas too: higher clocks come first
-LOOSEST: Final = 0.4  # of the packing
+LOOSEST: Final = 0.4  # of the packing: there the whole fleet serves
+ALL_FROM: Final = 0.5  # of the packing, below which the fleet comes back whatever the load
 UNCOUNTED: Final = 0.75  # of the packing, where nobody counts late first tokens: nothing would make it yield
 UNCOUNTED_S: Final = 900.0  # a count that was there is missed for so long first: restarts, pauses and scrapes break it
 PACK_S: Final = 7200.0  # in which the packing moves by a factor e while the slack is a factor e off
+HURRY: Final = 4.0  # times as fast where half of the slack at which replicas begin to help is gone
+WARY_S: Final = 86_400.0  # after a rollback, and how many times as slowly
+WARY: Final = 8.0
 SURGE: Final = 3.0  # times the present rate that may come within a boot while no day is known
 SURGE_BUSY: Final = 0.9  # share of time in prefill during a surge
 CROWD: Final = 0.5  # how much longer a first token may take than on all replicas, at a packing of 0.7
@@ -140,6 +144,7 @@ class ReplicaPlanner:
         self._chosen_s = 0.0
         self._looser = packing.first
         self._stepped_s = -inf
+        self._wary_s = -inf  # until when the packing comes back slowly
         self._uncounted_s = inf  # since late first tokens were last counted
         self._spent: list[float] = []
         self.log: list[Logged] = []
@@ -169,6 +174,10 @@ class ReplicaPlanner:
     def plant(self) -> Plant:
         return self._plant
 
+    def rolled_back(self, now_s: float) -> None:
+        """Default clocks had to be kept: too many missed the SLO. The whole fleet serves, and packs again slowly."""
+        self._looser, self._wary_s = LOOSEST, now_s + WARY_S
+
     def aim(self, wishes: Wishes) -> None:
         """Bounds that moved, e.g. with the hold-out's latency."""
         self._wishes = wishes
@@ -183,9 +192,15 @@ class ReplicaPlanner:
         upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
         least = min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
-        least = self._uncrowded(least, ahead.now, looser, seen)
+        least = max(self._uncrowded(least, ahead.now, looser, seen), self._whole(looser, seen.total))
         least = self._carrying(least, ahead.upper, BUSY_MAX, seen)
         return self._carrying(least, surge(ahead), SURGE_BUSY, seen)
+
+    def _whole(self, looser: float, total: int) -> int:
+        """The more of the fleet the nearer the packing is to its loosest, whatever the model says of the load: what
+        keeps coming late there comes late for a reason that the model does not know.
+        """
+        return ceil(total * min(1.0, max(0.0, (ALL_FROM - looser) / (ALL_FROM - LOOSEST))) - 1e-9)
 
     def _carrying(self, least: int, rate: float, busy: float, seen: Seen) -> int:
         """The fewest, from `least` on, that carry a rate at default clocks in time, in seats and in the cache."""
@@ -388,4 +403,8 @@ class ReplicaPlanner:
         self._uncounted_s = 0.0 if isfinite(slack) else self._uncounted_s + span_s
         if isfinite(slack) and slack > 0.0:
             off = min(1.0, max(-1.0, log(slack / TIGHT)))
+            if off < -0.7:
+                off *= HURRY
+            elif off > 0.0 and self._stepped_s < self._wary_s:
+                off /= WARY
             self._looser = min(1.0, max(LOOSEST, self._looser * exp(off * span_s / PACK_S)))

@@ -22,7 +22,7 @@ MOST_TOKENS: Final = 1e8  # tokens/s, the same
 FORGET_S: Final = 86_400.0  # an engine that is silent for a day has gone; until then it can be started again
 LEARNS: Final = frozenset({"controlled", "watched", "rolled_back"})
 RATIO: Final = (0.3, 3.0)  # what a node's controller can have learned; beyond it is noise or another unit
-SLACK: Final = (0.1, 10.0)
+SLACK: Final = (0.01, 10.0)
 PRICE_W: Final = (0.0, 1e6)
 MEET: Final = (0.0, 3.0)
 Side = Literal["controlled", "holdout", "default"]
@@ -49,6 +49,7 @@ class Learned:
     slack: float | None = None  # of controlled engines only: the others' answers keep no bound of ours
     wait_price_w: float | None = None
     meet: float | None = None
+    rolled_back: bool = False  # one of them keeps default clocks, because too many of its requests missed the SLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ def learned(readings: Iterable[EngineReading]) -> Learned:
         slack=_mean_of([one.slack_ratio for one in ours], SLACK),
         wait_price_w=_mean_of([one.wait_price_w for one in ours], PRICE_W),
         meet=_mean_of([one.meet_ratio for one in ours], MEET),
+        rolled_back=any(one.state == "rolled_back" for one in told),
     )
 
 

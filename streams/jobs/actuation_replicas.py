@@ -94,6 +94,8 @@ class ReplicaPlans:
             return base | {"recommended": None, "reason": why, "fields": {}, "batch": None, "intent": None}
         planned = self._plan(now_s, pool, load)
         seen = self._seen(planned, pool, load, tariff)
+        if load.learned.rolled_back:
+            planned.planner.rolled_back(now_s)
         decision = planned.planner.step(now_s, span_s, seen)
         told = self._told(planned.planner, decision, seen, tariff, load)
         return base | told | {"intent": self._intent(now_s, planned, decision, load, lease_s)}

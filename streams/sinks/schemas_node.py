@@ -122,7 +122,11 @@ ENGINE: Final = Dataset(
         ("control_chunk_tokens", LONG, "chunk size that we set, tokens; null = the engine's own"),
         ("control_slowdown_ratio", FLOAT, "of a training job against default clocks, upper end of the interval"),
         ("control_saving_ratio", FLOAT, "the same for its energy, estimate"),
-        ("control_slack_ratio", FLOAT, "learned: below 1 more first tokens came late than may"),
+        (
+            "control_slack_ratio",
+            FLOAT,
+            "learned: least room of first tokens, gaps and answers; below 1 more came late than may",
+        ),
         ("control_wait_price_w", FLOAT, "learned: watts that a running sequence is counted at, the end-to-end bound"),
         ("control_meet_ratio", FLOAT, "learned: how much of the share of time in prefill a token meets"),
         *TAIL,

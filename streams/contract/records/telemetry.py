@@ -110,7 +110,9 @@ class EngineControl(Record, frozen=True, kw_only=True):
     chunk_tokens: Int64 | None = None  # chunk size that we set, where the engine takes one while it runs
     slowdown_ratio: float | None = None  # of a training job against its own default clocks: upper end of the interval
     saving_ratio: float | None = None  # the same for its energy, estimate
-    slack_ratio: float | None = None  # learned: below 1 more first tokens came late than may, above 1 fewer
+    slack_ratio: float | None = (
+        None  # learned, least of first tokens, gaps and answers: below 1 more came late than may
+    )
     wait_price_w: float | None = None  # learned: watts that a running sequence is counted at: the end-to-end bound
     meet_ratio: float | None = None  # learned: how much of the share of time in prefill a token meets
 

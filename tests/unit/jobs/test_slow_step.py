@@ -214,6 +214,16 @@ def test_ratios_and_slack_of_the_nodes_decide_how_many_are_enough(tmp_path: Path
     assert found["slow"]["wall_w"] is not None
 
 
+def test_an_engine_that_was_rolled_back_brings_the_whole_fleet_back(tmp_path: Path) -> None:
+    """Its requests missed the SLO at lower clocks, or on fewer replicas: nobody knows which."""
+    found = {}
+    for state in ("controlled", "rolled_back"):
+        bench = Loaded(tmp_path / state, mode="observe", slow_interval_s=5.0, replicas_max=60)
+        told = EngineControl(state="controlled", decode_ratio=1.0, prefill_ratio=1.0, slack_ratio=2.0)
+        found[state] = with_control(bench, 25, told, msgspec.structs.replace(told, state=state))
+    assert found["controlled"]["least"] < 20 and found["rolled_back"]["least"] == 60
+
+
 def test_what_no_controller_can_have_learned_is_left_out(tmp_path: Path) -> None:
     good = EngineControl(
         state="controlled", decode_ratio=1.2, prefill_ratio=1.1, slack_ratio=0.9, wait_price_w=40.0, meet_ratio=0.6

@@ -307,6 +307,16 @@ def test_the_window_counts_who_came_later_than_the_targets() -> None:
     assert silent.first_tokens is None
 
 
+def test_gaps_just_below_the_target_are_not_slow_and_those_clearly_over_it_are() -> None:
+    """Full chunks lie just below the target, in a bucket of the histogram that reaches beyond it."""
+    columns, window = Columns(telemetry()), Window()
+    gaps = Histogram(index=(176, 185), count=(60, 40), sum_ms=5_000.0)  # about 45.7 and 55.6 ms
+    for at, (target, slow) in enumerate(((46.0, 40.0), (54.0, 20.0), (60.0, 0.0))):
+        seen = window.observe(engine(0, ts_ns=at, tbt=gaps), columns, (0,), Targets(target, None, None))
+        assert seen.gaps == 100.0 and seen.slow_gaps == pytest.approx(slow, abs=20.0 if slow == 20.0 else 0.0)
+    assert window.observe(engine(0, ts_ns=9, tbt=gaps), columns, (0,), NO_TARGETS).slow_gaps is None
+
+
 def test_unknown_columns_stay_unknown() -> None:
     columns = Columns(telemetry(gpu=gpu_columns(power_w=(1.0, None) * 4, sm_mhz=None, throttle=None)))
     rows = columns.rows((*UUIDS[:2], "GPU-elsewhere"))

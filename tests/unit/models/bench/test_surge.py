@@ -10,7 +10,7 @@ pytest.importorskip("numba")
 from models.bench import state as st
 from models.bench.load import Curve, Lengths, Stream, draw
 from models.bench.protocol import Reference, b0, strategy
-from models.bench.run import Case, Outcome, run
+from models.bench.run import Case, Outcome, mean_s, run
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
 
@@ -50,3 +50,32 @@ def test_seats_that_fill_up_under_short_prompts_make_nobody_wait() -> None:
     found = run(Case(stream, 13, PLANT, PLANT, history=curve, start_s=172_800.0), strategy("aggressive", NONE))
     assert _missed(found) < 0.001
     assert found.quantile_s("tbt", 0.99) > 0.08  # and clocks are low all the same
+
+
+def test_bursts_that_lower_clocks_turn_into_misses_bring_the_whole_fleet_back() -> None:
+    """Sixty requests at one moment, every seven minutes: always on they are served within two seconds."""
+    rng = np.random.default_rng(7)
+    calm = _stream([(10_800.0, 2.0)], 1_000, 200)
+    arrival = np.concatenate([calm.arrival_s, *(np.full(60, 60.0 + 420.0 * k) for k in range(25))])
+    arrival.sort(kind="stable")
+    prompt, output = (rng.lognormal(np.log(size), 0.8, len(arrival)).astype(np.int32) + 1 for size in (1_000, 200))
+    case = Case(Stream(arrival, prompt, output, calm.seconds), 4, PLANT, PLANT)
+    zero, found = run(case, b0()), run(case, strategy("aggressive", NONE))
+    assert zero.quantile_s("ttft", 0.99) < 2.0
+    late = [found.quantile_s("ttft", 0.99, hour) > 2.0 for hour in range(3)]
+    assert sum(late) <= 1 and _missed(found) < _missed(zero) + 0.007
+    assert found.gpu_j.sum() < 0.85 * zero.gpu_j.sum()
+
+
+@pytest.mark.parametrize("name", ["conservative", "balanced"])
+def test_long_prompts_without_a_pause_keep_their_bounds_in_percent(name: str) -> None:
+    """Nothing but prefill is late here, and what is late has to take the room away that clocks have."""
+    rng, calm = np.random.default_rng(5), _stream([(21_600.0, 3.0)], 1, 1)
+    prompt = rng.lognormal(np.log(6_000), 0.3, len(calm.arrival_s)).astype(np.int32)
+    output = rng.lognormal(np.log(60), 0.5, len(calm.arrival_s)).astype(np.int32) + 1
+    case = Case(Stream(calm.arrival_s, prompt, output, calm.seconds), 4, PLANT, PLANT)
+    zero = run(case, b0())
+    base = Reference(*(zero.quantile_s(m, 0.99) for m in ("ttft", "tbt", "e2e")), mean_s(zero.hist[1].sum(axis=0)))
+    found = run(case, strategy(name, base))
+    assert found.quantile_s("ttft", 0.99) < 1.06 * zero.quantile_s("ttft", 0.99)
+    assert found.quantile_s("tbt", 0.99) < 1.05 * zero.quantile_s("tbt", 0.99)

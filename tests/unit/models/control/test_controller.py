@@ -14,6 +14,7 @@ from models.control.controller import (
     Observed,
     Targets,
 )
+from models.control.learn import SLACK_MIN
 from models.control.predict import capped_clock, iteration_s
 from models.control.profiles import LLAMA_70B_H100X4 as STACK
 
@@ -231,4 +232,4 @@ def test_the_slack_is_told_once_late_first_tokens_are_counted_and_never_below_wh
     loop.settle(2, observed=replace(read, first_tokens=10.0, late_first_tokens=0.0))
     assert loop.controller.health().slack == pytest.approx(0.3, rel=0.05)
     loop.settle(20, observed=replace(read, first_tokens=10.0, late_first_tokens=10.0))
-    assert loop.controller.health().slack == 0.1
+    assert loop.controller.health().slack == SLACK_MIN

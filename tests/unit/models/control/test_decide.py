@@ -13,7 +13,7 @@ from models.control.equations import iteration_s, prefill_fit
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
-from models.control.setpoint import DRIFT, TTFT, WAIT, chunk_at, lowest
+from models.control.setpoint import DRIFT, TBT, TTFT, WAIT, chunk_at, lowest
 from models.control.steady import Flow, cheapest, steady
 
 PLANT = plant_of(LLAMA_70B_H100X4)
@@ -344,17 +344,17 @@ def test_counting_begins_tight_where_late_ones_are_counted_and_only_there() -> N
 
 
 def test_what_clocks_could_not_prevent_is_made_up_for() -> None:
-    """Late ones under the least slack are owed: over the whole, one in a hundred, though a burst had six in it."""
+    """Late ones under the least slack are owed: over the whole, one in a hundred, though two thousand had six in it."""
     row = [0.0] * memory.S_SIZE
     memory.begin(row, PLANT, 2_000.0)
     quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
     late = total = 0.0
-    for k in range(30_000):
-        share = 0.06 if 10_000 <= k < 11_000 else 0.02 * learn.slack_of(row)
+    for k in range(60_000):
+        share = 0.06 if 10_000 <= k < 12_000 else 0.02 * learn.slack_of(row)
         learn.chance(TUNE, row, quiet._replace(firsts=1.0, late=share))
         if k >= 5_000:  # settled from its tight beginning
             late, total = late + share, total + 1.0
-        if k == 11_000:
+        if k == 12_000:
             assert row[memory.S_SLACK] < learn.slack_of(row) == learn.SLACK_MIN
     assert late / total == pytest.approx(learn.LATE_SHARE, rel=0.03)
 
@@ -367,3 +367,47 @@ def test_less_slack_means_a_higher_clock() -> None:
         for _ in range(400):
             engine.step(to=tight)
     assert shaped[0.3].memory[memory.S_X] > shaped[3.0].memory[memory.S_X]
+
+
+def _counting(**counts: float) -> list[float]:
+    row = [0.0] * memory.S_SIZE
+    memory.begin(row, PLANT, 2_000.0)
+    quiet = Load(1.0, 0.0, 1_000.0, 0.0, nan, nan, nan, nan, 1.0, nan)
+    for _ in range(40):
+        learn.chance(TUNE, row, quiet._replace(**counts))
+    return row
+
+
+def test_what_is_left_is_the_least_of_first_tokens_gaps_and_answers() -> None:
+    fine = _counting(firsts=100.0, late=0.0, gaps=4_000.0, slow=0.0, answers=100.0, long=0.0)
+    assert learn.spare(fine) > 1.0
+    for late in ({"late": 5.0}, {"slow": 200.0}, {"long": 5.0}):
+        assert learn.spare(_counting(**({"firsts": 100.0, "late": 0.0, "gaps": 4_000.0, "slow": 0.0} | late))) < (
+            0.3 if "long" not in late else 3.1
+        )
+    assert learn.spare(_counting(firsts=100.0, late=0.0, answers=100.0, long=5.0)) < 0.3
+    uncounted = _counting()
+    assert learn.spare(uncounted) == learn.slack_of(uncounted) == 1.0
+
+
+def test_late_first_tokens_take_room_from_long_prompts_too() -> None:
+    """What a long prompt leaves of its bound counts as far as the slack allows; it once did not shrink at all."""
+    found = []
+    for slack in (3.0, 1.0, 0.05, 0.02):
+        engine = Engine()
+        for _ in range(300):
+            engine.memory[memory.S_SLACK], engine.memory[memory.S_LONG] = slack, 10_000.0
+            engine.step(to=FREE._replace(ttft_s=1.3))
+        found.append(engine.memory[memory.S_X])
+    assert found[0] == found[1] < found[2] - 0.1 < found[3] - 0.1
+
+
+@pytest.mark.parametrize(("to", "queued", "why"), [(FREE, 40_000.0, WAIT), (FREE, 0.0, TBT)])
+def test_default_clocks_go_with_the_engines_own_chunk(to: Bounds, queued: float, why: int) -> None:
+    """A bound on gaps allows 128 tokens or none at all: default clocks with those would bring every prompt late."""
+    tight = to._replace(tbt_s=0.026 if why == WAIT else 0.020)
+    engine = Engine()
+    engine.settle(to=tight)
+    assert chunk_at(PLANT, TUNE, 1.0, 11.0, 17_000.0, tight.tbt_s) < PLANT.chunk_tokens
+    assert engine.step(to=tight, queued=queued) == why
+    assert engine.memory[memory.S_X] == 1.0 and engine.memory[memory.S_CHUNK] == PLANT.chunk_tokens

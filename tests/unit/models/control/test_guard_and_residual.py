@@ -276,3 +276,39 @@ def test_an_engine_slower_than_any_ratio_that_is_learned_gets_default_clocks_unt
     assert controller.recalibrating is (slower > 2.1)  # 5 % beyond the end of the ratio is still a prediction
     _slowed(controller, 1.0, range(600, 680), target_ms)
     assert not controller.recalibrating and controller.prefill_ratio == pytest.approx(1.0, abs=0.05)
+
+
+def _fed(guard: MissGuard, at_s: float, hours: float, missed_share: float, totals: list[float]) -> tuple[float, int]:
+    """Ten requests a minute with this share of them missed; the time after it, and minutes in which it held."""
+    held = 0
+    for _ in range(int(hours * 60)):
+        at_s += 60.0
+        totals[0] += 10.0
+        totals[1] += 10.0 * missed_share
+        held += guard.holds(at_s, *totals)
+    return at_s, held
+
+
+def test_a_rollback_that_follows_within_a_day_lasts_twice_as_long_and_a_good_day_is_forgiven() -> None:
+    guard, at_s, totals, held = MissGuard(0.0), 0.0, [0.0, 0.0], []
+    for _ in range(4):
+        at_s, _ = _fed(guard, at_s, 0.2, 0.5, totals)
+        began_s = at_s
+        while guard.holds(at_s, *totals):
+            at_s, _ = _fed(guard, at_s, 1 / 60, 0.0, totals)
+        held.append((at_s - began_s) / 3600.0)
+        at_s, none = _fed(guard, at_s, 1.5, 0.0, totals)
+        assert none == 0 and guard.left_s(at_s) == 0.0
+    assert held[0] == pytest.approx(1.0, abs=0.1)
+    assert held[1:] == pytest.approx([2.0, 4.0, 8.0], abs=0.25)
+    at_s, _ = _fed(guard, at_s, 25.0, 0.0, totals)
+    at_s, _ = _fed(guard, at_s, 0.2, 0.5, totals)
+    assert guard.left_s(at_s) == 0.0  # as if it were the first
+
+
+def test_a_rollback_says_how_long_it_still_lasts() -> None:
+    guard, totals = MissGuard(0.0), [0.0, 0.0]
+    at_s, _ = _fed(guard, 0.0, 0.2, 0.5, totals)
+    at_s, _ = _fed(guard, at_s, 1.5, 0.0, totals)
+    at_s, held = _fed(guard, at_s, 0.2, 0.5, totals)
+    assert held and 6_000.0 < guard.left_s(at_s) <= 7_200.0

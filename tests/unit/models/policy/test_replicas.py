@@ -101,7 +101,7 @@ def test_a_count_of_late_first_tokens_that_breaks_off_starts_nobody_before_a_qua
 def test_late_first_tokens_loosen_the_packing_slowly_and_where_nobody_counts_them_room_is_kept_at_once() -> None:
     """Clocks answer first: only a slack below TIGHT asks for replicas, and within hours, not at once."""
     found = {}
-    for slack in (0.1, 0.4, 3.0, nan):
+    for slack in (0.2, 0.4, 3.0, nan):
         planner = _planner(Packing(busy_upper=0.5))
         seen = replace(SEEN, slack=slack)
         _settled(planner, seen, minutes=3)
@@ -408,3 +408,22 @@ def test_the_documents_tell_the_packings_that_are_used() -> None:
     waits = [packing.down_after_s for packing in PACKINGS.values()]
     assert set(waits) == {900.0, 600.0} and most.down_after_s == 600.0
     assert "wanted for a quarter of an hour (aggressive: ten minutes)" in text
+
+
+def test_half_of_the_slack_gone_brings_replicas_within_half_an_hour_and_at_the_end_all_of_them() -> None:
+    """Whatever the model says of the load: here it is next to none, and answers come late all the same."""
+    planner, idle = _planner(Packing(busy_upper=0.5, first=0.8)), replace(SEEN, rate=0.2, serving=4, slack=0.1)
+    few = planner.step(60.0, 60.0, idle).replicas
+    soon = _settled(planner, idle, minutes=22, start_s=60.0).serving
+    assert few == 4 < soon
+    assert _settled(planner, idle, minutes=60, start_s=2_000.0).serving == 12
+
+
+def test_after_a_rollback_the_whole_fleet_serves_and_is_packed_again_slowly() -> None:
+    plain, back = _planner(), _planner()
+    seen = _settled(plain, replace(SEEN, rate=2.0))
+    _settled(back, replace(SEEN, rate=2.0))
+    back.rolled_back(1_800.0)
+    assert back.step(1_860.0, 60.0, seen).replicas == 12
+    later = [_settled(one, replace(seen, serving=12), minutes=60, start_s=1_860.0).serving for one in (plain, back)]
+    assert later[0] < later[1]
