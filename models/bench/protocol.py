@@ -68,7 +68,9 @@ class Aim:
 
 # Tuned on days 0-2 only, and frozen: the busiest day of each service (code day 0, conversation day 2).
 _TIGHT: Final = FAST._replace(deadline_ratio=0.8, slack_ratio=0.02, rush_ratio=0.8, long_gain=0.02)
-_BALANCED: Final = Aim(1.04, 0.95, 1.1, PACKINGS["balanced"], _TIGHT, late=1.045, long=1.085)
+# How B0's end-to-end p99 moves with the load carries over to other days no better than two to three points: balanced
+# aims so far inside its 10 %.
+_BALANCED: Final = Aim(1.04, 0.95, 1.1, PACKINGS["balanced"], _TIGHT, late=1.045, long=1.06)
 AIMS: Final[dict[str, Aim]] = {
     "conservative": Aim(1.04, 0.95, 1.04, PACKINGS["conservative"], _TIGHT, late=1.045, long=1.02),
     "balanced": _BALANCED,
