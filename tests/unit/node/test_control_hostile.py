@@ -10,9 +10,13 @@ import msgspec
 import pytest
 
 from agents.node.control_loop import ControlLoop
+from agents.node.controllers import local_controller
 from agents.node.drift_ack import of
+from agents.node.engine_drive import ServingDrive, Situation
+from agents.node.engine_signal import Columns
+from agents.node.envelope import NO_TARGETS
 from agents.node.misses import Misses, Slo, above
-from models.control.types import Health
+from models.control.types import ClockBounds, Health
 from streams.contract.records import EngineReading, GpuColumns, Histogram, LatencyTarget, PowerDesired
 from tests.fakes.sources import UUIDS, FakeCapper, desired, engine, gpu_columns, telemetry
 
@@ -247,6 +251,22 @@ def test_misses_are_counted_once_a_reading_and_a_slow_mean_misses_them_all() -> 
     assert misses.missed_ratio == pytest.approx(2 / 102)
     slow = Misses(Slo(), 0.0)
     assert slow.take(readings(over_ms=0.0, count=60, ts_s=1.0, mean_gap_ms=101.0), 1.0)
+
+
+def test_a_repeated_rollback_says_that_it_is_one_and_how_long_it_lasts() -> None:
+    drive, said = ServingDrive(local_controller("unknown", None), now_s=0.0, slo=Slo()), []
+    for minute in range(1, 200):
+        over_ms = 2048.0 if minute in (2, 90) else 0.0
+        one = readings(over_ms=over_ms, count=100, ts_s=60.0 * minute)
+        bounds = ClockBounds(990, 1980, 1980, 15)
+        now = Situation(one, Columns(telemetry()), (0,), 0.1, bounds, NO_TARGETS, 15)
+        said.append(drive.decide(60.0 * minute, now).reason)
+    assert said[1] == "50.0% of the last hour's requests missed the SLO, bound 1 %: default clocks"
+    assert "SLO" not in said[75]
+    assert (
+        said[170]
+        == "more than 1% of an hour's requests missed the SLO twice within a day: default clocks for another 39 min"
+    )
 
 
 def test_without_first_tokens_finished_requests_are_counted_and_without_both_nothing() -> None:

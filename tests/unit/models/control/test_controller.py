@@ -233,3 +233,13 @@ def test_the_slack_is_told_once_late_first_tokens_are_counted_and_never_below_wh
     assert loop.controller.health().slack == pytest.approx(0.3, rel=0.05)
     loop.settle(20, observed=replace(read, first_tokens=10.0, late_first_tokens=10.0))
     assert loop.controller.health().slack == SLACK_MIN
+
+
+def test_gaps_over_their_bound_take_from_what_is_left_and_a_count_that_cannot_be_does_not() -> None:
+    read = replace(_observed(1980, decode=1.0, prefill=1.0), first_tokens=10.0, late_first_tokens=0.0)
+    left = []
+    for slow in (0.0, 300.0, 5_000.0):
+        loop = Loop()
+        loop.settle(20, observed=replace(read, gaps=2_000.0, slow_gaps=slow))
+        left.append(loop.controller.health().slack)
+    assert left[1] == SLACK_MIN and left[0] == left[2] is not None and left[0] > 0.3
