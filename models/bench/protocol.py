@@ -62,7 +62,7 @@ class Aim:
     e2e: float
     packing: Packing
     tune: Tuning = FAST
-    late: float = 0.0  # times B0's p99: first tokens later than this may be one in a hundred; 0 = not counted
+    late: float = 0.0  # times B0's p99 (aggressive: s): first tokens later may be one in a hundred; 0 = not counted
     long: float = 0.0  # the same of whole answers
 
 

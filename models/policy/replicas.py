@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil, exp, inf, isfinite, log, nan
+from math import ceil, inf, isfinite, nan
 from typing import Final
 
 from models.control import steady
 from models.control.equations import Plant
 from models.control.steady import BUSY_MAX, SEATS_MAX, Flow, filled
 from models.policy.bandit import Choice, ShieldedBandit
+from models.policy.density import LOOSEST, Density, whole
 from models.policy.forecast import Forecast, RateForecast
 from models.policy.off_policy import Logged
 
@@ -25,15 +26,6 @@ TopRate = Callable[[Plant, Flow, float, float], float]
 SETTLE_S: Final = 60.0
 LEARN_S: Final = 900.0  # a choice of the bandit holds this long
 EARN_S: Final = 1800.0  # a lower number must earn its later starts within this time
-TIGHT: Final = 0.3  # slack from which late first tokens are answered by more replicas too: higher clocks come first
-LOOSEST: Final = 0.4  # of the packing: there the whole fleet serves
-ALL_FROM: Final = 0.5  # of the packing, below which the fleet comes back whatever the load
-UNCOUNTED: Final = 0.75  # of the packing, where nobody counts late first tokens: nothing would make it yield
-UNCOUNTED_S: Final = 900.0  # a count that was there is missed for so long first: restarts, pauses and scrapes break it
-PACK_S: Final = 7200.0  # in which the packing moves by a factor e while the slack is a factor e off
-HURRY: Final = 4.0  # times as fast where half of the slack at which replicas begin to help is gone
-WARY_S: Final = 86_400.0  # after a rollback, and how many times as slowly
-WARY: Final = 8.0
 SURGE: Final = 3.0  # times the present rate that may come within a boot while no day is known
 SURGE_BUSY: Final = 0.9  # share of time in prefill during a surge
 CROWD: Final = 0.5  # how much longer a first token may take than on all replicas, at a packing of 0.7
@@ -142,10 +134,8 @@ class ReplicaPlanner:
         self._bandit = bandit
         self._choice: Choice | None = None
         self._chosen_s = 0.0
-        self._looser = packing.first
+        self._density = Density(packing.first)
         self._stepped_s = -inf
-        self._wary_s = -inf  # until when the packing comes back slowly
-        self._uncounted_s = inf  # since late first tokens were last counted
         self._spent: list[float] = []
         self.log: list[Logged] = []
 
@@ -160,7 +150,7 @@ class ReplicaPlanner:
         self._stepped_s = now_s
         self.forecast.observe(now_s, seen.rate, span_s)
         self._learn_lengths(seen, span_s)
-        self._learn_packing(seen.slack, span_s)
+        self._density.learn(now_s, span_s, seen.slack)
         ahead = self.forecast.ahead(now_s, self._node.boot_s + SETTLE_S)
         if self._prompt is None or self._output is None:
             return Decision(seen.serving, "No request has been seen yet, so the number of replicas stays.")
@@ -176,7 +166,7 @@ class ReplicaPlanner:
 
     def rolled_back(self, now_s: float) -> None:
         """Default clocks had to be kept: too many missed the SLO. The whole fleet serves, and packs again slowly."""
-        self._looser, self._wary_s = LOOSEST, now_s + WARY_S
+        self._density.rolled_back(now_s)
 
     def aim(self, wishes: Wishes) -> None:
         """Bounds that moved, e.g. with the hold-out's latency."""
@@ -186,21 +176,14 @@ class ReplicaPlanner:
         """The fewest replicas that carry the upper bound at default clocks, and the present rate with one lost."""
         capacity = self._capacity(seen)
         prompt = self._prompt or 0.0
-        counted = isfinite(seen.slack) or self._uncounted_s < UNCOUNTED_S
-        looser = self._looser if counted else min(self._looser, UNCOUNTED)
+        looser = self._density.of(seen.slack)
         busy = self._packing.busy_upper * looser
         upper = ahead.upper * prompt / (capacity * busy)
         spare = ahead.now * prompt / (capacity * self._packing.busy_spare) + 1.0
         least = min(seen.total, max(self._packing.min_warm, ceil(upper - 1e-9), ceil(spare - 1e-9)))
-        least = max(self._uncrowded(least, ahead.now, looser, seen), self._whole(looser, seen.total))
+        least = max(self._uncrowded(least, ahead.now, looser, seen), whole(looser, seen.total))
         least = self._carrying(least, ahead.upper, BUSY_MAX, seen)
         return self._carrying(least, surge(ahead), SURGE_BUSY, seen)
-
-    def _whole(self, looser: float, total: int) -> int:
-        """The more of the fleet the nearer the packing is to its loosest, whatever the model says of the load: what
-        keeps coming late there comes late for a reason that the model does not know.
-        """
-        return ceil(total * min(1.0, max(0.0, (ALL_FROM - looser) / (ALL_FROM - LOOSEST))) - 1e-9)
 
     def _carrying(self, least: int, rate: float, busy: float, seen: Seen) -> int:
         """The fewest, from `least` on, that carry a rate at default clocks in time, in seats and in the cache."""
@@ -397,14 +380,3 @@ class ReplicaPlanner:
                 continue
             old = getattr(self, name)
             setattr(self, name, value if old is None else old + share * (value - old))
-
-    def _learn_packing(self, slack: float, span_s: float) -> None:
-        """Late first tokens are answered by clocks first; where these have no room left, slowly by more replicas."""
-        self._uncounted_s = 0.0 if isfinite(slack) else self._uncounted_s + span_s
-        if isfinite(slack) and slack > 0.0:
-            off = min(1.0, max(-1.0, log(slack / TIGHT)))
-            if off < -0.7:
-                off *= HURRY
-            elif off > 0.0 and self._stepped_s < self._wary_s:
-                off /= WARY
-            self._looser = min(1.0, max(LOOSEST, self._looser * exp(off * span_s / PACK_S)))
