@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log2
 from typing import Any
 
 import pytest
@@ -311,9 +312,9 @@ def test_gaps_just_below_the_target_are_not_slow_and_those_clearly_over_it_are()
     """Full chunks lie just below the target, in a bucket of the histogram that reaches beyond it."""
     columns, window = Columns(telemetry()), Window()
     gaps = Histogram(index=(176, 185), count=(60, 40), sum_ms=5_000.0)  # about 45.7 and 55.6 ms
-    for at, (target, slow) in enumerate(((46.0, 40.0), (54.0, 20.0), (60.0, 0.0))):
+    for at, (target, slow) in enumerate(((46.0, 40.0), (54.0, 40.0 * (186.0 - 32.0 * log2(1.03 * 54.0))), (60.0, 0.0))):
         seen = window.observe(engine(0, ts_ns=at, tbt=gaps), columns, (0,), Targets(target, None, None))
-        assert seen.gaps == 100.0 and seen.slow_gaps == pytest.approx(slow, abs=20.0 if slow == 20.0 else 0.0)
+        assert seen.gaps == 100.0 and seen.slow_gaps == pytest.approx(slow)
     assert window.observe(engine(0, ts_ns=9, tbt=gaps), columns, (0,), NO_TARGETS).slow_gaps is None
 
 
