@@ -52,6 +52,11 @@ class Columns:
         column = None if self._gpu is None else self._gpu.limit_min_w
         return max((v for v in (column[row] for row in rows) if v is not None), default=None) if column else None
 
+    def limit_w(self, rows: Sequence[int]) -> float | None:
+        """The tightest power limit in force: that board sets the pace of the engine; None when none says."""
+        column = None if self._gpu is None else self._gpu.limit_w
+        return min((v for v in (column[row] for row in rows) if v is not None), default=None) if column else None
+
     def power_w(self, rows: Sequence[int]) -> float | None:
         """Mean watts of one GPU; None when any is unknown."""
         column = None if self._gpu is None else self._gpu.power_w
@@ -117,7 +122,7 @@ class Window:
     def observe(self, engine: EngineReading, columns: Columns, rows: Sequence[int], targets: Targets) -> Observed:
         """What the controller learns from, once per reading of the engine."""
         if self._before is not None and engine.ts_ns == self._before.ts_ns:
-            return Observed(None, None, None, self._rate)
+            return Observed(None, None, None, self._rate, limit_w=columns.limit_w(rows))
         before, self._before = self._before, engine
         tbt = engine.tbt
         count = 0 if tbt is None else sum(tbt.count)
@@ -128,8 +133,8 @@ class Window:
         self._rate = _tokens_per_s(before, engine)
         first, whole = _late(engine.ttft, targets.ttft_ms), _late(engine.e2e, targets.e2e_ms)
         gaps = _late(tbt, None if targets.tbt_ms is None else SLOW_GAP * targets.tbt_ms)
-        watts, mhz = columns.power_w(rows), columns.sm_mhz(rows)
-        return Observed(mean_ms, mhz, watts, self._rate, p99_ms, *first, *whole, *gaps, window=span)
+        power_w, mhz, limit_w = columns.power_w(rows), columns.sm_mhz(rows), columns.limit_w(rows)
+        return Observed(mean_ms, mhz, power_w, self._rate, p99_ms, *first, *whole, *gaps, window=span, limit_w=limit_w)
 
     def _span(self, before: EngineReading, now: EngineReading, mean_ms: float) -> Span | None:
         passed_s, tokens = (now.ts_ns - before.ts_ns) / 1e9, _delta(before.prompt_tokens_total, now.prompt_tokens_total)

@@ -12,16 +12,18 @@ from typing import Final
 
 from models.control import memory
 from models.control.decide import approach, decide, grid_up, release
-from models.control.equations import Plant, iteration_s
+from models.control.equations import Plant, iteration_s, under_limit
 from models.control.learn import RECALIBRATE_S, flow_of, follow, learn, spare
 from models.control.memory import Bounds, Load, Tuning
 from models.control.predict import plant_of
 from models.control.profiles import StackProfile
 from models.control.release import MOST, heat_or_brake, no_signal, no_target
 from models.control.residual import Residual, doubtful, predict, time_of
-from models.control.setpoint import BOUNDS, DRIFT, GAP, LOWEST, TBT, TTFT, WAIT
+from models.control.setpoint import TBT, limited_s
 from models.control.steady import steady
+from models.control.taken import counted, measured, seconds
 from models.control.types import ClockBounds, Decision, EngineState, Health, Observed, Targets
+from models.control.words import Told, moved, words
 
 __all__ = ["ClockBounds", "Decision", "EngineState", "LocalController", "Observed", "Targets"]
 
@@ -29,7 +31,7 @@ SLACK_S: Final = 1e-9
 STEP: Final = 0.05  # of the highest clock: a walk down in small steps must not blind who judges
 UNKNOWN_STACK_FLOOR: Final = 0.95  # of default: without a profile nothing lower is tried
 E2E_SLACK: Final = 1.05  # on the prediction at default clocks, where that already misses the end-to-end target
-LEAST_MS: Final = 1e-3  # no engine makes a token in less than a microsecond
+LIMIT_STEP: Final = 0.02  # of the limit: less changes no clock that could be seen
 STATE_CHUNK: Final = Tuning(react_s=0.35)
 
 
@@ -47,7 +49,9 @@ class LocalController:
         self._begun, self._now_s = False, 0.0
         self._mean_s: float | None = None
         self._read_s = self._since_s = -inf  # when gaps were last heard of, and the time before: a window lies between
-        self._moved_s = -inf  # when lock or chunk last moved so far that what ran then says little about the model
+        # When lock, chunk or limit last moved so far that what ran then says little about the model.
+        self._moved_s = -inf
+        self._limit_w = inf  # power limit in force; a profile's own is the most that is believed
         self._residual = Residual()
 
     @property
@@ -110,9 +114,9 @@ class LocalController:
         clock = observed.sm_mhz if observed is not None else None
         if self._profile is None or state is None or no_signal(state) is not None or not clock or clock <= 0:
             return
-        plant, own = plant_of(self._profile), self._memory
+        plant, own = self._limited(self._profile, now_s, observed), self._memory
         load = self._load(now_s, plant, state, observed, bounds=bounds)
-        load = load._replace(x=min(1.0, max(self._share(clock, bounds), plant.x_min)))
+        load = load._replace(x=_reached(plant, load, min(1.0, max(self._share(clock, bounds), plant.x_min))))
         self._judge(now_s, plant, load, observed)
         if own[memory.S_STARTED] > 0.0:
             learn(plant, self._tuning(observed), own, load, now_s, now_s - own[memory.S_TIME])
@@ -152,13 +156,14 @@ class LocalController:
         bounds: ClockBounds,
         observed: Observed | None,
     ) -> Decision:
-        plant = plant_of(profile)._replace(x_step=self._share(bounds.step_mhz, bounds))
+        plant = self._limited(profile, now_s, observed)._replace(x_step=self._share(bounds.step_mhz, bounds))
         load = self._load(now_s, plant, state, observed, bounds=bounds)
+        load = load._replace(x=_reached(plant, load, load.x))
         if isfinite(load.mean_s):
             self._since_s, self._read_s = self._read_s, now_s
         to = Bounds(
-            _seconds(targets.tbt_ms),
-            _seconds(targets.ttft_ms),
+            seconds(targets.tbt_ms),
+            seconds(targets.ttft_ms),
             self._gap_s(plant, profile, targets, bounds),
             max(self._share(bounds.min_mhz, bounds), plant.x_min),
             self._share(bounds.max_mhz, bounds),
@@ -172,10 +177,29 @@ class LocalController:
         if abs(x - before) > STEP or (self._tune.chunk_max > 0.0 and self._memory[memory.S_UNQUIET] >= now_s):
             self._moved_s = now_s
         lock = None if x >= to.default_x - 1e-9 else self._mhz(x, bounds)
-        takes = self._tune.chunk_max > 0.0
-        return Decision(
-            lock, self._words(why, before, x, targets=targets, bounds=bounds), int(chunk) if takes else None
-        )
+        if why == TBT:  # said with what a ceiling leaves of default clocks
+            own = self._memory
+            under_s = own[memory.S_PREFILL] * limited_s(plant, load, own[memory.S_CHUNK])
+            own[memory.S_GAP] = max(own[memory.S_GAP], under_s)
+        ceiling_w = plant.limit_w if plant.limit_w < profile.device.limit_default_w else None
+        said = words(self._memory, why, before, x, self._told(bounds, ceiling_w), targets, bounds)
+        return Decision(lock, said, int(chunk) if self._tune.chunk_max > 0.0 else None)
+
+    def _told(self, bounds: ClockBounds, ceiling_w: float | None = None) -> Told:
+        default = self._share(bounds.default_mhz, bounds)
+        return Told(lambda x: self._mhz(x, bounds), default, self._tune.clean, ceiling_w)
+
+    def _limited(self, profile: StackProfile, now_s: float, observed: Observed | None) -> Plant:
+        """The profile under the power limit in force: a ceiling or a brake slows an engine that the model still
+        describes. A window in which the limit moved belongs to neither.
+        """
+        plant = plant_of(profile)
+        known = observed.limit_w if observed is not None else None
+        limit_w = min(known, plant.limit_w) if known is not None and known > 0.0 else plant.limit_w
+        if abs(limit_w - self._limit_w) > LIMIT_STEP * limit_w and isfinite(self._limit_w):
+            self._moved_s = now_s
+        self._limit_w = limit_w
+        return plant._replace(limit_w=limit_w)
 
     def _judge(self, now_s: float, plant: Plant, load: Load, observed: Observed | None) -> None:
         """Compares the last window with the model before it learns from it. On drift: default clocks, learn fast."""
@@ -210,8 +234,8 @@ class LocalController:
         rate = observed.prompt_tokens_per_s if observed is not None else None
         if rate is not None and not 0.0 <= rate <= MOST:
             rate = None  # NaN, below zero or absurd: unknown
-        mean_s = _measured(observed.tbt_mean_ms if observed is not None else None)
-        tail_s = _measured(observed.tbt_p99_ms if observed is not None else None)
+        mean_s = measured(observed.tbt_mean_ms if observed is not None else None)
+        tail_s = measured(observed.tbt_p99_ms if observed is not None else None)
         self._mean_s = mean_s if isfinite(mean_s) else self._mean_s
         gap = self._mean_s if self._mean_s is not None else iteration_s(plant, own[memory.S_X], running, kv, 0.0)
         shown = observed.sm_mhz if observed is not None else None
@@ -227,7 +251,7 @@ class LocalController:
             tail_s,
             min(1.0, x),
             observed.power_w if observed is not None and observed.power_w is not None else nan,
-            *_counted(observed),
+            *counted(observed),
         )
 
     def _gap_s(self, plant: Plant, profile: StackProfile, targets: Targets, bounds: ClockBounds) -> float:
@@ -258,7 +282,7 @@ class LocalController:
         approach(step, self._tune, own, nan, to, now_s, low)
         why = f"unknown stack: not below {self._mhz(low, bounds)} MHz"
         lock = None if own[memory.S_X] >= 1.0 - 1e-9 else self._mhz(own[memory.S_X], bounds)
-        return Decision(lock, why + self._moved(before, own[memory.S_X], bounds))
+        return Decision(lock, why + moved(own, before, own[memory.S_X], self._told(bounds)))
 
     def _release(self, now_s: float, bounds: ClockBounds, why: str) -> Decision:
         default = self._share(bounds.default_mhz, bounds)
@@ -267,55 +291,7 @@ class LocalController:
         release(self._memory, Bounds(inf, inf, inf, 0.0, default, default), now_s)
         return Decision(None, why)
 
-    def _words(self, why: int, before: float, x: float, *, targets: Targets, bounds: ClockBounds) -> str:
-        own = self._memory
-        top = f"even at {min(bounds.max_mhz, bounds.default_mhz)} MHz: default clocks"
-        wait, first = own[memory.S_WAIT] * 1e3, own[memory.S_FIRST] * 1e3
-        if why == LOWEST:
-            wanted = self._mhz(own[memory.S_WANTED], bounds)
-            return f"lowest clock that keeps the targets is {wanted} MHz" + self._moved(before, x, bounds)
-        return {
-            BOUNDS: "the bounds hold no clock of the device's grid: default clocks",
-            WAIT: f"queue wait {wait:.0f} ms over the target of {targets.ttft_ms or 0:.0f} ms: default clocks",
-            TTFT: f"time to first token {first:.0f} ms over {targets.ttft_ms or 0:.0f} ms {top}",
-            TBT: f"time between tokens {own[memory.S_GAP] * 1e3:.1f} ms over {targets.tbt_ms or 0:.1f} ms {top}",
-            GAP: f"end-to-end over {targets.e2e_ms or 0:.0f} ms {top}",
-            DRIFT: "the model does not predict this engine any more: default clocks while it is calibrated anew",
-        }[why]
 
-    def _moved(self, before: float, x: float, bounds: ClockBounds) -> str:
-        default = self._share(bounds.default_mhz, bounds)
-        if x >= default - 1e-9:
-            wanted = self._memory[memory.S_WANTED]
-            if wanted >= default - 1e-9:
-                return ", the default"
-            return f": default clocks until {self._tune.clean:.0f} clean windows have passed"
-        if x > before + 1e-9:
-            return f": up in one step from {self._mhz(before, bounds)} MHz"
-        if x < before - 1e-9:
-            return f": down from {self._mhz(before, bounds)} MHz"
-        return ": held"
-
-
-def _seconds(value_ms: float | None) -> float:
-    """A bound: absent is infinite, NaN stays NaN and never holds."""
-    return inf if value_ms is None else value_ms / 1e3
-
-
-def _counted(observed: Observed | None) -> tuple[float, float, float, float, float, float]:
-    """First tokens, answers and gaps with those of them that were late; a pair that cannot be is unknown."""
-    if observed is None:
-        return nan, nan, nan, nan, nan, nan
-    return (
-        *_pair(observed.first_tokens, observed.late_first_tokens),
-        *_pair(observed.answers, observed.long_answers),
-        *_pair(observed.gaps, observed.slow_gaps),
-    )
-
-
-def _pair(count: float | None, late: float | None) -> tuple[float, float]:
-    return (count, late) if count is not None and late is not None and 0.0 <= late <= count <= MOST else (nan, nan)
-
-
-def _measured(value_ms: float | None) -> float:
-    return value_ms / 1e3 if value_ms is not None and LEAST_MS <= value_ms < MOST else nan
+def _reached(plant: Plant, load: Load, x: float) -> float:
+    """The clock that a power limit leaves to pure decoding; mixed iterations, which draw more, solve their own."""
+    return under_limit(plant, x, load.running, load.kv, 0.0, plant.limit_w)[0]

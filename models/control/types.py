@@ -60,6 +60,7 @@ class Observed:
     gaps: float | None = None  # between tokens, and those of them clearly over their bound
     slow_gaps: float | None = None
     window: Window | None = None  # the same prefill as a count, and how long it took
+    limit_w: float | None = None  # power limit in force on the tightest of the GPUs
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,9 @@ class StrategyControl:
             self._targets.add(now_s, engine, reading)
             self._states[engine] = EngineState(0.0, *(int(value) for value in row))
             known = float(rate[engine]) if np.isfinite(rate[engine]) else None
-            self._observed[engine] = _observed(reading[1], int(clocks[engine]), float(power[engine]), known)
+            self._observed[engine] = _observed(
+                reading[1], int(clocks[engine]), float(power[engine]), known, float(self._limit[engine])
+            )
         self._prompt, self._throttle, self._clocks = prompt, bits, clocks.astype(np.float64)
 
     def decide(self, now_s: float) -> tuple[Array, Array]:
@@ -183,14 +185,16 @@ def _device(machine: Machine) -> Device:
     return Device(int(machine.sm_max_mhz), machine.limit_default_w, machine.limit_min_w, machine.limit_max_w)
 
 
-def _observed(tbt: SparseHist, sm_mhz: int, power_w: float, rate: float | None) -> Observed:
+def _observed(tbt: SparseHist, sm_mhz: int, power_w: float, rate: float | None, limit_w: float) -> Observed:
     count = sum(tbt.count)
     if count == 0:
-        return Observed(None, sm_mhz, power_w, rate)
+        return Observed(None, sm_mhz, power_w, rate, limit_w=limit_w)
     dense = np.bincount(tbt.index, weights=tbt.count).astype(np.int64)
-    return Observed(tbt.sum_ms / count, sm_mhz, power_w, rate, quantile_ms(dense, 0.99))
+    return Observed(tbt.sum_ms / count, sm_mhz, power_w, rate, quantile_ms(dense, 0.99), limit_w=limit_w)
 
 
 def _again(observed: Observed | None) -> Observed | None:
     """Asked again about the same reading, only the load is repeated, as on the node."""
-    return None if observed is None else Observed(None, None, None, observed.prompt_tokens_per_s)
+    if observed is None:
+        return None
+    return Observed(None, None, None, observed.prompt_tokens_per_s, limit_w=observed.limit_w)

@@ -46,6 +46,7 @@ class Setting:
     period_s: float = 0.5
     floor_ratio: float = 0.5
     ceiling_ratio: float = 1.0
+    tells_limit: bool = True  # whether telemetry carries the power limit in force
     target_every_s: float = 5.0
     target_window_s: float = 60.0
     margins: Margins = field(default_factory=Margins)
@@ -62,6 +63,7 @@ class Outcome:
     p99_ms_holdout: dict[str, float]
     mean_clock_ratio: float
     released_share: float
+    drift_share: float  # of steps in which the controller held its model to be wrong
     step_us: float
 
 
@@ -101,7 +103,7 @@ class ClosedLoop:
         self._recent: list[tuple[float, tuple[Counts, Counts, Counts]]] = []
         self._targets = Targets(None, None, None)
         self._pools: dict[str, tuple[Counter[int], Counter[int], Counter[int]]] = {}
-        self._spent_s, self._steps, self._released, self._clock_sum = 0.0, 0, 0, 0.0
+        self._spent_s, self._steps, self._released, self._drifted, self._clock_sum = 0.0, 0, 0, 0, 0.0
 
     def run(self) -> Outcome:
         """Warm-up, then the measured time."""
@@ -135,6 +137,7 @@ class ClosedLoop:
             self._spent_s += perf_counter() - started
             self._steps += 1
             self._released += decision.sm_mhz is None
+            self._drifted += controller.recalibrating
             self._clock_sum += (decision.sm_mhz or self._bounds.default_mhz) / self._bounds.default_mhz
             self._locks[row * self._gpus : (row + 1) * self._gpus] = decision.sm_mhz or 0
 
@@ -145,7 +148,8 @@ class ClosedLoop:
         total = sum(tbt.count)
         mean = tbt.sum_ms / total if total else None
         p99 = quantile(dict(zip(tbt.index, tbt.count, strict=True)), 0.99)
-        return Observed(mean, sm_mhz, None, prompt_tokens_per_s=rate, tbt_p99_ms=p99)
+        limit_w = float(self._limits[row * self._gpus]) if self._setting.tells_limit else None
+        return Observed(mean, sm_mhz, None, prompt_tokens_per_s=rate, tbt_p99_ms=p99, limit_w=limit_w)
 
     def _pool_holdout(self) -> None:
         pools: tuple[Counter[int], Counter[int], Counter[int]] = (Counter(), Counter(), Counter())
@@ -182,7 +186,7 @@ class ClosedLoop:
 
     def _reset(self) -> None:
         self._pools = {}
-        self._spent_s, self._steps, self._released, self._clock_sum = 0.0, 0, 0, 0.0
+        self._spent_s, self._steps, self._released, self._drifted, self._clock_sum = 0.0, 0, 0, 0, 0.0
 
     def _energy(self) -> NDArray[np.float64]:
         return self._twin.energy_mj.reshape(-1, self._gpus).sum(axis=1)
@@ -204,5 +208,6 @@ class ClosedLoop:
             p99_ms_holdout=p99["holdout"],
             mean_clock_ratio=self._clock_sum / self._steps,
             released_share=self._released / self._steps,
+            drift_share=self._drifted / self._steps,
             step_us=1e6 * self._spent_s / self._steps,
         )

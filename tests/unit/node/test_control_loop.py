@@ -318,6 +318,15 @@ def test_gaps_just_below_the_target_are_not_slow_and_those_clearly_over_it_are()
     assert window.observe(engine(0, ts_ns=9, tbt=gaps), columns, (0,), NO_TARGETS).slow_gaps is None
 
 
+def test_the_tightest_limit_that_is_known_is_in_force_in_every_window() -> None:
+    columns = Columns(telemetry(gpu=gpu_columns(limit_w=(700.0, None, 300.0, 650.0) * 2)))
+    window = Window()
+    for _ in range(2):  # the second asks again about the same reading
+        assert window.observe(engine(0), columns, (0, 1, 2), NO_TARGETS).limit_w == 300.0
+    assert columns.limit_w((1,)) is None
+    assert Columns(telemetry(gpu=gpu_columns(limit_w=None))).limit_w((0,)) is None
+
+
 def test_unknown_columns_stay_unknown() -> None:
     columns = Columns(telemetry(gpu=gpu_columns(power_w=(1.0, None) * 4, sm_mhz=None, throttle=None)))
     rows = columns.rows((*UUIDS[:2], "GPU-elsewhere"))

@@ -38,6 +38,19 @@ def test_absolute_bounds_save_several_times_more_and_keep_them() -> None:
     assert outcome.p99_ratio["ttft"] * outcome.p99_ms_holdout["ttft"] <= 2_000.0
 
 
+@pytest.mark.parametrize("ceiling_w", [250.0, 200.0])
+def test_a_ceiling_that_telemetry_tells_is_no_drift(ceiling_w: float) -> None:
+    """A brake slows an engine; that its model is wrong is another thing, and an alarm."""
+    work = poisson(4, rate=2.0, seconds=80.0, seed=3, period_s=80.0)
+    margins = Margins(ttft_ms=1_900.0, tbt_ms=95.0, e2e=None)
+    setting = Setting(pairs=4, seconds=35.0, warmup_s=40.0, margins=margins, ceiling_ratio=ceiling_w / 700.0)
+    told, untold = (
+        ClosedLoop(work, replace(setting, tells_limit=tells), params=EQUAL_BOARDS, profile=LLAMA_70B_H100X4).run()
+        for tells in (True, False)
+    )
+    assert told.drift_share == 0.0 < untold.drift_share
+
+
 def test_wrong_model_is_repaired_by_the_learned_ratios() -> None:
     """True prefill MFU 0.36, believed 0.46: without learning the tail would be a quarter above its target."""
     slower = replace(EQUAL_BOARDS, stack=replace(LLAMA_70B_H100X4, flop_share=0.36))

@@ -62,6 +62,17 @@ def test_settles_at_the_lowest_clock_whose_mixed_iteration_keeps_the_target() ->
     assert _mixed_ms(mhz) <= TARGETS.tbt_ms < _mixed_ms(mhz - 15)
 
 
+def test_default_clocks_under_a_ceiling_are_said_with_the_ceiling() -> None:
+    """48 ms are kept at default clocks (44 ms), and by no clock that 250 W leave."""
+    loop, target = Loop(), replace(TARGETS, tbt_ms=48.0)
+    under = Observed(None, None, None, 0.0, limit_w=250.0)
+    assert loop.settle(targets=target, observed=replace(under, limit_w=700.0)).sm_mhz is not None
+    decision = loop.settle(targets=target, observed=under)
+    assert decision.sm_mhz is None
+    assert decision.reason.endswith("ms over 48.0 ms even at 1980 MHz under a power limit of 250 W: default clocks")
+    assert loop.settle(targets=target).sm_mhz is not None  # nobody says the limit: the device's own
+
+
 def test_first_token_target_decides_when_it_is_the_tighter_one() -> None:
     """A typical prompt at the worst moment: what runs ends first, 0.35 s at this clock, the rest at default clocks."""
     tight = replace(RELAXED, ttft_ms=150.0)

@@ -165,6 +165,7 @@ HOSTILE = [
     {"observed": replace(GOOD, prompt_tokens_per_s=nan)},
     {"observed": replace(GOOD, sm_mhz=-7, power_w=nan)},
     {"observed": replace(GOOD, sm_mhz=10**12, power_w=1e300)},
+    *({"observed": replace(GOOD, limit_w=limit_w)} for limit_w in (nan, -5.0, 0.0, 1e-9, inf, 1e300)),
     {"state": replace(STATE, running=10**9)},
     {"state": replace(STATE, kv_tokens=10**11, waiting_tokens=10**11)},
     {"bounds": replace(BOUNDS, min_mhz=-500)},
@@ -192,6 +193,17 @@ def test_nonsense_never_stops_the_controller_nor_leaves_a_trace(how: dict[str, o
     assert decision.sm_mhz is not None, decision.reason
     if not known:
         assert decision.sm_mhz >= 0.95 * 1980
+
+
+def test_a_window_in_which_the_limit_moved_is_not_judged() -> None:
+    controller, now = LocalController(STACK), 100.0
+    judged = []
+    for limit_w in (*(700.0,) * 60, *(300.0,) * 8, *(302.0,) * 8):
+        now += 0.5
+        observed = replace(GOOD, limit_w=limit_w)
+        controller.step(now, STATE, targets=TARGETS, bounds=BOUNDS, throttle=0, observed=observed)
+        judged.append(controller.health().time_error is not None)
+    assert judged[59] and not any(judged[60:62]) and all(judged[66:])  # two watts are no move
 
 
 @pytest.mark.parametrize("back_s", [0.4, 3600.0, 1e9])
