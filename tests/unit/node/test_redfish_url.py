@@ -179,7 +179,7 @@ def test_a_recorded_dgx_reads_the_same_over_the_network(servers: BmcServers) -> 
     folder = DATA / "nvidia_dgx_h100"
     bmc = FakeBmc(machine=Recorded(folder=folder / "redfish/v1"), auth=False)
     bmc.machine.documents()["/redfish/v1"]["ProtocolFeaturesSupported"] = {}  # a recording cannot expand
-    source, tree = RedfishSource(servers.add(bmc)), RedfishSource(root=folder)
+    source, tree = RedfishSource(servers.add(bmc), deadline_s=60.0), RedfishSource(root=folder)
     first, again, recorded = source.read(1), source.read(2), tree.read(3)
     assert first.domains == again.domains == recorded.domains
     assert first.sensors == again.sensors == recorded.sensors
