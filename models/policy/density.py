@@ -16,7 +16,8 @@ UNCOUNTED: Final = 0.75  # where nobody counts late first tokens: nothing would 
 UNCOUNTED_S: Final = 900.0  # a count that was there is missed for so long first: restarts, pauses and scrapes break it
 PACK_S: Final = 7200.0  # in which it moves by a factor e while the slack is a factor e off
 HALF: Final = 0.7  # how far the slack is off, as a logarithm, where about half of TIGHT is gone
-HURRY: Final = 4.0  # times as fast from there on
+HURRY: Final = 4.0  # times as fast from there on, where it has been so for a while: a slack that dips is met by clocks
+LASTING_S: Final = 1800.0  # that a while is: the mean is over so long
 WARY_S: Final = 86_400.0  # after a rollback it comes back slowly for so long, and how many times as slowly
 WARY: Final = 8.0
 
@@ -26,6 +27,7 @@ class Density:
 
     def __init__(self, first: float) -> None:
         self._share = first
+        self._off = 0.0  # how far the slack is off, of late
         self._wary_s = -inf  # until when it comes back slowly
         self._uncounted_s = inf  # since late first tokens were last counted
 
@@ -40,7 +42,8 @@ class Density:
         if not (isfinite(slack) and slack > 0.0):
             return
         off = min(1.0, max(-1.0, log(slack / TIGHT)))
-        if off < -HALF:
+        self._off += (1.0 - exp(-span_s / LASTING_S)) * (off - self._off)
+        if off < 0.0 and self._off < -HALF:
             off *= HURRY
         elif off > 0.0 and now_s < self._wary_s:
             off /= WARY

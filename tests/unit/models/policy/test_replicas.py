@@ -14,6 +14,7 @@ import pytest
 from models.control import steady
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
+from models.policy.density import Density
 from models.policy.forecast import DAY_S, RateForecast
 from models.policy.packings import PACKINGS
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes, surge
@@ -410,13 +411,23 @@ def test_the_documents_tell_the_packings_that_are_used() -> None:
     assert "wanted for a quarter of an hour (aggressive: ten minutes)" in text
 
 
-def test_half_of_the_slack_gone_brings_replicas_within_half_an_hour_and_at_the_end_all_of_them() -> None:
+def test_half_of_the_slack_gone_for_long_brings_replicas_within_an_hour_and_at_the_end_all_of_them() -> None:
     """Whatever the model says of the load: here it is next to none, and answers come late all the same."""
     planner, idle = _planner(Packing(busy_upper=0.5, first=0.8)), replace(SEEN, rate=0.2, serving=4, slack=0.1)
     few = planner.step(60.0, 60.0, idle).replicas
-    soon = _settled(planner, idle, minutes=22, start_s=60.0).serving
+    soon = _settled(planner, idle, minutes=50, start_s=60.0).serving
     assert few == 4 < soon
-    assert _settled(planner, idle, minutes=60, start_s=2_000.0).serving == 12
+    assert _settled(planner, idle, minutes=60, start_s=3_100.0).serving == 12
+
+
+def test_a_slack_that_dips_and_comes_back_costs_no_replicas() -> None:
+    """A tenth for ten minutes and nine tenths for ten, again and again: clocks meet the dips, and nothing is given."""
+    density, lasting = Density(0.8), Density(0.8)
+    for minute in range(360):
+        density.learn(60.0 * minute, 60.0, 0.1 if minute % 20 < 10 else 0.9)
+        lasting.learn(60.0 * minute, 60.0, 0.1 if minute < 180 else 0.9)
+    assert density.of(0.9) == pytest.approx(0.8, rel=0.1)
+    assert lasting.of(0.9) > 0.8  # it comes back at its own pace, whatever went before
 
 
 def test_after_a_rollback_the_whole_fleet_serves_and_is_packed_again_slowly() -> None:
