@@ -17,15 +17,6 @@ CLOCKS_ONLY: Final = f"{STRATEGY} without replicas"
 LEAST_HOURS: Final = 20.0  # of judged time: a day, its quiet hours left out
 MOST_MISSED: Final = 0.01  # of the requests of the week: a p99 that keeps the SLO
 WHOLE_WEEK: Final = "whole_week"  # in a file that begins with the tuning days: whether it holds all seven
-SETTING: Final = ("workload", "strategy", "days", "seeds", "kappa", "quality", WHOLE_WEEK)
-FIGURES: Final = (
-    "gpu_saving_ratio",
-    "wall_saving_ratio",
-    "missed_ratio",
-    "hours",
-    "hours_outside_slo",
-    "saving_interval",
-)  # of a policy's row: what is judged or noted here
 ALL_KNOBS, POWER_OFF, CLOCK_ONLY = "all_knobs_inside_slo", "power_off_azure_week", "clock_only_inside_slo"
 
 
@@ -87,25 +78,6 @@ def collected(files: Mapping[str, Any]) -> dict[str, Week]:
         CLOCK_ONLY: _week(main, CLOCKS_ONLY, "gpu_saving_ratio", {}),
     }
     return {claim: week for claim, week in found.items() if week is not None}
-
-
-def kept(name: str, value: Any) -> dict[str, Any] | None:
-    """Of a file of the bench what `collected` reads, a few kB; None where it holds nothing of the three claims."""
-    if _workload(name, value) not in SERVICES or value.get(WHOLE_WEEK) is False:
-        return None
-    rows: dict[str, dict[str, Any]] = {}
-    for policy, row in sorted(_policies(name, value), key=lambda found: float(found[1].get("hours") or 0.0)):
-        if policy in ("b1", STRATEGY, CLOCKS_ONLY):  # where one is there twice, that of most hours stays
-            rows[policy] = {key: row[key] for key in FIGURES if key in row}
-    if not rows:
-        return None
-    if "workload" not in value:
-        return dict(rows)
-    setting = {key: value[key] for key in SETTING if key in value}
-    return setting | {
-        "results": {n: r for n, r in rows.items() if n != "b1"},
-        "baselines": {"b1": rows["b1"]} if "b1" in rows else {},
-    }
 
 
 def _with_weeks(judged: Week | None, weeks: Mapping[str, float]) -> Week | None:

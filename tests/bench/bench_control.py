@@ -25,8 +25,8 @@ from models.bench.row import week
 from models.bench.run import Case, run
 from models.twin.weeks import WHOLE_WEEK
 from tests.bench.control_page import page
+from tests.bench.control_parts import keep_parts
 from tests.bench.control_short import short_part
-from tests.bench.control_weeks import keep_weeks
 from tests.bench.control_wrong import BANDIT, first_minutes, wrong_cases
 
 WEEKS = ("azure-code-2024", "azure-conv-2024")
@@ -257,7 +257,7 @@ def main() -> None:
             target.write_text(json.dumps(make(name, args), indent=1) + "\n")
     if args.write is not None:
         page(args.out, args.write)
-        keep_weeks(args.out, args.write.parent / "control")
+        keep_parts(args.out, args.write.parent / "control", tuple(PARTS))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from agents.cli.base import EoError
 from agents.cli.bench_twin import page, week_results
 from models.twin import gates_engine
 from models.twin.calibrated import published
-from models.twin.weeks import ALL_KNOBS, CLOCK_ONLY, POWER_OFF, NoResult, collected, kept
-from tests.bench.control_weeks import keep_weeks
+from models.twin.weeks import ALL_KNOBS, CLOCK_ONLY, POWER_OFF, NoResult, collected
+from tests.bench.control_parts import keep_parts
 
+PARTS = ("main", "ablation", "kappa", "week", "rivals", "hours")
 WRITTEN = Path("tests/data/bench_control/azure-conv-2024.json")
 
 
@@ -118,7 +119,7 @@ def test_scaling_is_judged_by_the_whole_week_where_it_was_run_and_the_judged_day
     assert collected({"week.json": week})[POWER_OFF].note.endswith("days 3 to 6 alone: not run")
     assert ALL_KNOBS not in collected({"week.json": week})  # strategies are tuned on its first days
     part = week | {"whole_week": False}  # cut short: neither judged nor told
-    assert kept("week.json", part) is None and POWER_OFF not in collected({"week.json": part})
+    assert POWER_OFF not in collected({"week.json": part})
     assert collected({"main.json": files["main.json"], "week.json": part})[POWER_OFF].change == {"conversation": -0.05}
     _, off, _ = gates_engine.weeks(published(), collected(files))
     assert off.passed is True and off.error == 0.0
@@ -148,15 +149,15 @@ def _parts(folder: Path) -> dict[str, Any]:
     return files
 
 
-def test_what_is_kept_beside_the_page_is_small_and_is_judged_as_the_whole_is(tmp_path: Path) -> None:
+def test_what_is_kept_beside_the_page_is_all_that_was_run_and_is_judged_as_such(tmp_path: Path) -> None:
     whole, beside = tmp_path / "out", tmp_path / "control"
     whole.mkdir()
     files = _parts(whole)
-    written = keep_weeks(whole, beside)
-    assert sorted(path.name.partition(".")[0] for path in written) == ["ablation", "kappa", "main", "week"]
-    assert all(path.stat().st_size < 4096 for path in written)
-    del files["hours.azure-conv-2024.json"], files["rivals.azure-conv-2024.json"]
+    written = keep_parts(whole, beside, PARTS)
+    assert {path.name: json.loads(path.read_text()) for path in written} == files
     assert week_results(beside) == collected(files) and set(week_results(beside)) == {ALL_KNOBS, POWER_OFF, CLOCK_ONLY}
+    assert keep_parts(beside, beside, PARTS) == written  # made anew from itself
+    assert {path.name: json.loads(path.read_text()) for path in written} == files
 
 
 def test_what_was_not_run_again_does_not_stay_beside_the_page(tmp_path: Path) -> None:
@@ -167,10 +168,9 @@ def test_what_was_not_run_again_does_not_stay_beside_the_page(tmp_path: Path) ->
     beside.mkdir()
     for name in ("ablation.azure-conv-2024.json", "notes.json"):
         (beside / name).write_text("{}")
-    keep_weeks(whole, beside)
+    keep_parts(whole, beside, PARTS)
     assert not (beside / "ablation.azure-conv-2024.json").exists() and (beside / "notes.json").exists()
 
 
-def test_nothing_is_kept_of_other_traces() -> None:
-    assert kept("other.servegen-m-large.json", _long() | {"workload": "servegen-m-large"}) is None
-    assert kept("ablation.azure-conv-2024.json", {"balanced": _long()["results"]["aggressive"]}) is None
+def test_other_traces_say_nothing_of_the_published_weeks() -> None:
+    assert collected({"other.servegen-m-large.json": _long() | {"workload": "servegen-m-large"}}) == {}
