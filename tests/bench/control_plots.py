@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+OURS: Final = ("o", "s", "D", "^")
+RIVALS: Final = ("x", "+", "1", "2", "3", "4", "|")
 Json = dict[str, Any]
 Parts = Callable[[Path, str], dict[str, Json]]
 
@@ -45,13 +47,27 @@ def _axes(count: int = 1) -> tuple[Any, Any, Any]:
     return pyplot, figure, axes[:, 0]
 
 
+def _plain(axis: Any, at: tuple[float, ...]) -> None:
+    """A logarithmic axis with these numbers on it, written out."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axis.set_major_locator(FixedLocator(at))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
+    """A mark for each policy, ours filled; by a legend, since several lie on each other."""
     pyplot, figure, (axes,) = _axes()
-    ours = {"conservative", "balanced", "aggressive", "ml-driven"}
-    for name, r in rows.items():
-        x, y = r["p99_ms"]["ttft"], r["wall_joules_per_request"]
-        axes.plot(x, y, "o" if name in ours else "x", color="tab:green" if name in ours else "tab:gray")
-        axes.annotate(name, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    ours = ("conservative", "balanced", "aggressive", "ml-driven")
+    colors = pyplot.get_cmap("tab10").colors
+    for name, r in sorted(rows.items(), key=lambda one: -one[1]["wall_joules_per_request"]):
+        at = r["p99_ms"]["ttft"], r["wall_joules_per_request"]
+        if name in ours:
+            axes.plot(*at, OURS[ours.index(name)], color="tab:green", label=name, markersize=8, alpha=0.8)
+        else:
+            k = [one for one in rows if one not in ours].index(name)
+            axes.plot(*at, RIVALS[k % len(RIVALS)], color=colors[k % 10], label=name, markersize=7)
     axes.axvline(2_000.0, color="tab:red", linewidth=0.8)
     axes.set(
         xscale="log",
@@ -59,6 +75,8 @@ def _scatter(path: Path, title: str, rows: dict[str, Json]) -> None:
         ylabel="J per request at the wall",
         title=f"{title}, simulated",
     )
+    _plain(axes.xaxis, (500.0, 700.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0))
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -73,7 +91,8 @@ def _delay(path: Path, title: str, rows: dict[str, Json]) -> None:
         "x--",
         label="worst hour's p99 first token, % of 2 s",
     )
-    axes.set(xscale="log", xlabel="loop period + delay, s", title=f"{title}, simulated")
+    axes.set(xscale="log", xlabel="loop period + delay, s", title=f"{title}, simulated", ylim=(0, None))
+    _plain(axes.xaxis, (0.1, 0.5, 1.0, 5.0, 10.0, 50.0))
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
@@ -91,6 +110,7 @@ def _hours(path: Path, title: str, rows: dict[str, Json]) -> None:
     axes[0].legend(fontsize=7, ncols=1, loc="center right", bbox_to_anchor=(1.22, 0.5))
     axes[1].axhline(2_000.0, color="tab:red", linewidth=0.8)
     axes[1].set(xlabel="judged hour", ylabel="p99 first token, ms", yscale="log")
+    _plain(axes[1].yaxis, (500.0, 700.0, 1_000.0, 1_500.0, 2_000.0))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
