@@ -25,11 +25,14 @@ class Standing:
 
     @property
     def lag(self) -> int:
-        """Records waiting. A reader at the end with nothing in hand has none, whatever markers follow its commit."""
+        """Records waiting. A reader at the end with nothing in hand has none, whatever markers follow its commit.
+
+        With something in hand that waits too, also where nothing was ever committed and all has been read.
+        """
         if self.idle and self.position is not None and self.position >= self.end:
             return 0
         reached = self.committed if self.committed is not None else self.position
-        return max(0, self.end - (reached or 0))
+        return max(0 if self.idle else 1, self.end - (reached or 0))
 
 
 @dataclass(slots=True)

@@ -66,3 +66,10 @@ def test_the_partition_that_stands_longest_is_named() -> None:
     live.look([at(1, 1, 9)], 6)
     reason = live.look([at(1, 1, 9), Standing(other, 4, 4, 9, False)], 11)
     assert reason is not None and "for 17 s" in reason and "partition 7" in reason
+
+
+def test_a_reader_that_holds_what_it_read_and_never_committed_is_not_alive() -> None:
+    """It has read to the end at every look: nothing would wait behind it, and nothing of it is durable."""
+    live = Liveness(3.0)
+    reasons = [live.look([at(None, end, end)], 1.0) for end in (10, 20, 30)]
+    assert reasons[:2] == [None, None] and reasons[2] is not None and "committed nothing" in reasons[2]
