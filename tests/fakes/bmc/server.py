@@ -28,6 +28,8 @@ class BmcServers:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-bmcs", daemon=True)
         self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()  # of every connection: some end without their handler
+        self._serving: set[asyncio.Task[None]] = set()  # a loop alone does not hold its tasks
 
     def __enter__(self) -> BmcServers:
         self._thread.start()
@@ -42,12 +44,16 @@ class BmcServers:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
-        await asyncio.sleep(0.01)  # connections just taken get their handler, which closes them
+        await asyncio.sleep(0.01)  # connections just taken get their handler
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # aborted transports close their sockets in a later turn of the loop
+        # A handler that is cancelled before its first step never runs, so its connection is ended here.
+        writers = list(self._writers)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
     def add(self, bmc: FakeBmc) -> str:
         """Starts one BMC; returns its URL."""
@@ -60,7 +66,13 @@ class BmcServers:
                     pass
             writer.transport.abort()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self._tls)
+        def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.add(writer)
+            serving = asyncio.get_running_loop().create_task(serve(reader, writer))
+            self._serving.add(serving)
+            serving.add_done_callback(self._serving.discard)
+
+        server = await asyncio.start_server(taken, "127.0.0.1", 0, ssl=self._tls)
         self._servers.append(server)
         port = server.sockets[0].getsockname()[1]
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
