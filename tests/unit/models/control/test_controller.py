@@ -73,6 +73,14 @@ def test_default_clocks_under_a_ceiling_are_said_with_the_ceiling() -> None:
     assert loop.settle(targets=target).sm_mhz is not None  # nobody says the limit: the device's own
 
 
+def test_a_limit_above_the_devices_own_changes_nothing() -> None:
+    loops = [Loop(), Loop()]
+    for loop, limit_w in zip(loops, (700.0, 5_000.0), strict=True):
+        load = replace(QUIET, waiting=2, waiting_tokens=900)
+        loop.settle(state=load, observed=Observed(None, None, None, 900.0, limit_w=limit_w))
+    assert loops[0].controller._memory == loops[1].controller._memory
+
+
 def test_first_token_target_decides_when_it_is_the_tighter_one() -> None:
     """A typical prompt at the worst moment: what runs ends first, 0.35 s at this clock, the rest at default clocks."""
     tight = replace(RELAXED, ttft_ms=150.0)
