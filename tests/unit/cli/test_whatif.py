@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import msgspec
@@ -17,6 +18,8 @@ from agents.cli.main import main
 from agents.cli.whatif import ceilings
 from agents.cli.whatif_archive import read
 from agents.cli.whatif_frame import Group
+from models.control.controller import LocalController
+from models.control.types import Decision, Observed
 from models.policy.holdout import in_holdout
 from models.twin.params import TwinParams
 from streams.contract import records as r
@@ -80,6 +83,26 @@ def test_a_budget_that_holds_clocks_below_what_was_shown_is_extrapolated_and_say
     assert " EXTRAPOLATED" in shown and "by a power limit) at clocks down to" in shown and unclaimed in shown
     assert f"p99 tbt {p99['tbt']['strategy_controlled']:,.1f} ms where {bounds['p99_ms']['tbt']:,.1f} ms" in shown
     assert "under this budget the strategy's bounds are NOT kept; give a higher --budget-w" in shown
+
+
+def test_the_controllers_of_a_replay_are_told_the_ceiling_that_they_run_under(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or they would take it for a wrong model, as on a node that is not told."""
+    told: list[tuple[float | None, bool]] = []
+    step = LocalController.step
+
+    def watched(self: LocalController, *args: Any, observed: Observed | None, **how: Any) -> Decision:
+        decision = step(self, *args, observed=observed, **how)
+        if observed is not None:
+            told.append((observed.limit_w, self.recalibrating))
+        return decision
+
+    monkeypatch.setattr(LocalController, "step", watched)
+    assert main(["whatif", "--archive", str(archive), "--strategy", "balanced", "--budget-w", "2400"]) == 0
+    limits = [limit_w for limit_w, _ in told]
+    assert limits.count(200.0) > len(limits) / 2 and None not in limits
+    assert sum(drifted for _, drifted in told) < len(told) / 100
 
 
 def test_a_budget_that_touches_nothing_extrapolates_nothing(archive: Path, tmp_path: Path) -> None:
