@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
-from math import exp, inf, nan, pi, sin
+from math import inf, nan, pi, sin
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from models.control import steady
 from models.control.predict import plant_of
 from models.control.profiles import LLAMA_70B_H100X4
-from models.policy.density import LOOSEST, PACK_S, Density
 from models.policy.forecast import DAY_S, RateForecast
 from models.policy.packings import PACKINGS
 from models.policy.replicas import NodeCost, Packing, ReplicaPlanner, Seen, Wishes, surge
@@ -418,24 +417,6 @@ def test_half_of_the_slack_gone_for_long_brings_replicas_within_an_hour_and_at_t
     soon = _settled(planner, idle, minutes=50, start_s=60.0).serving
     assert few == 4 < soon
     assert _settled(planner, idle, minutes=60, start_s=3_100.0).serving == 12
-
-
-def test_a_slack_that_dips_and_comes_back_costs_no_replicas() -> None:
-    """A tenth for ten minutes and nine tenths for ten, again and again: clocks meet the dips, and nothing is given."""
-    density = Density(0.8)
-    for minute in range(360):
-        density.learn(60.0 * minute, 60.0, 0.1 if minute % 20 < 10 else 0.9)
-    assert density.of(0.9) == pytest.approx(0.8, rel=0.1)
-
-
-def test_a_packing_comes_back_at_its_own_pace_however_long_the_slack_was_low() -> None:
-    density = Density(0.8)
-    for minute in range(180):
-        density.learn(60.0 * minute, 60.0, 0.1)
-    assert density.of(0.1) == LOOSEST
-    for minute in range(10):
-        density.learn(10_800.0 + 60.0 * minute, 60.0, 0.9)
-    assert density.of(0.9) == pytest.approx(LOOSEST * exp(600.0 / PACK_S))
 
 
 def test_after_a_rollback_the_whole_fleet_serves_and_is_packed_again_slowly() -> None:
