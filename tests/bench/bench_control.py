@@ -1,8 +1,10 @@
 """The protocol of docs/benchmarks/control.md: every part writes one JSON, the page is made of the parts that were run.
 
 `python -m tests.bench.bench_control --out DIR [--parts main,kappa,...] [--seeds 5] [--days all] [--write PAGE]`. A part
-whose file is there is not run again, so a run that was cut off goes on. Everything is simulated. The page's own results lie
-beside it: `--out docs/benchmarks/control --parts "" --write docs/benchmarks/control.md` makes it from them.
+whose file is there is not run again, so a run that was cut off goes on. Everything is simulated.
+
+The page's own results lie beside it: `--out docs/benchmarks/control --parts "" --write docs/benchmarks/control.md`
+makes it from them.
 """
 
 from __future__ import annotations
